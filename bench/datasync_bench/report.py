@@ -1,0 +1,178 @@
+"""Writes results as Markdown; pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from datasync_bench.goals import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+MEBIBYTE = 2**20
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The whole report.
+
+    Args:
+        results: The document of a run; parts that were not measured are left out.
+    """
+    machine = results["machine"]
+    where = (
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
+        f"PostgreSQL {machine['postgres']} of the sandbox."
+    )
+    lines = [where, ""]
+    for part, title, table in _PARTS:
+        if results.get(part):
+            load = results["load"][part]
+            said = f"Load of the machine before it began: {load}."
+            lines += [f"### {title}", "", said, "", *table(results[part]), ""]
+    lines += ["### Numbers to reach", "", *_goals(results)]
+    return "\n".join(lines) + "\n"
+
+
+def insert(page: str, text: str) -> str:
+    """Put a report between the markers of a page, and its picture before it.
+
+    Raises:
+        ValueError: The page has no markers.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        message = f"The page has no {BEGIN} and {END}."
+        raise ValueError(message)
+    picture = "![Events per second of everybody, and growth](results.svg)"
+    return f"{head}{begin}\n\n{picture}\n\n{text}\n{end}{tail}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|" + "---:|" * (len(head) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def _comparison(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    head = (
+        *("", "events/s", "range", "wall s", "range", "one page s", "CPU s per million"),
+        *("peak MiB", "rows", "distinct", "table MiB"),
+    )
+    yield f"{rows[0]['events']:,} events, medians of {len(rows[0]['trials'])} runs."
+    yield ""
+    yield from _table(head, [_row(row) for row in rows])
+
+
+def _row(row: Mapping[str, Any]) -> list[str]:
+    if not row["valid"]:
+        counted = "; ".join(
+            f"{t['loaded']['rows']:,} rows, {t['loaded']['distinct']:,} ids" for t in row["trials"]
+        )
+        return [row["title"], f"void: {counted}", *[""] * 9]
+    loaded = row["trials"][-1]["loaded"]
+    peaks = ", ".join(
+        f"{role} {size:.0f}" if len(row["peak_mib"]) > 1 else f"{size:.0f}"
+        for role, size in sorted(row["peak_mib"].items())
+        if role != "program" or len(row["peak_mib"]) == 1
+    )
+    rate, wall, cpu = row["events_per_s"], row["wall_s"], row["cpu_s_per_million"]
+    return [
+        row["title"],
+        *(
+            ("lost in the noise", "")
+            if rate is None
+            else (_count(rate["median"]), f"{_count(rate['low'])} - {_count(rate['high'])}")
+        ),
+        f"{wall['median']:.2f}",
+        f"{wall['low']:.2f} - {wall['high']:.2f}",
+        f"{row['one_page_s']['median']:.2f}",
+        "" if cpu is None else f"{cpu['median']:.1f}",
+        peaks,
+        f"{loaded['rows']:,}" if loaded else "",
+        f"{loaded['distinct']:,}" if loaded else "",
+        f"{loaded['size'] / MEBIBYTE:.0f}" if loaded else "",
+    ]
+
+
+def _growth(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    head = (
+        *("", "events", "events/s", "first tenth", "last tenth", "change"),
+        *("peak MiB", "MiB more at the end"),
+    )
+    rows = []
+    for point in points:
+        first, last = point["first"], point["last"]
+        ends = ["", "", ""] if first is None else [_count(first), _count(last)]
+        if first is not None:
+            ends.append(f"{last / first - 1:+.1%}")
+        rows.append(
+            [
+                point["subject"] + ("" if point["valid"] else " (void)"),
+                f"{point['events']:,}",
+                _count(point["rate"]),
+                *ends,
+                ", ".join(f"{role} {size:.0f}" for role, size in point["peaks"].items()),
+                ", ".join(f"{role} {size:+.0f}" for role, size in point["growth"].items()),
+            ]
+        )
+    yield from _table(head, rows)
+
+
+def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    head = ("", "share of the limit", "429s", "pages", "seconds")
+    factor = paces[0]["factor"]
+    yield f"Window {60 / factor:g} s, latency {4 / factor:g} s, limit 10 requests a window."
+    yield ""
+    yield from _table(
+        head,
+        [
+            [
+                pace["name"],
+                f"{pace['share']:.3f}",
+                f"{pace['refused']}",
+                f"{pace['requests']}",
+                f"{pace['seconds']:.1f}",
+            ]
+            for pace in paces
+        ],
+    )
+
+
+def _again(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    head = ("", "requests", "wall s, no limit", "s under the real limit, at least", "CPU s")
+    yield from _table(
+        head,
+        [
+            [
+                run["name"],
+                f"{run['requests']}",
+                f"{run['seconds']:.1f}",
+                f"{run['limited']:,.0f}",
+                f"{run['cpu']:.1f}",
+            ]
+            for run in runs
+        ],
+    )
+
+
+def _goals(results: Mapping[str, Any]) -> Iterator[str]:
+    yield from _table(
+        ("", "wanted", "found", "reached"),
+        [[goal.title, goal.wanted, goal.found or "", goal.verdict] for goal in judge(results)],
+    )
+
+
+def _count(number: float | None) -> str:
+    return "lost in the noise" if number is None else f"{number:,.0f}"
+
+
+_PARTS = (
+    ("comparison", "Side by side", _comparison),
+    ("growth", "Growth", _growth),
+    ("paced", "Under the limit, time scaled", _paced),
+    ("real", "Under the limit, in real time", _paced),
+    ("again", "A second run", _again),
+)

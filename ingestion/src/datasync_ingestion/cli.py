@@ -1,0 +1,76 @@
+"""`datasync-ingest`: the command line behind `run-ingestion.sh`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from datasync_ingestion.console import complain, say
+from datasync_ingestion.errors import USAGE, IngestionError, UsageError
+from datasync_ingestion.interrupts import Interrupts, StoppedError
+from datasync_ingestion.supervisor import Options, Supervisor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HELP = Path(__file__).with_name("help.txt")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows `help.txt`, which `run-ingestion.sh` shows before anything is installed."""
+
+    def format_help(self) -> str:
+        return HELP.read_text()
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{message[:1].upper()}{message[1:]}; see `sh run-ingestion.sh --help`.\n")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
+    """Read the command line.
+
+    Returns:
+        The options, and whether only to stop the sandbox.
+    """
+    # No abbreviations: what is no option here is one of the sandbox.
+    parser = _Parser(prog="run-ingestion.sh", allow_abbrev=False)
+    parser.add_argument("--bulk", action="store_true")
+    parser.add_argument("--full-refresh", action="store_true")
+    parser.add_argument("--no-restart", action="store_true")
+    parser.add_argument("--stop", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    known, rest = parser.parse_known_args(arguments)
+    if known.stop and len(arguments) > 1:
+        parser.error("--stop goes with no other option")
+    options = Options(
+        bulk=known.bulk,
+        full_refresh=known.full_refresh,
+        restart=not known.no_restart,
+        verbose=known.verbose,
+        sandbox=tuple(rest),
+    )
+    return options, known.stop
+
+
+def main() -> None:
+    """Run `datasync-ingest` in a checkout of the project."""
+    options, only_stop = parse(sys.argv[1:])
+    root = Path.cwd()
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        if not (root / "meltano.yml").is_file():
+            message = f"There is no meltano.yml in {root}: run this through run-ingestion.sh."
+            raise UsageError(message)
+        supervisor = Supervisor(root, options, interrupts)
+        if only_stop:
+            say(supervisor.stop_standins())
+            sys.exit(0)
+        sys.exit(supervisor.run())
+    except IngestionError as error:
+        complain(error)
+        sys.exit(error.exit_code)
+    except StoppedError as stopped:
+        sys.exit(stopped.exit_code)

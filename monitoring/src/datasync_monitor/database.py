@@ -1,0 +1,103 @@
+"""The one door to PostgreSQL: settings from the environment, read-only connections."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psycopg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONNECT_TIMEOUT_S = 5
+_SESSION = "-c default_transaction_read_only=on -c statement_timeout=10s -c timezone=UTC"
+
+
+class Unreachable(Exception):  # noqa: N818 - named after what it means to the reader
+    """The database does not answer. The message is one plain sentence without the password."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the tables are.
+
+    The defaults are those of the sandbox, so that nothing has to be set on a laptop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 54329
+    user: str = "datasync"
+    password: str = field(default="sandbox", repr=False)
+    dbname: str = "events"
+    schema: str = "public"
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, *, schema: str = "public"
+    ) -> Settings:
+        """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` and `DB_NAME`.
+
+        An empty value counts as unset.
+
+        Raises:
+            ValueError: `DB_PORT` is not a port number.
+        """
+        environ = os.environ if environ is None else environ
+        sandbox = cls()
+        port = environ.get("DB_PORT") or str(sandbox.port)
+        if not port.isdecimal() or not 0 < int(port) < 65536:  # noqa: PLR2004 - the highest TCP port
+            message = f"DB_PORT is {port!r}, not a port number."
+            raise ValueError(message)
+        return cls(
+            host=environ.get("DB_HOST") or sandbox.host,
+            port=int(port),
+            user=environ.get("DB_USER") or sandbox.user,
+            password=environ.get("DB_PASSWORD") or sandbox.password,
+            dbname=environ.get("DB_NAME") or sandbox.dbname,
+            schema=schema,
+        )
+
+    @property
+    def place(self) -> str:
+        """The database in a form fit for people, without the password."""
+        return f"{self.dbname} at {self.host}:{self.port}"
+
+
+def connect(settings: Settings) -> psycopg.Connection:
+    """Open a connection that cannot write and cannot hang.
+
+    Autocommit, because a monitor that stays inside a transaction would hold back vacuum.
+
+    Raises:
+        Unreachable: no connection within five seconds, or refused.
+    """
+    try:
+        return psycopg.connect(
+            host=settings.host,
+            port=settings.port,
+            user=settings.user,
+            password=settings.password,
+            dbname=settings.dbname,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            autocommit=True,
+            application_name="datasync-monitor",
+            options=_SESSION,
+            # A host that vanished without a word is noticed in about ten seconds, not in two hours.
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+        )
+    except psycopg.Error as error:
+        message = f"No database {settings.place}: {reason(error)}."
+        raise Unreachable(message) from None
+
+
+def reason(error: Exception) -> str:
+    """Take the sentence that matters out of an error of several lines: the first one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0].removeprefix("connection failed: ").removesuffix(".")

@@ -1,0 +1,172 @@
+"""What the tables say, read as it stands: the rows behind the progress, without judgement.
+
+Nothing here touches the table `events`: the checkpoint and one row a page are enough, and they
+stay small (600 pages for 3,000,000 events).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from datasync_monitor.database import Unreachable, reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+RECENT_PAGES = 240
+"""Pages read for the pace: five minutes under the API's limit and more, and a bound without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The one row of `checkpoint`: where the walk stands."""
+
+    updated_at: datetime
+    walk_open: bool = False
+    cursor_expires_at: datetime | None = None
+    walk_newest: datetime | None = None
+    walk_oldest: datetime | None = None
+    complete_to: datetime | None = None
+    events_seen: int | None = None
+    events_emitted: int | None = None
+    total_events: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One row of `pages`: one answer of the API. `waited` is in seconds, since the page before."""
+
+    run_id: str
+    page: int
+    requested_at: datetime
+    received_at: datetime
+    events: int
+    emitted: int = 0
+    skipped: int = 0
+    rejected: int = 0
+    retries: Mapping[str, int] = field(default_factory=dict)
+    waited: float = 0.0
+    budget_limit: int | None = None
+    budget_remaining: int | None = None
+    budget_reset: int | None = None
+    cursor_expires_at: datetime | None = None
+    events_seen: int = 0
+    total_events: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WalkTotals:
+    """Sums over all pages of the newest walk, over all its restarts."""
+
+    pages: int = 0
+    runs: int = 0
+    rejected: int = 0
+    waited: float = 0.0
+    window: int | None = None
+    started_at: datetime | None = None
+    retries: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One reading of the database. `pages` are the newest of the walk, oldest first."""
+
+    now: datetime
+    checkpoint: Checkpoint | None = None
+    totals: WalkTotals = WalkTotals()
+    pages: tuple[Page, ...] = ()
+    in_table: int | None = None
+
+
+_PRESENT = """
+    SELECT clock_timestamp() AS now,
+           to_regclass(format('%%I.checkpoint', %(schema)s::text)) IS NOT NULL AS checkpoint,
+           to_regclass(format('%%I.pages', %(schema)s::text)) IS NOT NULL AS pages
+"""
+
+_CHECKPOINT = """
+    SELECT updated_at, coalesce(walk_open, false) AS walk_open, cursor_expires_at, walk_newest,
+           walk_oldest, complete_to, events_seen, events_emitted, total_events
+    FROM {schema}.checkpoint WHERE id = 1
+"""
+
+# A walk begins with the page that has seen no event but its own. The tap counts events seen over
+# the whole walk, so this holds over restarts, and for a page that was asked for twice after a
+# crash.
+_WALK = "received_at >= (SELECT max(received_at) FROM {schema}.pages WHERE events_seen <= events)"
+
+_TOTALS = f"""
+    SELECT count(*)::int AS pages, count(DISTINCT run_id)::int AS runs,
+           coalesce(sum(rejected), 0)::int AS rejected, coalesce(sum(waited), 0)::float8 AS waited,
+           max(budget_reset)::int AS window, min(requested_at) AS started_at,
+           coalesce((SELECT jsonb_object_agg(cause, n) FROM (
+               SELECT cause, sum(value::int)::int AS n
+               FROM {{schema}}.pages, jsonb_each_text(retries) AS r(cause, value)
+               WHERE {_WALK} GROUP BY cause) AS by_cause), '{{{{}}}}') AS retries
+    FROM {{schema}}.pages WHERE {_WALK}
+"""  # noqa: S608 - joined from constants of this module
+
+_RECENT = f"""
+    SELECT run_id, page, requested_at, received_at, events, emitted, skipped, rejected,
+           coalesce(retries, '{{{{}}}}') AS retries, waited::float8 AS waited,
+           budget_limit, budget_remaining, budget_reset, cursor_expires_at, events_seen,
+           total_events
+    FROM {{schema}}.pages WHERE {_WALK}
+    ORDER BY received_at DESC, page DESC LIMIT {RECENT_PAGES}
+"""  # noqa: S608 - joined from constants of this module
+
+# The statistics' estimate: a count of 3,000,000 rows would cost more than all the rest together.
+_IN_TABLE = """
+    SELECT greatest(s.n_live_tup, c.reltuples::bigint)
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
+    WHERE n.nspname = %(schema)s AND c.relname = 'events'
+"""
+
+
+def read_facts(connection: psycopg.Connection[Any], schema: str = "public") -> Facts:
+    """Read all that the progress is made of, in a few milliseconds.
+
+    A database without the tables, or with empty ones, is a fact too, not an error.
+
+    Raises:
+        Unreachable: the database went away, or does not answer.
+    """
+    try:
+        return _read(connection, schema)
+    except psycopg.OperationalError as error:
+        message = f"The database went away: {reason(error)}."
+        raise Unreachable(message) from None
+
+
+def _read(connection: psycopg.Connection[Any], schema: str) -> Facts:
+    def query(text: str) -> sql.Composed:
+        return sql.SQL(text).format(schema=sql.Identifier(schema))
+
+    here = {"schema": schema}
+    present = connection.execute(_PRESENT, here).fetchone()
+    if present is None:  # pragma: no cover - a SELECT without FROM always has a row
+        message = "the database gave no answer"
+        raise Unreachable(message)
+    now, has_checkpoint, has_pages = present
+    checkpoint: Checkpoint | None = None
+    totals, pages = WalkTotals(), tuple[Page, ...]()
+    if has_checkpoint:
+        with connection.cursor(row_factory=class_row(Checkpoint)) as cursor:
+            checkpoint = cursor.execute(query(_CHECKPOINT)).fetchone()
+    if has_pages:
+        with connection.cursor(row_factory=class_row(WalkTotals)) as summing:
+            totals = summing.execute(query(_TOTALS)).fetchone() or totals
+        with connection.cursor(row_factory=class_row(Page)) as reading:
+            pages = tuple(reversed(reading.execute(query(_RECENT)).fetchall()))
+    estimate = connection.execute(_IN_TABLE, here).fetchone()
+    in_table = (
+        None if estimate is None or estimate[0] is None or estimate[0] < 0 else int(estimate[0])
+    )
+    return Facts(now=now, checkpoint=checkpoint, totals=totals, pages=pages, in_table=in_table)

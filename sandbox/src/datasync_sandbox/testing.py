@@ -1,0 +1,116 @@
+"""Helpers for tests: the API and a database, up for the length of a ``with`` block."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from datasync_sandbox.options import ApiOptions
+from datasync_sandbox.postgres import Cluster
+from datasync_sandbox.server import ApiServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from datasync_sandbox.model import ApiModel
+
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class RunningApi:
+    """An API that serves in a thread of this process.
+
+    Attributes:
+        url: Base URL for clients, ending in ``/api/v1``.
+        key: The API key.
+        port: Port on 127.0.0.1.
+        model: The model behind it; ``model.feed`` has the expected rows.
+    """
+
+    url: str
+    key: str
+    port: int
+    model: ApiModel
+    _server: ApiServer
+    _loop: asyncio.AbstractEventLoop
+
+    def stats(self) -> dict[str, Any]:
+        """Return the request log and its counters; see `datasync_sandbox.model.ApiModel.stats`."""
+
+        async def ask() -> dict[str, Any]:
+            return self._server.stats()
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(_PATIENCE)
+
+
+@contextmanager
+def running_api(options: ApiOptions | None = None, **changes: Any) -> Iterator[RunningApi]:
+    """Serve the API over real HTTP, in a thread.
+
+    Args:
+        options: Options; by default all defaults, on a free port.
+        **changes: Single options by name, as in ``running_api(events=500, fault=["503@2"])``.
+
+    Yields:
+        The running API.
+    """
+    if "fault" in changes:
+        changes["fault"] = tuple(str(fault) for fault in changes["fault"])
+    chosen = replace(options or ApiOptions(port=0), **changes)
+    model = chosen.make_model()
+    ready: threading.Event = threading.Event()
+    box: dict[str, Any] = {}
+
+    async def serve() -> None:
+        try:
+            server = ApiServer(model, chosen.port)
+            await server.start()
+        except BaseException as error:  # noqa: BLE001 - raised in the other thread
+            box["error"] = error
+            ready.set()
+            return
+        stop = asyncio.Event()
+        box.update(server=server, loop=asyncio.get_running_loop(), stop=stop)
+        ready.set()
+        await stop.wait()
+        await server.stop()
+
+    thread = threading.Thread(
+        target=lambda: asyncio.run(serve()), name="datasync-sandbox", daemon=True
+    )
+    thread.start()
+    ready.wait(_PATIENCE)
+    if "error" in box:
+        raise box["error"]
+    try:
+        yield RunningApi(
+            box["server"].url, chosen.key, box["server"].port, model, box["server"], box["loop"]
+        )
+    finally:
+        box["loop"].call_soon_threadsafe(box["stop"].set)
+        thread.join(_PATIENCE)
+
+
+@contextmanager
+def temporary_postgres(directory: Path, *, durable: bool = False) -> Iterator[Cluster]:
+    """Run an empty PostgreSQL of its own on a free port.
+
+    Args:
+        directory: Where the data goes, such as pytest's ``tmp_path``.
+        durable: Whether to keep ``fsync`` on; off is safe unless the machine itself fails.
+
+    Yields:
+        The running server, with ``host``, ``port``, ``user``, ``password``, ``database``, ``url``,
+        ``pid()``, ``start()``, ``stop()`` and ``sql()``.
+    """
+    cluster = Cluster(directory / "pg", durable=durable)
+    cluster.start(port=0)
+    try:
+        yield cluster
+    finally:
+        cluster.remove()

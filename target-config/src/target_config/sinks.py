@@ -1,0 +1,83 @@
+"""The stock sink, its transactions made whole, and a lane for files."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from target_postgres.sinks import PostgresSink
+
+from target_config import batchfiles
+from target_config.bulk import BulkLoader
+from target_config.connector import CheckpointConnector
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from singer_sdk.helpers._batch import BaseBatchFileEncoding
+
+    from target_config.target import TargetPostgresCheckpoint
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+
+class CheckpointSink(PostgresSink):
+    """Stock sink whose transactions go through `Database.run`."""
+
+    connector_class = CheckpointConnector
+    connector: CheckpointConnector
+
+    def __init__(
+        self,
+        target: TargetPostgresCheckpoint,
+        stream_name: str,
+        schema: dict[str, Any],
+        key_properties: Sequence[str] | None,
+        connector: CheckpointConnector | None = None,
+    ) -> None:
+        """Share the target's database."""
+        super().__init__(target, stream_name, schema, key_properties, connector)
+        self._target = target
+        # The stock sink logs its COPY statement for every batch; whoever asked for DEBUG gets it.
+        if self.logger.getEffectiveLevel() >= logging.INFO:
+            self.logger.setLevel(logging.WARNING)
+
+    @override
+    def setup(self) -> None:
+        self._target.prepare()
+        self._target.database.run(f'the table of "{self.stream_name}"', super().setup)
+
+    @override
+    def process_batch(self, context: dict[str, Any]) -> None:
+        stock = super().process_batch
+        self._target.database.run(f'a batch of "{self.stream_name}"', lambda: stock(context))
+
+    @cached_property
+    def _bulk(self) -> BulkLoader:
+        return BulkLoader(
+            self.connector,
+            schema=self.schema_name,
+            table=self.table_name,
+            properties=self.schema["properties"],
+            keys=self.key_properties,
+        )
+
+    @override
+    def process_batch_files(self, encoding: BaseBatchFileEncoding, files: Sequence[str]) -> None:
+        """Load the files of a BATCH message, each in a transaction, and remove each after it."""
+        for path in map(batchfiles.local_path, files):
+            self._target.clean_up_beside(path)
+            # A signal between the commit and the removal would leave the file behind.
+            with self._target.shutdown.deferred():
+                rows = self._target.database.run(
+                    f'the batch file {path.name} of "{self.stream_name}"',
+                    partial(self._bulk.load, path, encoding),
+                )
+                batchfiles.remove(path)
+            self.tally_record_written(rows)
+            self.record_counter_metric.increment(rows)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+from datasync_bench.goals import judge
+from datasync_bench.processes import role
+from datasync_bench.report import BEGIN, END, insert, markdown
+
+MACHINE = {"cores": 2, "memory_gib": 24, "python": "3.11.7", "postgres": "18.0"}
+
+
+def row(name: str, rate: float | None, *, rows: int = 10_000, kind: str = "ours") -> dict:
+    spread = {"median": 1.0, "low": 0.5, "high": 2.0}
+    loaded = {"rows": rows, "distinct": rows, "complete": rows, "size": 2**22}
+    return {
+        "name": name,
+        "title": f"title of {name}",
+        "kind": kind,
+        "events": 10_000,
+        "valid": rows == 10_000,
+        "wall_s": spread,
+        "one_page_s": spread,
+        "events_per_s": None if rate is None else {"median": rate, "low": rate, "high": rate},
+        "cpu_s_per_million": spread,
+        "peak_mib": {"tap": 60.0, "target": 90.0},
+        "trials": [{"loaded": loaded}],
+    }
+
+
+def report(*rows: dict) -> dict:
+    return {"machine": MACHINE, "load": {"comparison": 0.1}, "comparison": list(rows)}
+
+
+def goal(results: dict, start: str):
+    return next(goal for goal in judge(results) if goal.title.startswith(start))
+
+
+def test_a_ratio_is_judged_by_the_medians():
+    results = {"comparison": [row("bulk", 90_000.0), row("hand", 40_000.0)]}
+    found = goal(results, "title of bulk, against title of hand")
+    assert (found.found, found.reached) == ("2.25 x", True)
+
+
+def test_a_ratio_that_is_missed_says_so():
+    results = {"comparison": [row("bulk", 90_000.0), row("dlt-append", 40_000.0)]}
+    assert goal(results, "title of bulk, against title of dlt-append").verdict == "no"
+
+
+def test_a_void_row_is_compared_with_nothing():
+    results = {"comparison": [row("bulk", 90_000.0, rows=9_999), row("hand", 40_000.0)]}
+    assert goal(results, "bulk against hand").verdict == "not measured"
+
+
+def test_a_rate_that_is_lost_in_the_noise_is_compared_with_nothing():
+    results = {"comparison": [row("bulk", None), row("hand", 40_000.0)]}
+    assert goal(results, "bulk against hand").reached is None
+
+
+def test_a_429_spoils_a_full_use_of_the_limit():
+    pace = {"name": "bulk lane", "factor": 10.0, "share": 0.995, "refused": 1}
+    assert goal({"paced": [pace]}, "share of the limit, bulk lane").reached is False
+
+
+def test_the_ends_of_a_load_are_compared_where_they_can_be():
+    def verdict(last: float) -> str:
+        point = {"subject": "bulk", "events": 10**6, "first": 100.0, "last": last, "peaks": {}}
+        return goal({"growth": [point]}, "last tenth against first, bulk lane").verdict
+
+    assert [verdict(last) for last in (95.0, 80.0, 160.0)] == ["yes", "no", "too noisy to tell"]
+
+
+def test_nothing_measured_is_nothing_reached():
+    assert {goal.reached for goal in judge({})} == {None}
+
+
+def test_a_void_row_shows_its_counts_and_no_speed():
+    text = markdown(report(row("bulk", 90_000.0, rows=9_999)))
+    assert "void: 9,999 rows, 9,999 ids" in text
+    assert "90,000" not in text
+
+
+def test_a_report_names_rate_memory_and_size():
+    text = markdown(report(row("bulk", 90_000.0)))
+    line = next(line for line in text.splitlines() if line.startswith("| title of bulk |"))
+    for value in ("90,000", "tap 60, target 90", "10,000", "| 4 |"):
+        assert value in line
+
+
+def test_a_report_takes_the_place_of_the_one_before():
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = insert(page, "new\n")
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter\n")
+    assert insert(once, "new\n") == once
+
+
+def test_a_page_without_markers_is_left_alone():
+    with pytest.raises(ValueError, match="has no"):
+        insert("text", "new")
+
+
+def test_the_parts_of_a_pipeline_are_told_apart():
+    venv = "/x/.meltano/extractors/tap-datasync/venv/bin"
+    assert role([f"{venv}/python", f"{venv}/tap-datasync", "--config", "c"]) == "tap"
+    assert role(["python", "/x/bin/target-postgres-checkpoint"]) == "target"
+    assert role(["/x/.venv/bin/python", "/x/.venv/bin/meltano", "run"]) == "meltano"
+    assert role(["python", "bench/peers/hand_loop.py"]) == "program"
+    assert role(["python", "bench/peers/plain_tap.py"]) == "tap"

@@ -1,0 +1,27 @@
+"""A small kill storm; ``python -m tests.storm`` is the large one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.storm.storm import storm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("lane", ["records", "bulk"])
+def test_a_load_under_fire_equals_the_feed(tmp_path: Path, lane: str) -> None:
+    """Whatever is killed, the table holds the feed, row by row."""
+    report = storm(
+        tmp_path,
+        kills=4,
+        events=4_000,
+        page_size=100,
+        seed=5,
+        arguments=["--bulk"] if lane == "bulk" else [],
+    )
+    assert not report.differences, report
+    assert report.kills.total() >= 1

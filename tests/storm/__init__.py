@@ -1,0 +1,1 @@
+"""A kill storm over the real pipeline; see :mod:`tests.storm.storm`."""

@@ -1,0 +1,47 @@
+"""Fixtures of the tap's tests."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Tests are imported by their path, as modules of no package: what they share has to be found.
+sys.path.insert(0, str(Path(__file__).parent))
+
+# The same examples in every run; `HYPOTHESIS_PROFILE=explore` looks for new ones.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile(
+    "explore",
+    deadline=None,
+    max_examples=2000,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_of_other_tests():
+    """Put back what a tap changes in its process: signals, logging, hooks."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in signals}
+    root = logging.getLogger()
+    level, handlers, hook = root.level, list(root.handlers), sys.excepthook
+    filters = {handler: list(handler.filters) for handler in handlers}
+    yield
+    signal.alarm(0)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    for handler, kept in filters.items():
+        handler.filters[:] = kept
+    sys.excepthook = hook
+    logging.captureWarnings(capture=False)

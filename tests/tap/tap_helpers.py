@@ -1,0 +1,262 @@
+"""What the tests of the tap share: events, pages, a clock, a scripted transport, a server."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections import deque
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import msgspec
+from tap_datasync.client import Exchange, PageClient, Reply
+from tap_datasync.events import EventRecord
+from tap_datasync.pages import Page
+from tap_datasync.timestamps import from_milliseconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tap_datasync.budget import RateLimit
+
+KEY = "sesame-0f3a-key"
+NOON = datetime(2026, 1, 27, 12, tzinfo=timezone.utc)
+MILLIS = 1_769_515_200_000
+"""NOON in Unix milliseconds."""
+
+QUIET = logging.getLogger("tests.quiet")
+
+
+def event(number: int = 0, **changes: Any) -> dict[str, Any]:
+    """Return a documented event; a higher number is older, one second each.
+
+    A change to ``...`` takes the field away.
+    """
+    whole = {
+        "id": f"id-{number:06}",
+        "sessionId": f"session-{number // 50}",
+        "userId": f"user-{number % 7}",
+        "type": "page_view",
+        "name": "event_abc123",
+        "properties": {"page": "/home"},
+        "timestamp": MILLIS - 1000 * number,
+        "session": {"id": f"session-{number // 50}", "deviceType": "mobile", "browser": "Edge"},
+    } | changes
+    return {name: value for name, value in whole.items() if value is not ...}
+
+
+def page_of(*events: Any, **changes: Any) -> dict[str, Any]:
+    """Return a page as the API sends it; changes go to ``pagination`` or ``meta`` by name."""
+    page = {
+        "data": list(events),
+        "pagination": {
+            "limit": 5000,
+            "hasMore": True,
+            "nextCursor": "next",
+            "cursorExpiresIn": 116,
+        },
+        "meta": {"total": 1000, "returned": len(events), "requestId": "r"},
+    }
+    for name, value in changes.items():
+        part = page["meta" if name in page["meta"] else "pagination"]
+        if value is ...:
+            del part[name]
+        else:
+            part[name] = value
+    return page
+
+
+def body_of(*events: Any, **changes: Any) -> bytes:
+    """Return :func:`page_of` as bytes."""
+    return json.dumps(page_of(*events, **changes)).encode()
+
+
+def last_page(*events: Any, **changes: Any) -> bytes:
+    """Return the body of a page that is the only one."""
+    whole = {"hasMore": False, "nextCursor": None, "total": len(events)} | changes
+    return body_of(*events, **whole)
+
+
+def record_at(name: str, moment: datetime | None) -> EventRecord:
+    """Return a row of which only the id and the time matter."""
+    raw = msgspec.Raw(b"{}")
+    return EventRecord(name, None, None, None, None, raw, moment, raw)
+
+
+def decoded(
+    records: list[EventRecord],
+    *,
+    cursor: str | None = "next",
+    has_more: bool | None = True,
+    total: int = 1000,
+    **changes: Any,
+) -> Page:
+    """Return a decoded page."""
+    return Page(
+        **{
+            "records": records,
+            "rejections": [],
+            "returned": len(records),
+            "has_more": has_more,
+            "next_cursor": cursor,
+            "expires_in": 116,
+            "total": total,
+            "size": 100,
+        }
+        | changes
+    )
+
+
+def exchange_of(page: Page, at: datetime = NOON, budget: RateLimit | None = None) -> Exchange:
+    """Return a page as it came, after two seconds."""
+    return Exchange(page, at, at + timedelta(seconds=2), budget)
+
+
+class FakeClock:
+    """A clock that only moves when somebody sleeps or pushes it."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.started = now
+        self.passed = 0.0
+        self.sleeps: list[float] = []
+
+    def monotonic(self) -> float:
+        return 1000.0 + self.passed
+
+    def now(self) -> datetime:
+        return self.started + timedelta(seconds=self.passed)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.sleeps.append(seconds)
+        self.passed += seconds
+
+
+class FakeTransport:
+    """Gives prepared replies, or raises prepared errors; the last one for ever."""
+
+    def __init__(self, clock: FakeClock, *outcomes: Reply | Exception | bytes) -> None:
+        self.clock = clock
+        self.outcomes = deque(outcomes)
+        self.asked: list[str | None] = []
+        self.by_cursor: dict[str | None, bytes] = {}
+        self.latency = 0.0
+
+    def get(self, cursor: str | None, limit: int) -> Reply:
+        assert limit == 5000
+        self.asked.append(cursor)
+        self.clock.passed += self.latency
+        if self.by_cursor:
+            return Reply(200, {}, self.by_cursor[cursor])
+        outcome = self.outcomes.popleft() if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return Reply(200, {}, outcome) if isinstance(outcome, bytes) else outcome
+
+
+def client_of(
+    *outcomes: Reply | Exception | bytes, logger: logging.Logger = QUIET
+) -> tuple[PageClient, FakeTransport, FakeClock]:
+    """Return a client over prepared outcomes."""
+    clock = FakeClock()
+    transport = FakeTransport(clock, *outcomes)
+    client = PageClient(transport, page_size=5000, clock=clock, logger=logger)
+    return client, transport, clock
+
+
+def limits(limit: int, remaining: int, reset: int) -> dict[str, str]:
+    """Return the headers of the budget."""
+    return {
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(remaining),
+        "X-RateLimit-Reset": str(reset),
+    }
+
+
+class Server:
+    """A real HTTP server whose answers the test writes."""
+
+    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+        self.requests: list[SimpleNamespace] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                # A connection that is used again keeps its handler.
+                outer.requests.append(SimpleNamespace(path=self.path, headers=self.headers))
+                answer(self)
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/api/v1"
+
+
+@contextmanager
+def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Server]:
+    """Serve over real HTTP for the length of a block."""
+    server = Server(answer)
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()
+
+
+@contextmanager
+def feeding(
+    pages: dict[str | None, bytes], headers: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """Serve pages by their cursor; any other cursor has expired."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        cursor = parse_qs(urlsplit(handler.path).query).get("cursor", [None])[0]
+        if handler.headers["X-API-Key"] != KEY:
+            send(handler, b"{}", 401)
+        elif cursor in pages:
+            send(handler, pages[cursor], headers=headers)
+        else:
+            send(handler, b'{"code":"CURSOR_EXPIRED"}', 400)
+
+    with serving(answer) as server:
+        yield server
+
+
+def send(
+    handler: BaseHTTPRequestHandler,
+    body: bytes,
+    status: int = 200,
+    headers: dict[str, str] | None = None,
+    length: int | None = None,
+) -> None:
+    """Write one answer; a wrong length on purpose closes the connection after it."""
+    handler.send_response(status)
+    for name, value in (headers or {}).items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.close_connection = length is not None
+
+
+def moment(seconds: float) -> datetime:
+    """Return the instant so many seconds after NOON."""
+    return from_milliseconds(MILLIS + round(seconds * 1000))
+
+
+def lines_of(output: str) -> list[dict[str, Any]]:
+    """Return the messages of a tap's output; every line has to be complete."""
+    assert not output or output.endswith("\n")
+    return [json.loads(line) for line in output.split("\n")[:-1]]

@@ -1,0 +1,398 @@
+"""The command line: what people type, what they read, and the exit code."""
+
+# ruff: noqa: PLR0913, PLR0917 - fixtures and drawn examples are arguments
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tap_datasync.tap as tap_module
+from datasync_sandbox.testing import running_api
+from singer_sdk.testing import SuiteConfig, get_tap_test_class
+from tap_datasync.streams import EventsStream
+from tap_datasync.tap import TapDataSync
+from tap_helpers import KEY, FakeClock, body_of, event, feeding, last_page, lines_of, send, serving
+
+SNAPSHOT = Path(__file__).parent / "snapshots" / "catalog.json"
+SCRIPT = Path(sys.executable).with_name("tap-datasync")
+NOWHERE = "http://127.0.0.1:1/api/v1"
+
+
+class Ended:
+    """How a run of the command ended."""
+
+    def __init__(self, code: int, out: str, log: str) -> None:
+        self.code, self.out, self.log = code, out, log
+
+    @property
+    def sentence(self) -> str:
+        """The last line of the log, without time, level and name."""
+        return self.log.rstrip().splitlines()[-1].split(" | ")[-1]
+
+
+def script(*arguments: str, cwd: Path, **environment: str) -> Ended:
+    """Run the console script as people do."""
+    done = subprocess.run(
+        [str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def tap(monkeypatch, capfd, tmp_path):
+    """Run the command in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EventsStream, "clock", FakeClock())
+
+    def run(*arguments: str, **environment: str) -> Ended:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["tap-datasync", *arguments])
+        logging.getLogger().handlers.clear()
+        with pytest.raises(SystemExit) as ended:
+            tap_module.main()
+        sys.stdout.flush()
+        written = capfd.readouterr()
+        result = Ended(int(ended.value.code or 0), written.out, written.err)
+        assert "Traceback" not in result.log
+        assert KEY not in result.out + result.log
+        return result
+
+    return run
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Write a config and return its path."""
+
+    def write(**changes: Any) -> str:
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({"api_url": NOWHERE, "api_key": KEY} | changes))
+        return str(path)
+
+    return write
+
+
+# ------------------------------------------------------------------ discovery and about
+
+
+def test_discover_prints_the_catalog_without_any_config(tmp_path):
+    """The console script's catalog is the committed one; UPDATE_SNAPSHOTS=1 renews it."""
+    ended = script("--discover", cwd=tmp_path)
+    assert ended.code == 0
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        SNAPSHOT.write_text(json.dumps(json.loads(ended.out), indent=2) + "\n")
+    assert json.loads(ended.out) == json.loads(SNAPSHOT.read_text())
+
+
+def test_the_catalog_has_three_streams_with_their_keys():
+    """As the loader wants them."""
+    streams = {s["tap_stream_id"]: s for s in json.loads(SNAPSHOT.read_text())["streams"]}
+    assert {name: s["key_properties"] for name, s in streams.items()} == {
+        "events": ["id"],
+        "pages": ["run_id", "page"],
+        "rejected_events": ["rejection_id"],
+    }
+    assert streams["events"]["replication_method"] == "INCREMENTAL"
+    assert streams["events"]["replication_key"] == "timestamp"
+
+
+def test_about_tells_every_setting(tap):
+    """As text, as JSON and as Markdown; title, description and default of each."""
+    text = tap("--about")
+    assert (text.code, "tap-datasync" in text.out) == (0, True)
+    about = json.loads(tap("--about", "--format", "json").out)
+    settings = about["settings"]["properties"]
+    for name in ("api_url", "api_key", "page_size", "lookback", "request_timeout"):
+        assert settings[name]["title"]
+        assert settings[name]["description"].endswith(".")
+        assert name in text.out
+    assert about["settings"]["required"] == ["api_url", "api_key"]
+    assert settings["api_key"]["secret"] is True
+    assert settings["page_size"]["default"] == 5000
+    assert about["settings"]["additionalProperties"] is False
+    assert "activate-version" not in about["capabilities"]
+    markdown = tap("--about", "--format", "markdown")
+    assert "| api_url | True " in markdown.out
+
+
+def test_version_is_that_of_the_package(tap):
+    """As installed."""
+    assert tap("--version").out.startswith("tap-datasync v0.")
+
+
+# ------------------------------------------------------------------ one clear sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"api_key": None}, "The setting 'api_key' is missing."),
+        ({"api_kye": "x"}, "There is no setting 'api_kye'. Did you mean 'api_key'?"),
+        (
+            {"api_url": "example.com"},
+            (
+                "The setting 'api_url' must look like https://example.com/api/v1: it has to begin "
+                "with https:// or http://."
+            ),
+        ),
+        ({"page_size": 9999}, "9999 is greater than the maximum of 5000 in config['page_size']."),
+    ],
+)
+def test_a_bad_config_ends_in_one_sentence(tap, config, changes, sentence):
+    """With exit code 2, on every way that needs a config."""
+    path = config(**changes)
+    for arguments in (("--config", path), ("--config", path, "--test")):
+        ended = tap(*arguments)
+        assert ended.code == 2
+        assert ended.sentence == sentence
+        assert ended.out == ""
+
+
+def test_the_console_script_ends_a_bad_config_in_one_sentence(config, tmp_path):
+    """As people see it."""
+    ended = script("--config", config(api_kye="x"), cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.sentence.startswith("There is no setting 'api_kye'. Did you mean 'api_key'?")
+    assert "Traceback" not in ended.log
+    assert KEY not in ended.log
+
+
+@pytest.mark.parametrize(
+    "content", ["", "nonsense", "[1]", "5", '"text"', f'{{"api_key": "{KEY}"', "\x00"]
+)
+def test_a_damaged_config_file_ends_in_one_sentence(tap, tmp_path, content):
+    """Nothing of it is repeated."""
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    ended = tap("--config", str(path))
+    assert ended.code == 2
+    assert ended.sentence == f"The config ({path}) is not a file that holds a JSON object."
+
+
+def test_a_config_file_that_is_none_ends_in_one_sentence(tap, tmp_path):
+    """Missing, or a directory, or no text."""
+    ended = tap("--config", str(tmp_path / "no.json"))
+    assert (ended.code, "was not found" in ended.sentence) == (2, True)
+    assert tap("--config", str(tmp_path)).code == 2
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    assert tap("--config", str(tmp_path / "binary")).code == 2
+
+
+@pytest.mark.parametrize("option", ["state", "catalog"])
+@pytest.mark.parametrize("content", ["", "nonsense", "[1]", "5", "null", '{"a": ', b"\xff"])
+def test_a_damaged_file_ends_in_one_sentence(tap, config, tmp_path, option, content):
+    """Whatever is in it."""
+    path = tmp_path / "file.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    ended = tap("--config", config(), f"--{option}", str(path))
+    assert ended.code == 2
+    assert ended.sentence == f"The file given with --{option} does not hold a {option} as JSON."
+    assert ended.out == ""
+
+
+@pytest.mark.parametrize("content", ['{"streams": 5}', '{"streams": [{}]}', '{"streams": ["a"]}'])
+def test_a_catalog_that_is_none_ends_in_one_sentence(tap, config, tmp_path, content):
+    """JSON, but not a catalog."""
+    path = tmp_path / "catalog.json"
+    path.write_text(content)
+    ended = tap("--config", config(), "--catalog", str(path))
+    assert ended.code == 2
+    assert ended.sentence == "The file given with --catalog does not hold a catalog as JSON."
+
+
+@pytest.mark.parametrize("option", ["state", "catalog"])
+def test_a_file_that_does_not_exist_is_told(tap, config, option):
+    """By the command line's own check."""
+    ended = tap("--config", config(), f"--{option}", "no.json")
+    assert ended.code == 2
+    assert "No such file" in ended.sentence
+
+
+@pytest.mark.parametrize(
+    "bookmarks",
+    [
+        [],
+        None,
+        5,
+        {"events": None},
+        {"events": []},
+        {"events": {"version": 1, "cursor": 5}},
+        {"events": {"version": 1, "walk": "x"}},
+        {"events": {"version": 1, "total_events": "many"}},
+    ],
+)
+def test_a_damaged_state_ends_in_one_sentence(tap, config, tmp_path, bookmarks):
+    """It says how to go on."""
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"bookmarks": bookmarks}))
+    ended = tap("--config", config(), "--state", str(path))
+    assert ended.code == 3
+    assert ended.sentence.startswith("The state cannot be read: it was edited or damaged.")
+    assert not [m for m in lines_of(ended.out) if m["type"] == "RECORD"]
+
+
+def test_a_state_of_a_newer_tap_ends_in_one_sentence(tap, config, tmp_path):
+    """Nothing is guessed."""
+    path = tmp_path / "state.json"
+    path.write_text('{"bookmarks": {"events": {"version": 2}}}')
+    ended = tap("--config", config(), "--state", str(path))
+    assert ended.code == 3
+    assert ended.sentence.startswith("The state is of version 2, this tap knows version 1.")
+
+
+def test_settings_from_the_environment(tap, config):
+    """Numbers are read as numbers, and bad ones told."""
+    good = last_page(event())
+    with feeding({None: good}) as server:
+        ended = tap(
+            "--config",
+            "ENV",
+            TAP_DATASYNC_API_URL=server.url,
+            TAP_DATASYNC_API_KEY=KEY,
+            TAP_DATASYNC_LOOKBACK="60",
+        )
+    assert ended.code == 0
+    ended = tap("--config", "ENV", "--config", config(), TAP_DATASYNC_PAGE_SIZE="many")
+    assert ended.code == 2
+    assert ended.sentence.startswith("A setting in the environment is not valid: ")
+
+
+@pytest.mark.parametrize("expression", ["nonsense(", "nonsense + 1"])
+def test_a_bad_stream_map_ends_in_one_sentence(tap, config, expression):
+    """It is the config's fault."""
+    with feeding({None: last_page(event())}) as server:
+        maps = {"events": {"a": expression}}
+        ended = tap("--config", config(api_url=server.url, stream_maps=maps))
+    assert ended.code == 2
+    assert ended.sentence.startswith("The setting 'stream_maps' cannot be applied: ")
+
+
+def status(code: int):
+    return lambda handler: send(handler, b'{"code":"SOME_CODE"}', code, {"Location": "http://x/"})
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        (status(401), 3, "The API refuses the key (HTTP 401, SOME_CODE). Check api_key"),
+        (status(403), 3, "The API refuses the key"),
+        (status(404), 3, "There are no events at this address"),
+        (status(302), 3, "The API answers with a redirect"),
+        (status(400), 3, "It is not as documented any more."),
+        (status(503), 1, "Gave up after 8 tries: the service is unavailable"),
+        (
+            lambda handler: send(handler, b"null"),
+            1,
+            "Gave up after 8 tries: the reply is not a page",
+        ),
+        (lambda handler: send(handler, b"<html>"), 1, "Try again later."),
+        (lambda handler: send(handler, body_of(event(), hasMore=False)), 1, "Nothing is lost"),
+    ],
+)
+@pytest.mark.parametrize("test", [(), ("--test",)])
+def test_a_failure_ends_in_one_sentence_and_its_exit_code(tap, config, answer, code, words, test):
+    """1: try again, 3: hopeless; no traceback; the key is nowhere."""
+    with serving(answer) as server:
+        if test and "Nothing is lost" in words:
+            return  # One record is all that --test wants.
+        ended = tap("--config", config(api_url=server.url), *test)
+    assert ended.code == code
+    assert words in ended.sentence
+    assert ended.sentence.endswith(".")
+
+
+def test_a_fault_of_the_tap_is_told_as_one(monkeypatch, capfd, config, tmp_path):
+    """With its traceback in the log, and a sentence at the end."""
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*_: object) -> None:
+        message = f"on purpose, with {KEY}"
+        raise ZeroDivisionError(message)
+
+    monkeypatch.setattr(EventsStream, "sync_pages", fail)
+    monkeypatch.setattr(sys, "argv", ["tap-datasync", "--config", config()])
+    with pytest.raises(SystemExit) as ended:
+        tap_module.main()
+    log = capfd.readouterr().err
+    assert ended.value.code == 1
+    assert "ZeroDivisionError" in log
+    assert log.rstrip().endswith("The tap has a fault: ZeroDivisionError. Please report it.")
+    assert KEY not in log
+
+
+# ------------------------------------------------------------------ whole runs
+
+
+def test_a_run_over_http_ends_with_exit_code_0(tmp_path):
+    """Config, state and catalog as files, against the sandbox, key in no output."""
+    with running_api(events=300, limit=1000, key=KEY, max_page=100) as api:
+        (tmp_path / "config.json").write_text(
+            json.dumps({"api_url": api.url, "api_key": KEY, "lookback": 0})
+        )
+        first = script("--config", "config.json", cwd=tmp_path)
+        (tmp_path / "catalog.json").write_text(SNAPSHOT.read_text())
+        messages = lines_of(first.out)
+        state = [m["value"] for m in messages if m["type"] == "STATE"][-1]
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        second = script(
+            "--config",
+            "config.json",
+            "--state",
+            "state.json",
+            "--catalog",
+            "catalog.json",
+            cwd=tmp_path,
+        )
+        spent = api.stats()["requests"]
+    assert (first.code, second.code) == (0, 0)
+    rows = [m["record"] for m in messages if m["type"] == "RECORD" and m["stream"] == "events"]
+    assert len({row["id"] for row in rows}) == 300
+    assert "Walk finished: 3 pages, 300 events seen" in first.log
+    assert spent == 4
+    for ended in (first, second):
+        assert KEY not in ended.out + ended.log
+
+
+def test_test_reads_one_page_and_no_more(tap, config):
+    """``--test`` stops as soon as it has a record."""
+    pages = {None: body_of(*map(event, range(3)), total=9), "next": last_page(event(9))}
+    with feeding(pages) as server:
+        ended = tap("--config", config(api_url=server.url), "--test")
+        assert len(server.requests) == 1
+    assert ended.code == 0
+    kinds = [m["type"] for m in lines_of(ended.out) if m.get("stream") == "events"]
+    assert kinds == ["SCHEMA", "RECORD", "RECORD", "RECORD"]
+
+
+SUITE: dict[str, Any] = {"api_url": NOWHERE, "api_key": KEY, "lookback": 60}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sandbox_for_the_suite():
+    with running_api(events=300, limit=1000, key=KEY, max_page=100, dirty=0.05) as api:
+        SUITE["api_url"] = api.url
+        yield
+
+
+class TestStandard(
+    get_tap_test_class(
+        TapDataSync,
+        config=SUITE,
+        parse_env_config=False,
+        suite_config=SuiteConfig(max_records_limit=None),
+    )
+):
+    """The SDK's own tests of a tap, against the sandbox."""

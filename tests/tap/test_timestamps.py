@@ -1,0 +1,192 @@
+"""Timestamps: every spelling that was reported becomes the same instant in UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tap_datasync.events import EventRecord
+from tap_datasync.timestamps import (
+    EPOCH,
+    format_timestamp,
+    from_milliseconds,
+    parse_timestamp,
+    to_utc,
+    visible,
+)
+
+INSTANT = datetime(2026, 1, 27, 19, 20, 12, 369000, tzinfo=timezone.utc)
+WHOLE = INSTANT.replace(microsecond=0)
+
+moments = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)).map(  # noqa: DTZ001 - hypothesis wants naive bounds
+    lambda moment: moment.replace(tzinfo=timezone.utc)
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1769541612369,
+        1769541612369.0,
+        1769541612.369,
+        1769541612369000,
+        "1769541612369",
+        "1769541612.369",
+        "1769541612369000",
+        "+1769541612369",
+        " 1769541612369 ",
+        "2026-01-27T19:20:12.369Z",
+        "2026-01-27t19:20:12.369z",
+        "2026-01-27 19:20:12.369Z",
+        "2026-01-27 19:20:12.369",
+        "2026-01-27T19:20:12.369",
+        "2026-01-27T19:20:12,369Z",
+        "2026-01-27T19:20:12.369000Z",
+        "2026-01-27T21:20:12.369+02:00",
+        "2026-01-27T21:20:12.369+0200",
+        "2026-01-27T21:20:12.369 +02",
+        "2026-01-27T13:50:12.369-05:30",
+        "2026-01-27T19:20:12.369-00:00",
+        "\u200b2026-01-27T19:20:12.369Z",
+        "2026-01-27T\u200d19:20:12.369Z\ufeff",
+        "2026-01-27T19:20:12\x00.369Z\x07\n",
+        INSTANT,
+        INSTANT.astimezone(timezone(timedelta(hours=9))),
+        INSTANT.replace(tzinfo=None),
+    ],
+)
+def test_every_reported_spelling_is_the_same_instant(value):
+    """Numbers of three units, text of many forms, invisible characters: one instant."""
+    parsed = parse_timestamp(value)
+    assert parsed == INSTANT
+    assert parsed.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (1769541612, WHOLE),
+        ("1769541612", WHOLE),
+        ("2026-01-27T19:20:12Z", WHOLE),
+        ("2026-01-27T19:20Z", WHOLE.replace(second=0)),
+        ("2026-01-27", WHOLE.replace(hour=0, minute=0, second=0)),
+        ("2026-01-27T19:20:12.1Z", WHOLE.replace(microsecond=100000)),
+        (0, EPOCH),
+        (-1, EPOCH - timedelta(seconds=1)),
+        ("2026-06-30T23:59:60Z", datetime(2026, 7, 1, tzinfo=timezone.utc)),
+        ("2026-06-30T23:59:60.5Z", datetime(2026, 7, 1, tzinfo=timezone.utc)),
+        ("0001-01-01T00:00:00Z", datetime(1, 1, 1, tzinfo=timezone.utc)),
+        ("9999-12-31T23:59:59.999999Z", datetime(9999, 12, 31, 23, 59, 59, 999999, timezone.utc)),
+    ],
+)
+def test_bounds_and_short_forms(value, expected):
+    """Seconds, dates alone, a leap second, and both ends of the calendar."""
+    assert parse_timestamp(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        False,
+        [],
+        {},
+        b"2026-01-27",
+        "",
+        "   ",
+        "yesterday",
+        "NaN",
+        "Infinity",
+        "1e400",
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        10**20,
+        -(10**20),
+        "9" * 30,
+        "2026-13-01",
+        "2026-02-30T00:00:00Z",
+        "2026-01-27T24:00:00Z",
+        "2026-01-27T19:60:00Z",
+        "2026-01-27T19:20:61Z",
+        "2026-01-27T19:20:12ZZ",
+        "2026-01-27X19:20:12Z",
+        "20260127T192012Z",
+        "0000-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00",
+        "9999-12-31T23:59:60Z",
+        "12026-01-27T19:20:12Z",
+        -(10**13) * 9,
+    ],
+)
+def test_what_is_no_timestamp_is_refused_with_words(value):
+    """Nothing is guessed: a ValueError with a reason, never another exception."""
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_timestamp(value)
+
+
+@given(moments)
+def test_text_round_trip(moment):
+    """What is written is read back to the microsecond."""
+    text = format_timestamp(moment)
+    assert len(text) == 27
+    assert parse_timestamp(text) == moment
+
+
+@given(st.integers(10**11, 10**14 - 1))
+def test_millisecond_round_trip(value):
+    """Milliseconds are exact, by either way of reading them."""
+    moment = parse_timestamp(value)
+    assert moment == from_milliseconds(value)
+    assert (moment - EPOCH) // timedelta(milliseconds=1) == value
+
+
+@given(moments, st.integers(-23 * 60, 23 * 60))
+def test_an_offset_does_not_change_the_instant(moment, minutes):
+    """A spelling in any zone is the instant in UTC, or refused outside the calendar."""
+    sign = "-" if minutes < 0 else "+"
+    local = f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+    text = moment.replace(tzinfo=None).isoformat() + local
+    try:
+        expected = moment - timedelta(minutes=minutes)
+    except OverflowError:
+        with pytest.raises(ValueError, match="outside"):
+            parse_timestamp(text)
+    else:
+        assert parse_timestamp(text) == expected
+
+
+@given(st.one_of(st.text(max_size=40), st.floats(), st.integers(), st.none(), st.booleans()))
+def test_anything_is_an_instant_in_utc_or_a_value_error(value):
+    """No input ends in another exception."""
+    try:
+        moment = parse_timestamp(value)
+    except ValueError:
+        return
+    assert moment.utcoffset() == timedelta(0)
+
+
+def test_a_zone_that_leaves_the_calendar_is_refused():
+    """The shift to UTC may leave the years 1 to 9999."""
+    edge = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5)))
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        to_utc(edge)
+
+
+def test_what_is_invisible_is_taken_away():
+    """Zero-width and control characters go, and the white space around."""
+    assert visible(" \u200b2026\u200d-01\x00 ") == "2026-01"
+
+
+@given(moments)
+def test_the_record_writer_spells_instants_as_we_do(moment):
+    """A row's timestamp leaves as RFC 3339 in UTC, ending in Z."""
+    record = EventRecord("a", None, None, None, None, None, moment, None)
+    written = msgspec.json.decode(msgspec.json.encode(record))["timestamp"]
+    assert written.endswith("Z")
+    assert parse_timestamp(written) == moment

@@ -1,0 +1,73 @@
+"""A real PostgreSQL for the session, its database empty for each test."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from datasync_sandbox.testing import temporary_postgres
+from target_config.target import TargetPostgresCheckpoint
+
+# Tests are imported by their path, as modules of no package: what they share has to be found.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from target_helpers import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from datasync_sandbox.postgres import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with temporary_postgres(tmp_path_factory.mktemp("target")) as cluster:
+        yield cluster
+
+
+_EMPTY = """
+DO $$
+DECLARE
+    name TEXT;
+BEGIN
+    FOR name IN SELECT nspname FROM pg_namespace
+                 WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', name);
+    END LOOP;
+    CREATE SCHEMA public;
+    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
+END
+$$
+"""
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Database:
+    """The cluster's database, emptied: making one for each test takes longer than most tests."""
+    cluster.start()
+    database = Database(cluster, cluster.database)
+    database.execute(_EMPTY)
+    return database
+
+
+@pytest.fixture
+def make_target(database: Database) -> Iterator[Callable[..., TargetPostgresCheckpoint]]:
+    """Make targets in this process; afterwards signals mean again what they meant."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    made: list[TargetPostgresCheckpoint] = []
+
+    def make(**settings: Any) -> TargetPostgresCheckpoint:
+        target = TargetPostgresCheckpoint(config={**database.config, **settings})
+        made.append(target)
+        return target
+
+    yield make
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for target in made:
+        target.database.connector.engine.dispose()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
