@@ -49,6 +49,10 @@ def configs(checkout: Checkout) -> list[Path]:
     return list((checkout.root / ".meltano" / "run").glob("*/*.config.json"))
 
 
+def record(checkout: Checkout) -> Path:
+    return checkout.root / ".run" / "pipeline.json"
+
+
 def test_the_log_comes_line_by_line_and_ends_with_the_process(checkout: Checkout) -> None:
     checkout.play({"log": [{"event": "one"}, {"event": "two"}], "exit": 3})
     running = start(checkout)
@@ -144,20 +148,53 @@ def test_the_tap_alone_is_ended_when_meltano_was_killed_too(checkout: Checkout) 
     running.wait()
 
 
-def test_a_session_of_somebody_else_with_the_same_number_is_left_alone(checkout: Checkout) -> None:
-    """The number was given out again: the leader was not made when ours was."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        os.kill(other.pid, 0)
-        note = {"session": os.getsid(other.pid), "created": 1.0}
-        (checkout.root / ".run" / "pipeline.json").write_text(json.dumps(note))
+def test_what_is_started_carries_the_mark_that_is_noted(checkout: Checkout) -> None:
+    checkout.play({"tap": {"seconds": 60}})
+    running = start(checkout)
+    tap = until_the_tap_runs(running)
+    noted = json.loads(record(checkout).read_text())
+    assert noted["session"] == running.session
+    assert tap.environ()[pipeline.MARK] == noted["mark"]
+    running.stop()
+    assert not record(checkout).exists()
+
+
+@pytest.mark.parametrize("leader", ["alive", "gone"])
+def test_a_session_of_somebody_else_with_the_same_number_is_left_alone(
+    checkout: Checkout, leader: str
+) -> None:
+    """The number was given out again, as it is after a restart of the machine."""
+    program = "import sys; print('here', flush=True); input()"
+    if leader == "gone":
+        program = (
+            "import os, sys\n"
+            "if os.fork(): os._exit(0)\n"
+            "print(os.getpid(), flush=True); input()"
+        )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as other:
+        assert other.stdout is not None
+        word = other.stdout.readline().strip()
+        pid = int(word) if leader == "gone" else other.pid
+        if leader == "gone":
+            other.wait()
+        assert [process.pid for process in processes.members(other.pid)] == [pid]
+        record(checkout).write_text(json.dumps({"session": other.pid, "mark": "ours"}))
         assert not clear_the_way(checkout.root)
-        assert other.poll() is None
-        other.kill()
+        assert is_alive(pid)
+        assert not record(checkout).exists()
+        os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("note", ["", "{", "{}", '{"session": "x"}'])
+@pytest.mark.parametrize(
+    "note", ["", "{", "{}", "[]", '{"session": "x"}', '{"session": 1, "created": 1.0}']
+)
 def test_a_broken_note_is_no_obstacle(checkout: Checkout, note: str) -> None:
-    path = checkout.root / ".run" / "pipeline.json"
+    path = record(checkout)
     path.write_text(note)
     assert not clear_the_way(checkout.root)
     assert not path.exists()

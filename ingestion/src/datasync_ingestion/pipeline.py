@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import queue
+import secrets
 import signal
 import subprocess
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
-
-import psutil
 
 from datasync_ingestion import processes
 from datasync_ingestion.errors import BusyError
@@ -27,6 +26,9 @@ STATE_ID = f"{ENVIRONMENT}:{TAP}-to-{LOADER}"
 TAP_GRACE_S = 5.0
 MELTANO_GRACE_S = 2.0
 LEFTOVER_GRACE_S = 3.0
+# In the environment of all that belongs to one attempt: the number of a session is
+# no proof, the kernel gives it out again, to the user's own terminal for instance.
+MARK = "DATASYNC_INGESTION_PIPELINE"
 _LAST_LINES_S = 1.0
 _POLL_S = 0.05
 
@@ -51,10 +53,11 @@ class Pipeline:
             # --force: Meltano refuses to run for five minutes after it was killed.
             *("run", "--no-install", "--force", TAP, LOADER),
         ]
+        mark = secrets.token_hex(16)
         self._process = subprocess.Popen(  # noqa: S603 - the project's own program
             command,
             cwd=root,
-            env=dict(env),
+            env={**env, MARK: mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -65,10 +68,8 @@ class Pipeline:
             start_new_session=True,
         )
         self.session = self._process.pid
-        with suppress(psutil.Error):
-            created = psutil.Process(self.session).create_time()
-            # For a supervisor that comes after one that was killed.
-            _record(root).write_text(json.dumps({"session": self.session, "created": created}))
+        # For a supervisor that comes after one that was killed.
+        _record(root).write_text(json.dumps({"session": self.session, "mark": mark}))
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -149,11 +150,9 @@ def clear_the_way(root: Path) -> bool:
         BusyError: Somebody has started a pipeline by hand; that one is left alone.
     """
     found, record = False, _record(root)
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         noted = json.loads(record.read_text())
-        if not _is_other(noted["session"], noted["created"]) and processes.members(
-            noted["session"]
-        ):
+        if processes.has(noted["session"], MARK, noted["mark"]):
             found = True
             processes.end(noted["session"], TAP_GRACE_S)
     record.unlink(missing_ok=True)
@@ -185,11 +184,3 @@ def batch_config(directory: Path) -> str:
 
 def _record(root: Path) -> Path:
     return root / ".run" / "pipeline.json"
-
-
-def _is_other(session: int, created: float) -> bool:
-    """Whether the number of the session belongs to somebody else by now."""
-    try:
-        return psutil.Process(session).create_time() != created
-    except psutil.Error:
-        return False

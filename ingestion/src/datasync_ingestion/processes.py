@@ -2,7 +2,9 @@
 
 Meltano is started as the leader of a new session; the tap and the loader inherit
 it, also when their parent is gone. The kernel gives no new process the number of
-a session that still has members, so the number is never mistaken.
+a session that still has members: while we watch one, its number is never mistaken.
+A number read from a file may be anybody's by now, so it is believed only where a
+member carries a mark of ours in its environment.
 """
 
 from __future__ import annotations
@@ -32,6 +34,15 @@ def members(session: int) -> list[psutil.Process]:
                 if process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
     return found
+
+
+def has(session: int, variable: str, value: str) -> bool:
+    """Tell whether a member of a session has this in its environment."""
+    for process in members(session):
+        with suppress(OSError, psutil.Error):
+            if process.environ().get(variable) == value:
+                return True
+    return False
 
 
 def running(root: Path) -> list[psutil.Process]:
