@@ -167,9 +167,7 @@ def test_a_session_of_somebody_else_with_the_same_number_is_left_alone(
     program = "import sys; print('here', flush=True); input()"
     if leader == "gone":
         program = (
-            "import os, sys\n"
-            "if os.fork(): os._exit(0)\n"
-            "print(os.getpid(), flush=True); input()"
+            "import os, sys\nif os.fork(): os._exit(0)\nprint(os.getpid(), flush=True); input()"
         )
     with subprocess.Popen(
         [sys.executable, "-c", program],
