@@ -296,5 +296,11 @@ def test_nothing_is_cut_off_on_a_phone_or_a_wide_screen(
     tell(scribe, "running")
     look.page.set_viewport_size({"width": width, "height": 900})
     look.shows("running: 85,000 of 100,000 events")
-    main = look.page.locator('[data-testid="stMain"]')
-    assert main.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
+    # The charts are drawn anew in the new width, a moment after the page has it.
+    look.page.wait_for_function(
+        """() => {
+            const main = document.querySelector('[data-testid="stMain"]');
+            return main.scrollWidth <= main.clientWidth;
+        }""",
+        timeout=PATIENCE_MS,
+    )
