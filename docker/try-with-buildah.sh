@@ -61,7 +61,7 @@ set +a
 port=$(free_port)
 # As `docker compose --profile sandbox` does; isolated by chroot, a container has the host's network.
 b run --isolation chroot --user 10001:10001 "$pipeline" -- \
-    /app/.venv/bin/python /app/docker/sandbox.py api --port "$port" \
+    /app/.venv/bin/datasync-sandbox api --host 0.0.0.0 --port "$port" \
     --events "$events" --limit 2 --window 5 >"$work/try-sandbox.log" 2>&1 &
 children=$!
 

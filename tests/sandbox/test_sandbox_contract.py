@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from datasync_sandbox.testing import running_api
@@ -231,8 +235,25 @@ def test_the_stats_are_no_part_of_the_api(client_of, tight):
     assert client.request(path="/__sandbox__/other").status == 404
 
 
-def test_it_listens_on_loopback_only():
+def test_it_listens_on_loopback_unless_told_otherwise():
     with running_api(events=1) as api:
         assert api.url.startswith("http://127.0.0.1:")
         addresses = {listening.getsockname()[0] for listening in api._server._listener.sockets}
         assert addresses == {"127.0.0.1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there all of 127.0.0.0/8 is at hand")
+def test_a_container_lets_others_in():
+    everywhere = "0.0.0.0"  # noqa: S104 - for a moment, with one made-up event
+    words = ["api", "--host", everywhere, "--port", "0", "--events", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "datasync_sandbox", *words], stdout=subprocess.PIPE, text=True
+    ) as served:
+        url = urlsplit(served.stdout.readline().strip())
+        try:
+            assert url.hostname == everywhere
+            # An address of this machine that is not the one it listens on by default.
+            with urllib.request.urlopen(f"http://127.0.0.2:{url.port}{url.path}") as reply:
+                assert reply.status == 200
+        finally:
+            served.terminate()

@@ -18,6 +18,7 @@ from datasync_sandbox.binaries import PostgresError
 from datasync_sandbox.cli_db import db, directory_option
 from datasync_sandbox.cli_options import api_options, fault_help, feed_options
 from datasync_sandbox.options import ApiOptions
+from datasync_sandbox.policy import HOST
 from datasync_sandbox.postgres import Cluster
 from datasync_sandbox.rows import row_fields
 
@@ -32,15 +33,21 @@ _OPTION_NAMES = {field.name for field in fields(ApiOptions)}
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="datasync-sandbox")
 def main() -> None:
-    """Stand-ins for a laptop: the DataSync API and a real PostgreSQL, on loopback only."""
+    """Stand-ins for a laptop: the DataSync API and a real PostgreSQL, on loopback."""
 
 
 main.add_command(db)
 
 
 @main.command(epilog=fault_help())
+@click.option(
+    "--host",
+    default=HOST,
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 lets other machines, or other containers, in.",
+)
 @api_options
-def api(**options: Any) -> None:
+def api(host: str, **options: Any) -> None:
     """Serve the DataSync API in the foreground; Ctrl-C ends it.
 
     Prints its URL as a line. GET /__sandbox__/stats, outside the API, returns what happened:
@@ -52,7 +59,7 @@ def api(**options: Any) -> None:
     chosen = ApiOptions(**options)
     try:
         model = chosen.make_model(started=time.time())
-        asyncio.run(_serve(ApiServer(model, chosen.port)))
+        asyncio.run(_serve(ApiServer(model, chosen.port, host)))
     except (ValueError, ListenError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -44,7 +44,7 @@ _GROUPS = {
         ("dirty_kinds", str, "Only these kinds of dirt, separated by commas."),
     ],
     "service": [
-        ("port", click.IntRange(0, 65535), "Port on 127.0.0.1; 0 picks a free one."),
+        ("port", click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."),
         ("key", str, f"API key; better given as {KEY_VARIABLE} in the environment."),
         ("limit", click.IntRange(1), "Requests a window."),
         ("window", _ABOVE_0, "Length of the window in seconds."),

@@ -1,4 +1,4 @@
-"""The API over HTTP on loopback: carries requests to the model and its outcomes back."""
+"""The API over HTTP: carries requests to the model and its outcomes back."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ class ListenError(Exception):
 class ApiServer:
     """One model, served on one port. All methods belong to one event loop."""
 
-    def __init__(self, model: ApiModel, port: int) -> None:
+    def __init__(self, model: ApiModel, port: int, host: str = HOST) -> None:
         """Prepare to serve.
 
         Args:
             model: The API.
-            port: Port on 127.0.0.1; 0 picks a free one.
+            port: Port to listen on; 0 picks a free one.
+            host: IPv4 address to listen on.
         """
         self.model = model
+        self.host = host
         self.port = port
         self._web: web.Server | None = None
         self._listener: asyncio.Server | None = None
@@ -53,7 +55,7 @@ class ApiServer:
     @property
     def url(self) -> str:
         """Base URL for clients."""
-        return f"http://{HOST}:{self.port}{BASE}"
+        return f"http://{self.host}:{self.port}{BASE}"
 
     async def start(self) -> None:
         """Listen.
@@ -67,9 +69,9 @@ class ApiServer:
             await self._listen()
         except OSError as error:
             message = (
-                f"Port {self.port} on {HOST} is taken by another program; choose another one."
+                f"Port {self.port} on {self.host} is taken by another program; choose another one."
                 if error.errno == errno.EADDRINUSE
-                else f"Cannot listen on port {self.port} of {HOST}: {error.strerror}."
+                else f"Cannot listen on port {self.port} of {self.host}: {error.strerror}."
             )
             raise ListenError(message) from error
 
@@ -102,7 +104,7 @@ class ApiServer:
         listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((HOST, self.port))
+            listening.bind((self.host, self.port))
             self._listener = await loop.create_server(protocol, sock=listening, backlog=128)
         except OSError:
             listening.close()
