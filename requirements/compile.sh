@@ -1,5 +1,6 @@
 #!/bin/sh
-# Rewrites the locks (*.txt) from the pyproject.toml files and the *.in files.
+# Rewrites the locks (*.txt), here and in bench/requirements, from the pyproject.toml
+# files and the *.in files.
 #
 #   sh requirements/compile.sh              keep versions where they still fit
 #   sh requirements/compile.sh --upgrade    take the newest versions
@@ -15,31 +16,40 @@ if [ -x .venv/bin/uv ]; then uv=.venv/bin/uv; else uv=uv; fi
 unset UV_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_CONSTRAINT UV_OVERRIDE
 unset UV_BUILD_CONSTRAINT UV_PRERELEASE UV_EXCLUDE_NEWER
 
-# One lock takes the versions of those before it: $1 is its name, the rest its input.
+options=$*
+
+# One lock takes the versions of those before it: $1 is its path, the rest its input.
 lock() {
-    name=$1
+    file=$1.txt
     shift
     # shellcheck disable=SC2086 # several options are several words
     "$uv" pip compile --quiet --no-config \
         --universal --python-version 3.10 --generate-hashes \
         --custom-compile-command 'sh requirements/compile.sh' \
-        --output-file "requirements/$name.txt" $options "$@"
-    echo "requirements/$name.txt: $(grep -c '^[a-z].*==' "requirements/$name.txt") packages"
+        --output-file "$file" $options "$@"
+    echo "$file: $(grep -c '^[a-z].*==' "$file") packages"
 }
 
-options=$*
-lock build requirements/build.in
+ours='tap-datasync/pyproject.toml target-config/pyproject.toml ingestion/pyproject.toml
+    sandbox/pyproject.toml monitoring/pyproject.toml --extra web --extra metrics'
+
+lock requirements/build requirements/build.in
 # Meltano has the tightest bounds, so its lock comes first.
-lock run requirements/run.in ingestion/pyproject.toml sandbox/pyproject.toml monitoring/pyproject.toml
-lock uv requirements/uv.in -c requirements/run.txt
-lock tap tap-datasync/pyproject.toml -c requirements/run.txt
-lock target target-config/pyproject.toml -c requirements/run.txt -c requirements/tap.txt
-lock tests requirements/tests.in tap-datasync/pyproject.toml target-config/pyproject.toml \
-    ingestion/pyproject.toml sandbox/pyproject.toml \
-    monitoring/pyproject.toml --extra web --extra metrics \
+lock requirements/run requirements/run.in \
+    ingestion/pyproject.toml sandbox/pyproject.toml monitoring/pyproject.toml
+lock requirements/uv requirements/uv.in -c requirements/run.txt
+lock requirements/tap tap-datasync/pyproject.toml -c requirements/run.txt
+lock requirements/target target-config/pyproject.toml \
+    -c requirements/run.txt -c requirements/tap.txt
+# shellcheck disable=SC2086 # several files are several words
+lock requirements/tests requirements/tests.in $ours \
     -c requirements/run.txt -c requirements/tap.txt -c requirements/target.txt
-lock dashboard requirements/dashboard.in monitoring/pyproject.toml --extra web --extra metrics \
-    -c requirements/run.txt
-lock checks requirements/checks.in tap-datasync/pyproject.toml target-config/pyproject.toml \
-    ingestion/pyproject.toml sandbox/pyproject.toml monitoring/pyproject.toml --extra web --extra metrics \
+lock requirements/dashboard requirements/dashboard.in \
+    monitoring/pyproject.toml --extra web --extra metrics -c requirements/run.txt
+# shellcheck disable=SC2086
+lock requirements/checks requirements/checks.in $ours \
     -c requirements/build.txt -c requirements/run.txt -c requirements/tests.txt
+lock bench/requirements/bench bench/requirements/bench.in sandbox/pyproject.toml \
+    -c requirements/run.txt
+lock bench/requirements/singer bench/requirements/singer.in -c requirements/target.txt
+lock bench/requirements/dlt bench/requirements/dlt.in
