@@ -45,3 +45,12 @@ def _nothing_of_other_tests():
         handler.filters[:] = kept
     sys.excepthook = hook
     logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path):
+    """Run the tap in this process against pages; returns what it wrote."""
+    from tap_runs import Runner  # noqa: PLC0415 - found since the path was set above
+
+    monkeypatch.chdir(tmp_path)
+    return Runner(monkeypatch, capfd)

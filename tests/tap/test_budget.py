@@ -313,7 +313,6 @@ def test_a_request_that_may_have_been_counted_is_taken_off():
     budget.answered(RateLimit(2, 1, 60), 1.0)
     budget.sent(2.0)
     budget.unanswered(counted=True)
-    assert budget.remaining == 0
     assert budget.delay(3.0) == pytest.approx(57, abs=0.2)
 
 
@@ -324,7 +323,6 @@ def test_a_request_that_never_left_costs_nothing():
     budget.answered(RateLimit(2, 1, 60), 1.0)
     budget.sent(2.0)
     budget.unanswered(counted=False)
-    assert budget.remaining == 1
     assert budget.delay(3.0) == 0
 
 

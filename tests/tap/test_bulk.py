@@ -1,4 +1,4 @@
-"""The bulk lane's directory: private, and only ours."""
+"""The bulk lane: its directory, private and only ours, and its messages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import stat
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from tap_datasync.bulk import BulkDirectory, BulkDirectoryError
-from tap_helpers import NOON, record_at
+from tap_helpers import NOON, last_page, record_at
 
 RUN = str(uuid.UUID(int=7))
 
@@ -97,3 +98,49 @@ def test_a_directory_of_somebody_else_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(BulkDirectoryError, match="belongs to somebody else"):
         BulkDirectory(str(tmp_path / "bulk"), RUN)
+
+
+def bulk(tmp_path: Path, **encoding: str) -> dict[str, Any]:
+    wanted = {"format": "jsonl", "compression": "none"} | encoding
+    root = (tmp_path / "bulk").as_uri()
+    return {"batch_config": {"encoding": wanted, "storage": {"root": root}}}
+
+
+def test_the_bulk_lane_writes_one_file_a_page(run, tmp_path):
+    """The same rows as the other lane, one BATCH message before the page's other records."""
+    plain = run()
+    output = run(config=bulk(tmp_path))
+    batches = output.of("BATCH")
+    assert [m["encoding"] for m in batches] == [{"format": "jsonl", "compression": "none"}] * 3
+    files = [Path(unquote(urlsplit(m["manifest"][0]).path)) for m in batches]
+    rows = [json.loads(line) for f in files for line in f.read_text("utf-8").splitlines()]
+    assert rows == plain.rows()
+    swap = {"RECORD events x5": "BATCH events", "RECORD events": "BATCH events"}
+    assert output.outline == [swap.get(word, word) for word in plain.outline]
+    assert output.bookmarks == plain.bookmarks
+
+
+def test_a_page_of_nothing_is_no_file(run, tmp_path):
+    """There is nothing for the loader to do."""
+    output = run({None: last_page()}, config=bulk(tmp_path))
+    assert output.of("BATCH") == []
+    assert len(output.rows("pages")) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"compression": "gzip"}, "must be jsonl without compression"),
+        ({"format": "parquet"}, "must be jsonl without compression"),
+    ],
+)
+def test_the_bulk_lane_refuses_what_it_cannot_write(run, tmp_path, config, words):
+    """Before any request."""
+    with pytest.raises(BulkDirectoryError, match=words):
+        run(config=bulk(tmp_path, **config))
+
+
+def test_the_bulk_lane_goes_without_maps(run, tmp_path):
+    """Its files hold the events as they are."""
+    with pytest.raises(BulkDirectoryError, match="neither with stream maps"):
+        run(config=bulk(tmp_path) | {"stream_maps": {"events": {"a": "'x'"}}})

@@ -127,11 +127,6 @@ class RequestBudget:
         longest = self._window_range[1]
         return None if math.isinf(longest) else float(math.floor(longest))
 
-    @property
-    def remaining(self) -> int | None:
-        """Requests left as far as known, own unanswered ones taken off."""
-        return self._remaining
-
     def delay(self, now: float) -> float:
         """Return the seconds to wait before the next request; 0 while one is free."""
         return max(0.0, self._free_at - now)

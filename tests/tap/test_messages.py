@@ -1,0 +1,259 @@
+"""What the tap writes as Singer messages."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from tap_datasync.failures import IncompleteFeedError
+from tap_datasync.streams import EventsStream
+from tap_datasync.tap import TapDataSync
+from tap_helpers import KEY, FakeClock, body_of, event, feeding, last_page, limits
+from tap_runs import PAGES, catalog_with
+
+
+def test_messages_come_in_the_order_that_the_loader_needs(run):
+    """SCHEMAs first; for each page its events, its rejections, its own record, its STATE."""
+    outline = run().outline
+    assert outline == [
+        "SCHEMA events",
+        "SCHEMA pages",
+        "SCHEMA rejected_events",
+        "RECORD events x5",
+        "RECORD pages",
+        "STATE",
+        "RECORD events x5",
+        "RECORD rejected_events x2",
+        "RECORD pages",
+        "STATE",
+        "RECORD events",
+        "RECORD pages",
+        "STATE",
+        "SCHEMA pages",
+        "STATE",
+        "SCHEMA rejected_events",
+        "STATE",
+    ]
+
+
+def test_each_state_names_the_page_behind_its_records(run):
+    """And the last one a finished walk, every key still there."""
+    output = run()
+    assert [bookmark["cursor"] for bookmark in output.bookmarks[:3]] == ["c5", "c11", None]
+    assert [bookmark["events_seen"] for bookmark in output.bookmarks[:3]] == [5, 11, 12]
+    last = output.bookmarks[-1]
+    assert last == output.bookmarks[2]
+    assert last["complete_to"] == "2026-01-27T12:00:00.000000Z"
+    assert (last["walk"], last["loaded"], last["cursor_expires_at"]) == (None, [], None)
+    assert set(last) == set(output.bookmarks[0])
+    for message in output.of("STATE"):
+        assert set(message["value"]["bookmarks"]) <= {"events", "pages", "rejected_events"}
+        assert message["value"]["bookmarks"].get("pages", {}) == {}
+
+
+def test_records_are_what_the_schema_says(run):
+    """Snake case, RFC 3339, objects as objects, and when they were extracted."""
+    output = run()
+    assert output.rows()[0] == {
+        "id": "id-000000",
+        "session_id": "session-0",
+        "user_id": "user-0",
+        "type": "page_view",
+        "name": "event_abc123",
+        "properties": {"page": "/home"},
+        "timestamp": "2026-01-27T12:00:00Z",
+        "session": {"id": "session-0", "deviceType": "mobile", "browser": "Edge"},
+    }
+    assert [row["id"] for row in output.rows()] == [f"id-{n:06}" for n in [*range(10), 11]]
+    message = output.of("RECORD", "events")[0]
+    assert message["time_extracted"] == "2026-01-27T12:00:00Z"
+    (schema,) = output.of("SCHEMA", "events")
+    assert schema["key_properties"] == ["id"]
+    assert set(schema["schema"]["properties"]) == set(output.rows()[0])
+
+
+def test_rejected_events_hold_the_event_as_it_came(run):
+    """With the reasons, the run and the page."""
+    first, second = run().rows("rejected_events")
+    assert (first["event_id"], first["reasons"]) == ("id-000009", ["type: is not a string"])
+    assert json.loads(first["raw"]) == event(9, type=5)
+    assert (second["event_id"], second["reasons"]) == (None, ["id: missing"])
+    assert first["run_id"] == second["run_id"]
+    assert first["page"] == 2
+    assert len(first["rejection_id"]) == 64
+
+
+def test_each_page_is_told_as_a_record(run):
+    """What came, what was done with it, what was left of the limit."""
+    first, second, third = run(headers=limits(10, 4, 33)).rows("pages")
+    assert first == {
+        "run_id": second["run_id"],
+        "page": 1,
+        "requested_at": "2026-01-27T12:00:00.000000Z",
+        "received_at": "2026-01-27T12:00:00.000000Z",
+        "bytes": len(PAGES[None]),
+        "events": 5,
+        "emitted": 5,
+        "skipped": 0,
+        "rejected": 0,
+        "retries": {},
+        "waited": 0.0,
+        "budget_limit": 10,
+        "budget_remaining": 4,
+        "budget_reset": 33,
+        "cursor_expires_at": "2026-01-27T12:01:56.000000Z",
+        "oldest": "2026-01-27T11:59:56.000000Z",
+        "newest": "2026-01-27T12:00:00.000000Z",
+        "events_seen": 5,
+        "total_events": 12,
+    }
+    assert (second["emitted"], second["rejected"], second["events"]) == (5, 2, 6)
+    assert third["cursor_expires_at"] is None
+
+
+def test_a_second_run_gets_what_is_new_and_says_so_in_its_state(run):
+    """The state of a run is the start of the next."""
+    state = run().of("STATE")[-1]["value"]
+    again = run(
+        {None: body_of(*map(event, range(5)), total=12)}, state=state, config={"lookback": 1}
+    )
+    assert [row["id"] for row in again.rows()] == ["id-000000", "id-000001"]
+    assert again.bookmarks[-1]["complete_to"] == state["bookmarks"]["events"]["complete_to"]
+
+
+def test_a_page_that_emits_nothing_still_moves_the_state(run):
+    """Otherwise a walk through what is loaded could never be resumed."""
+    bookmark = {
+        "version": 1,
+        "loaded": [
+            {"newest": "2026-01-27T13:00:00Z", "oldest": "2026-01-27T11:59:55.500000Z"},
+        ],
+    }
+    output = run(state={"bookmarks": {"events": bookmark}}, config={"lookback": 60})
+    assert output.outline[1:] == [
+        "SCHEMA events",
+        "SCHEMA pages",
+        "SCHEMA rejected_events",
+        "RECORD pages",
+        "STATE",
+        *output.outline[6:],
+    ]
+    assert output.outline[0] == "STATE"
+    assert output.rows("pages")[0]["skipped"] == 5
+    assert [b["cursor"] for b in output.bookmarks[1:4]] == ["c5", "c11", None]
+
+
+def test_a_run_that_fails_has_saved_every_page_before(run):
+    """The state that was written last resumes it."""
+    pages = PAGES | {"c11": body_of(event(11), nextCursor=None, hasMore=False, total=99)}
+    pages |= {"c5": PAGES["c5"].replace(b'"total": 12', b'"total": 99')}
+    pages |= {None: PAGES[None].replace(b'"total": 12', b'"total": 99')}
+    output = run(pages, error=IncompleteFeedError)
+    assert output.bookmarks[-1]["cursor"] == "c11"
+    # The page's events are good: they are sent, with a state that asks for it again.
+    assert output.rows()[-1]["id"] == "id-000011"
+    resumed = run(state=output.of("STATE")[-1]["value"])
+    assert [row["id"] for row in resumed.rows()] == ["id-000011"]
+    assert resumed.bookmarks[-1]["cursor"] is None
+
+
+def test_the_summary_of_a_failed_run_does_not_say_finished(run, caplog):
+    """Also where the API has said that nothing follows."""
+    pages = {None: body_of(event(0), nextCursor=None, hasMore=False, total=9)}
+    with caplog.at_level(logging.INFO):
+        run(pages, error=IncompleteFeedError)
+    assert "Walk not finished: 1 pages" in caplog.text
+    assert "Walk finished" not in caplog.text
+
+
+def test_full_table_reads_everything_again(run):
+    """By the catalog."""
+    state = run().of("STATE")[-1]["value"]
+    output = run(state=state, catalog=catalog_with(replication_method="FULL_TABLE"))
+    assert len(output.rows()) == 11
+
+
+NUMBERS = '{"a": 0.12345678901234567890123, "b": 1e400, "c": 123456789012345678901234567890}'
+EXACT = {None: last_page(event(0, properties="@@")).replace(b'"@@"', NUMBERS.encode())}
+
+
+def exact(text: str) -> Any:
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
+
+
+def test_deselected_fields_are_left_out(run):
+    """All others stay."""
+    output = run(catalog=catalog_with(("events", "session"), ("events", "name")))
+    assert len(output.rows()) == 11
+    for row in output.rows():
+        assert set(row) == {"id", "session_id", "user_id", "type", "properties", "timestamp"}
+    assert output.rows()[0]["properties"] == {"page": "/home"}
+    assert output.rows()[0]["timestamp"].startswith("2026-01-27T12:00:00")
+
+
+@pytest.mark.parametrize(
+    ("config", "catalog"),
+    [
+        ({}, None),
+        ({"stream_maps": {"events": {"extra": "'x'"}}}, None),
+        ({}, [("events", "session")]),
+    ],
+)
+def test_numbers_leave_exactly_on_every_way(monkeypatch, capfd, tmp_path, config, catalog):
+    """As they came, past maps and selection."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EventsStream, "clock", FakeClock())
+    with feeding(EXACT) as server:
+        tap = TapDataSync(
+            config={"api_url": server.url, "api_key": KEY} | config,
+            catalog=catalog and catalog_with(*catalog),
+        )
+        capfd.readouterr()
+        tap.sync_all()
+    sys.stdout.flush()
+    lines = capfd.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith('{"type":"RECORD","stream":"events"')]
+    assert exact(line)["record"]["properties"] == exact(NUMBERS)
+
+
+def test_stream_maps_are_applied(run):
+    """A field is added, one is hashed away, a stream is renamed."""
+    maps = {"events": {"kind": "name.upper()", "user_id": None, "__alias__": "visits"}}
+    output = run(config={"stream_maps": maps})
+    assert output.rows() == []
+    row = output.rows("visits")[0]
+    assert row["kind"] == "EVENT_ABC123"
+    assert "user_id" not in row
+    assert row["properties"] == {"page": "/home"}
+    assert len(output.rows("visits")) == 11
+
+
+def test_flattening_is_applied(run):
+    """An SDK setting like any other."""
+    config = {"flattening_enabled": True, "flattening_max_depth": 1}
+    row = run(config=config).rows()[0]
+    assert row["properties__page"] == "/home"
+    assert row["session__browser"] == "Edge"
+
+
+@pytest.mark.parametrize(
+    "left_out", [("pages",), ("rejected_events",), ("pages", "rejected_events")]
+)
+def test_streams_that_are_not_selected_are_not_written(run, left_out):
+    """Neither their SCHEMA nor a record."""
+    output = run(catalog=catalog_with(*((name,) for name in left_out)))
+    assert {m["stream"] for m in output.messages if "stream" in m} == (
+        {"events", "pages", "rejected_events"} - set(left_out)
+    )
+    assert len(output.rows()) == 11
+    assert output.bookmarks[-1]["cursor"] is None
+
+
+def test_without_the_events_nothing_is_asked(run):
+    """The other streams are written while events are read."""
+    output = run(catalog=catalog_with(("events",)))
+    assert output.of("RECORD") == []

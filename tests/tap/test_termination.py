@@ -1,0 +1,109 @@
+"""The tap as a program that is told to end, or whose reader ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from tap_helpers import KEY, body_of, event, feeding, limits
+from tap_runs import PAGES, Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BIG = body_of(*map(event, range(5000)), nextCursor="c5000", total=5001)
+
+
+@contextmanager
+def started(tmp_path: Path, url: str, prelude: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Start the tap as a program; ``prelude`` runs before it."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"api_url": url, "api_key": KEY}))
+    program = f"{prelude}\nfrom tap_datasync.tap import main; main()"
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, "--config", str(config)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=tmp_path,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def read_until(process: subprocess.Popen[str], kind: str) -> str:
+    assert process.stdout is not None
+    read = ""
+    while f'"type":"{kind}"' not in (line := process.stdout.readline()):
+        assert line, "the tap ended early"
+        read += line
+    return read + line
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_in_the_middle_of_a_page_lets_it_be_finished(tmp_path, number, code):
+    """The page is whole, its STATE follows, the last line is complete."""
+    with feeding({None: BIG}) as server, started(tmp_path, server.url) as tap:
+        output = read_until(tap, "RECORD")
+        # A page is far larger than a pipe: the tap is writing, and waits for us.
+        tap.send_signal(number)
+        output += tap.communicate()[0]
+    messages = Output(output)
+    assert tap.returncode == code
+    assert len(messages.rows()) == 5000
+    assert messages.messages[-1]["type"] == "STATE"
+    assert messages.bookmarks[-1]["cursor"] == "c5000"
+    log = (tmp_path / "log").read_text()
+    assert "Stopped by a signal" in log.splitlines()[-1]
+    assert "Traceback" not in log
+
+
+def test_a_signal_while_the_limit_is_waited_for_ends_at_once(tmp_path):
+    """What was saved stays saved."""
+    with (
+        feeding({None: PAGES[None]}, limits(1, 0, 60)) as server,
+        started(tmp_path, server.url) as tap,
+    ):
+        output = read_until(tap, "STATE")
+        tap.send_signal(signal.SIGTERM)
+        output += tap.communicate()[0]
+    messages = Output(output)
+    assert tap.returncode == 143
+    assert messages.messages[-1]["type"] == "STATE"
+    assert messages.bookmarks[-1]["cursor"] == "c5"
+    assert len(server.requests) == 1
+
+
+def test_a_target_that_does_not_read_does_not_hold_the_tap(tmp_path):
+    """The tap has a time, then it just ends."""
+    prelude = "import tap_datasync.singer as s; s.GRACE = 1"
+    with feeding({None: BIG}) as server, started(tmp_path, server.url, prelude) as tap:
+        read_until(tap, "RECORD")
+        tap.send_signal(signal.SIGTERM)
+        assert tap.wait() == 143
+
+
+def test_a_target_that_ends_is_told_in_a_sentence(tmp_path):
+    """No traceback, and not the interpreter's own exit code."""
+    with feeding({None: BIG}) as server, started(tmp_path, server.url) as tap:
+        read_until(tap, "RECORD")
+        assert tap.stdout is not None
+        tap.stdout.close()
+        assert tap.wait() == 1
+        tap.stdout = None
+    log = (tmp_path / "log").read_text()
+    assert log.splitlines()[-1].endswith("The target has stopped reading.")
+    assert "Traceback" not in log
+    assert "Exception ignored" not in log
