@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import textwrap
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE = 300
 """Characters of a foreign error that are shown: the SDK quotes whole messages, with their data."""
 
+GARBAGE_THRESHOLD = 50_000
+"""Objects that are made before the collector looks at them; a page of records makes fewer."""
+
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `target-postgres-checkpoint`.
@@ -27,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     command = TargetPostgresCheckpoint.cli
     logger = TargetPostgresCheckpoint.logger
+    # The records of a batch live until it is written, and hold no cycles. With its default of 700
+    # the collector walks through them, and through all that was imported, for a sixth of the time.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
     try:
         code = command.main(
             arguments, prog_name="target-postgres-checkpoint", standalone_mode=False
