@@ -28,7 +28,7 @@ types() {
     for package in $packages; do
         mypy --package "${package#*:}" || return 1
     done
-    mypy scripts/*.py plugins/*.py docs/*.py docker/*.py
+    mypy scripts/*.py plugins/*.py docs/*.py
 }
 
 dependencies() {
