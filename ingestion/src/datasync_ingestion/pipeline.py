@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "dev"
 STATE_ID = f"{ENVIRONMENT}:{TAP}-to-{LOADER}"
-# Together below the ten seconds that Docker and the issue give.
+# Together below the ten seconds after which Docker kills.
 TAP_GRACE_S = 5.0
 MELTANO_GRACE_S = 2.0
 LEFTOVER_GRACE_S = 3.0

@@ -43,7 +43,6 @@ class RestartPolicy:
         self._fewest = fewest
         self._moved_at = clock()
         self._fruitless = 0
-        self.restarts = 0
 
     def pause(self, *, moved: bool) -> float | None:
         """Tell how long to wait before the next attempt.
@@ -61,7 +60,6 @@ class RestartPolicy:
             self._fruitless += 1
             if self._fruitless >= self._fewest and now - self._moved_at >= self._patience:
                 return None
-        self.restarts += 1
         if self._fruitless <= 1:
             return 0.0
         return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** (self._fruitless - 2))
