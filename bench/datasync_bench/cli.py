@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from datasync_bench import contestants, growth, pacing
+from datasync_bench import contestants, growth, pacing, pages
 from datasync_bench.comparison import FEW, compare
 from datasync_bench.goals import judge
 from datasync_bench.paths import BENCH, WORK
 from datasync_bench.picture import draw
 from datasync_bench.processes import ProgramError
-from datasync_bench.report import insert, markdown
+from datasync_bench.report import markdown
 from datasync_bench.stage import postgres_version
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
         "--keep", action="store_true", help="keep what --out has of parts not measured now"
     )
     options.add_argument(
-        "--update-readme", action="store_true", help="write the results into bench/README.md"
+        "--update-readme",
+        action="store_true",
+        help="write the results into the pages that quote them",
     )
     options.add_argument("--out", type=Path, default=BENCH / "out", help="where results go")
     return options
@@ -167,9 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     draw(results, args.out / "results.svg")
     print(f"\n{text}\nWritten: {args.out}")
     if args.update_readme:
-        readme = BENCH / "README.md"
-        readme.write_text(insert(readme.read_text(), text))
         draw(results, BENCH / "results.svg")
+        for page, complete in pages.write(results):
+            print(f"{'Written' if complete else 'Left as it was, for want of a part'}: {page}")
     if not all(row["valid"] for row in results.get("comparison", [])):
         print("A row is void: it has not loaded every event once.", file=sys.stderr)
         return 1

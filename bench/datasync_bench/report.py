@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 MEBIBYTE = 2**20
-BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -25,31 +24,17 @@ def markdown(results: Mapping[str, Any]) -> str:
         f"PostgreSQL {machine['postgres']} of the sandbox."
     )
     lines = [where, ""]
-    for part, title, table in _PARTS:
+    for part, title, write in _PARTS:
         if results.get(part):
             load = results["load"][part]
             said = f"Load of the machine before it began: {load}."
-            lines += [f"### {title}", "", said, "", *table(results[part]), ""]
+            lines += [f"### {title}", "", said, "", *write(results[part]), ""]
     lines += ["### Numbers to reach", "", *_goals(results)]
     return "\n".join(lines) + "\n"
 
 
-def insert(page: str, text: str) -> str:
-    """Put a report between the markers of a page, and its picture before it.
-
-    Raises:
-        ValueError: The page has no markers.
-    """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        message = f"The page has no {BEGIN} and {END}."
-        raise ValueError(message)
-    picture = "![Events per second of everybody, and growth](results.svg)"
-    return f"{head}{begin}\n\n{picture}\n\n{text}\n{end}{tail}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A table whose first column is words, and the others numbers."""
     yield "| " + " | ".join(head) + " |"
     yield "|---|" + "---:|" * (len(head) - 1)
     for row in rows:
@@ -63,7 +48,7 @@ def _comparison(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
     yield f"{rows[0]['events']:,} events, medians of {len(rows[0]['trials'])} runs."
     yield ""
-    yield from _table(head, [_row(row) for row in rows])
+    yield from table(head, [_row(row) for row in rows])
 
 
 def _row(row: Mapping[str, Any]) -> list[str]:
@@ -84,7 +69,7 @@ def _row(row: Mapping[str, Any]) -> list[str]:
         *(
             ("lost in the noise", "")
             if rate is None
-            else (_count(rate["median"]), f"{_count(rate['low'])} - {_count(rate['high'])}")
+            else (count(rate["median"]), f"{count(rate['low'])} - {count(rate['high'])}")
         ),
         f"{wall['median']:.2f}",
         f"{wall['low']:.2f} - {wall['high']:.2f}",
@@ -105,20 +90,20 @@ def _growth(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     rows = []
     for point in points:
         first, last = point["first"], point["last"]
-        ends = ["", "", ""] if first is None else [_count(first), _count(last)]
+        ends = ["", "", ""] if first is None else [count(first), count(last)]
         if first is not None:
             ends.append(f"{last / first - 1:+.1%}")
         rows.append(
             [
                 point["subject"] + ("" if point["valid"] else " (void)"),
                 f"{point['events']:,}",
-                _count(point["rate"]),
+                count(point["rate"]),
                 *ends,
                 ", ".join(f"{role} {size:.0f}" for role, size in point["peaks"].items()),
                 ", ".join(f"{role} {size:+.0f}" for role, size in point["growth"].items()),
             ]
         )
-    yield from _table(head, rows)
+    yield from table(head, rows)
 
 
 def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -126,7 +111,7 @@ def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     factor = paces[0]["factor"]
     yield f"Window {60 / factor:g} s, latency {4 / factor:g} s, limit 10 requests a window."
     yield ""
-    yield from _table(
+    yield from table(
         head,
         [
             [
@@ -143,7 +128,7 @@ def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _again(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     head = ("", "requests", "wall s, no limit", "s under the real limit, at least", "CPU s")
-    yield from _table(
+    yield from table(
         head,
         [
             [
@@ -159,13 +144,14 @@ def _again(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _goals(results: Mapping[str, Any]) -> Iterator[str]:
-    yield from _table(
+    yield from table(
         ("", "wanted", "found", "reached"),
         [[goal.title, goal.wanted, goal.found or "", goal.verdict] for goal in judge(results)],
     )
 
 
-def _count(number: float | None) -> str:
+def count(number: float | None) -> str:
+    """A number as people read it."""
     return "lost in the noise" if number is None else f"{number:,.0f}"
 
 

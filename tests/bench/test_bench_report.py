@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 from datasync_bench.goals import judge
+from datasync_bench.pages import BEGIN, END, MissingPartError, headline, insert, peers
 from datasync_bench.processes import role
-from datasync_bench.report import BEGIN, END, insert, markdown
+from datasync_bench.report import markdown
 
 MACHINE = {"cores": 2, "memory_gib": 24, "python": "3.11.7", "postgres": "18.0"}
 
@@ -97,6 +98,55 @@ def test_a_report_takes_the_place_of_the_one_before():
 def test_a_page_without_markers_is_left_alone():
     with pytest.raises(ValueError, match="has no"):
         insert("text", "new")
+
+
+def whole() -> dict:
+    names = ("bulk", "bulk-meltano", "record-meltano", "plain-meltano", "dlt-append", "dlt-merge")
+    results = report(*(row(name, 60_000.0) for name in names), row("hand", 20_000.0))
+    peaks = {"tap": 64.4, "target": 95.0}
+    sizes = (100_000, 3_000_000)
+    results["growth"] = [{"subject": "bulk", "events": size, "peaks": peaks} for size in sizes]
+    results["real"] = [
+        {"name": name, "share": share, "refused": refused}
+        for name, share, refused in (
+            ("record lane", 0.998, 0),
+            ("bulk lane", 0.997, 0),
+            ("hand-written loop", 0.514, 0),
+            ("dlt, append", 0.929, 2),
+        )
+    ]
+    return results
+
+
+def test_the_readme_says_what_was_measured():
+    text = " ".join(headline(whole()).split())
+    for words in (
+        "use 0.998 and 0.997 of it with no 429",
+        "uses 0.51.",
+        "60,000 events/s on 2 cores, 3.0 times as many as that loop and 1.0 times as many as dlt",
+        "64 MiB and 95 MiB of memory for tap and loader at 3,000,000 events",
+    ):
+        assert words in text
+
+
+def test_the_comparison_has_a_line_for_each_program():
+    lines = peers(whole()).splitlines()
+    assert len(lines) == 2 + 6
+    assert "| title of dlt-append | 60,000 | 1 | 90 | 0.929 | 2 |" in lines
+
+
+@pytest.mark.parametrize("part", ["comparison", "growth", "real"])
+def test_half_a_measurement_is_quoted_nowhere(part):
+    with pytest.raises(MissingPartError):
+        headline(whole() | {part: []})
+
+
+def test_a_void_row_is_quoted_nowhere():
+    results = whole()
+    results["comparison"][-1]["valid"] = False
+    for quote in (headline, peers):
+        with pytest.raises(MissingPartError):
+            quote(results)
 
 
 def test_the_parts_of_a_pipeline_are_told_apart():
