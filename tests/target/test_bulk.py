@@ -116,6 +116,29 @@ def test_twice_the_same_id_is_one_row(
     assert [row[:2] for row in before] == [("event-1", "first"), ("event-2", event(2)["name"])]
 
 
+def test_files_without_a_conflict_are_copied_straight_into_the_table(
+    database: Database, make_target: Make, tmp_path: Path
+) -> None:
+    """A straight COPY that meets a key loses no row, and is not tried again right after it."""
+    files = [
+        write_batch(tmp_path, f"page-{number}", [event(key, name=f"page {number}") for key in keys])
+        for number, keys in enumerate([(1, 2), (3, 4), (5, 1), (6, 2), (7, 8), (9, 7, 9), (10,)])
+    ]
+    make_target().listen(stdin([*schemas(), batch(*files), state_message(7)]))
+    rows = database.rows(
+        "SELECT substr(id, 7)::int, substr(name, 6)::int, (ctid::text::point)[1]::int FROM events"
+        " ORDER BY ctid"
+    )
+    assert [row[:2] for row in rows] == [
+        *((1, 0), (2, 0), (3, 1), (4, 1), (5, 2), (6, 3), (7, 4), (8, 4), (9, 5), (10, 6))
+    ]
+    # A COPY that failed leaves its rows as dead ones, so the places tell what was tried: nothing
+    # before page 2, both rows of page 2, none of page 3, which came after a conflict, and the
+    # three rows of page 5.
+    places = [place for _, _, place in rows]
+    assert places == [1, 2, 3, 4, 7, 8, 9, 10, 14, 15]
+
+
 def test_unknown_and_missing_keys(database: Database, make_target: Make, tmp_path: Path) -> None:
     """What the schema does not know is left out, what the line does not have is NULL."""
     file = write_batch(tmp_path, "page", [{"id": "a", "more": {"x": 1}}])

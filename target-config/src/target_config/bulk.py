@@ -1,21 +1,24 @@
-"""The bulk lane: a file of JSON lines goes in with one COPY and one INSERT."""
+"""The bulk lane: a file of JSON lines goes in by COPY."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import select
-from typing import IO, TYPE_CHECKING, cast
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from psycopg import sql
+from psycopg.errors import UniqueViolation
 
 from target_config.copytext import CopyText
 from target_config.failures import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import psycopg
     from psycopg.pq.abc import PGconn
     from singer_sdk.helpers._batch import BaseBatchFileEncoding
 
@@ -30,6 +33,12 @@ class BulkLoader:
 
     A row whose key is there already is left alone, so sending a file again does nothing. Of two
     rows with the same key in one file the first is kept.
+
+    That takes a staging table and an `INSERT ... ON CONFLICT`, half of it for nothing while all
+    rows are new, as in a first load. So a file that comes after one without a conflict is copied
+    straight into the table. If a key is there after all, PostgreSQL takes nothing of the file, and
+    it goes the long way, as do those after it until one is without a conflict again: a straight
+    COPY that fails leaves a page of dead rows behind, which must not happen page after page.
     """
 
     def __init__(
@@ -41,7 +50,7 @@ class BulkLoader:
         properties: dict[str, dict[str, object]],
         keys: Sequence[str],
     ) -> None:
-        """Write the three statements once.
+        """Write the statements once.
 
         Args:
             connector: Where connections come from.
@@ -63,7 +72,9 @@ class BulkLoader:
             "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS "
             "AS SELECT {} FROM {} WITH NO DATA"
         ).format(staging, columns, target)
-        self._copy = sql.SQL("COPY {} ({}) FROM STDIN").format(staging, columns)
+        copy = sql.SQL("COPY {} ({}) FROM STDIN")
+        self._copy = copy.format(staging, columns)
+        self._copy_straight = copy.format(target, columns)
         conflict = (
             sql.SQL("ON CONFLICT ({}) DO NOTHING").format(
                 sql.SQL(", ").join(map(sql.Identifier, keys))
@@ -74,6 +85,7 @@ class BulkLoader:
         self._insert = sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} {}").format(
             target, columns, columns, staging, conflict
         )
+        self._all_new = False
 
     def load(self, path: Path, encoding: BaseBatchFileEncoding) -> int:
         """Commit one file; returns how many rows it held.
@@ -81,19 +93,43 @@ class BulkLoader:
         Raises:
             InputError: If the file cannot be read or does not fit the schema.
         """
-        with self._connector.engine.connect() as connection, connection.begin():
-            cursor = connection.connection.cursor()
+        if self._all_new:
+            try:
+                return self._load_straight(path, encoding)
+            except UniqueViolation:
+                self._all_new = False
+        with self._transaction() as cursor:
             cursor.execute(self._make)
-            total = waiting = 0
-            with _open(path, encoding) as file, cursor.copy(self._copy) as copy:
-                for rows, text in self._copytext.chunks(file):
-                    total += rows
-                    copy.write(text)
-                    waiting += len(text)
-                    if waiting > MOST_WAITING_BYTES:
-                        waiting = 0
-                        _send_all(cursor.connection.pgconn)
+            rows = self._send(cursor, self._copy, path, encoding)
             cursor.execute(self._insert)
+            self._all_new = 0 < rows == cursor.rowcount
+        return rows
+
+    def _load_straight(self, path: Path, encoding: BaseBatchFileEncoding) -> int:
+        with self._transaction() as cursor:
+            return self._send(cursor, self._copy_straight, path, encoding)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[psycopg.Cursor[Any]]:
+        with self._connector.engine.connect() as connection, connection.begin():
+            yield connection.connection.cursor()  # type: ignore[misc]
+
+    def _send(
+        self,
+        cursor: psycopg.Cursor[Any],
+        statement: sql.Composed,
+        path: Path,
+        encoding: BaseBatchFileEncoding,
+    ) -> int:
+        total = waiting = 0
+        with _open(path, encoding) as file, cursor.copy(statement) as copy:
+            for rows, text in self._copytext.chunks(file):
+                total += rows
+                copy.write(text)
+                waiting += len(text)
+                if waiting > MOST_WAITING_BYTES:
+                    waiting = 0
+                    _send_all(cursor.connection.pgconn)
         return total
 
 
