@@ -37,7 +37,12 @@ def parser() -> argparse.ArgumentParser:
         ),
     )
     options.add_argument("--events", type=int, default=200_000, help="events of the comparison")
-    options.add_argument("--repeat", type=int, default=3, help="runs of each contestant")
+    options.add_argument(
+        "--repeat",
+        type=int,
+        default=3,
+        help="runs of each contestant, and of each size in --growth",
+    )
     options.add_argument(
         "--only",
         nargs="*",
@@ -51,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         type=int,
         metavar="EVENTS",
-        help="load these sizes into one table each; by default 100,000, 1 and 3 million",
+        help="load these sizes; by default 100,000, 1 and 3 million",
     )
     options.add_argument(
         "--growth-only",
@@ -126,7 +131,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         results["comparison"] = [row.document() for row in rows]
     if args.growth:
         begin("growth", "Growth")
-        points = growth.grow(args.growth, args.growth_only)
+        points = growth.grow(args.growth, args.growth_only, args.repeat)
         results["growth"] = [point.document() for point in points]
     for part, factor, windows in (("paced", args.paced, args.windows), ("real", args.real, 2)):
         if factor:

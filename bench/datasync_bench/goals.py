@@ -113,8 +113,8 @@ def _tenths(growth: list[Mapping[str, Any]]) -> list[Goal]:
     wanted = "within 10 %"
     found = []
     for point in growth:
-        if point["subject"] in {"bulk", "record"} and point["first"] is not None:
-            change = point["last"] / point["first"] - 1
+        if point["subject"] in {"bulk", "record"} and point["change"]:
+            change = point["change"]["median"]
             title = f"last tenth against first, {point['subject']} lane, {point['events']:,} events"
             # No load gains speed by itself: what gains more than this has met other work before.
             reached = None if change > STEADY else change >= -STEADY

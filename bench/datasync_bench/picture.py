@@ -69,7 +69,8 @@ def _bars(axis: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
 def _rates(axis: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     for subject in dict.fromkeys(point["subject"] for point in points):
         mine = [point for point in points if point["subject"] == subject]
-        axis.plot([p["events"] for p in mine], [p["rate"] for p in mine], marker="o", label=subject)
+        known = [(p["events"], p["rate"]["median"]) for p in mine if p["rate"]]
+        axis.plot(*zip(*known, strict=True), marker="o", label=subject)
     axis.set_xscale("log")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("events")

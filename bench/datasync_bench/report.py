@@ -84,26 +84,44 @@ def _row(row: Mapping[str, Any]) -> list[str]:
 
 def _growth(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     head = (
-        *("", "events", "events/s", "first tenth", "last tenth", "change"),
+        *("", "events", "events/s", "first tenth", "last tenth", "change", "range"),
         *("peak MiB", "MiB more at the end"),
     )
+    yield f"Medians and ranges of {len(points[0]['loads'])} loads of each size."
+    yield ""
     rows = []
     for point in points:
-        first, last = point["first"], point["last"]
-        ends = ["", "", ""] if first is None else [count(first), count(last)]
-        if first is not None:
-            ends.append(f"{last / first - 1:+.1%}")
+        ends, change = ["", "", "", ""], point["change"]
+        if change:
+            ends = [count(point[end]["median"]) for end in ("first", "last")]
+            ends += [f"{change['median']:+.1%}", f"{change['low']:+.1%} to {change['high']:+.1%}"]
         rows.append(
             [
                 point["subject"] + ("" if point["valid"] else " (void)"),
                 f"{point['events']:,}",
-                count(point["rate"]),
+                count(point["rate"] and point["rate"]["median"]),
                 *ends,
                 ", ".join(f"{role} {size:.0f}" for role, size in point["peaks"].items()),
                 ", ".join(f"{role} {size:+.0f}" for role, size in point["growth"].items()),
             ]
         )
     yield from table(head, rows)
+    yield from _share_of_key(points)
+
+
+def _share_of_key(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What of the time of `upsert` goes away without a primary key, at the largest size."""
+    largest = max(point["events"] for point in points)
+    found = {p["subject"]: p for p in points if p["events"] == largest and p["change"]}
+    if not {"upsert", "keyless"} <= found.keys():
+        return
+    keyed, keyless = found["upsert"], found["keyless"]
+    shares = [1 - keyed[end]["median"] / keyless[end]["median"] for end in ("first", "last")]
+    yield ""
+    yield (
+        f"The primary key's share of the time of COPY and ON CONFLICT at {largest:,} events: "
+        f"{shares[0]:.0%} in the first tenth, {shares[1]:.0%} in the last."
+    )
 
 
 def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -62,11 +62,38 @@ def test_a_429_spoils_a_full_use_of_the_limit():
 
 
 def test_the_ends_of_a_load_are_compared_where_they_can_be():
-    def verdict(last: float) -> str:
-        point = {"subject": "bulk", "events": 10**6, "first": 100.0, "last": last, "peaks": {}}
+    def verdict(change: float) -> str:
+        spread = {"median": change, "low": change - 0.02, "high": change + 0.02}
+        point = {"subject": "bulk", "events": 10**6, "change": spread, "peaks": {}}
         return goal({"growth": [point]}, "last tenth against first, bulk lane").verdict
 
-    assert [verdict(last) for last in (95.0, 80.0, 160.0)] == ["yes", "no", "too noisy to tell"]
+    assert [verdict(change) for change in (-0.05, -0.2, 0.6)] == ["yes", "no", "too noisy to tell"]
+
+
+def point(subject: str, first: float, last: float) -> dict:
+    def spread(value: float) -> dict:
+        return {"median": value, "low": value, "high": value}
+
+    return {
+        "subject": subject,
+        "events": 3_000_000,
+        "valid": True,
+        "rate": spread((first + last) / 2),
+        "first": spread(first),
+        "last": spread(last),
+        "change": {"median": last / first - 1, "low": -0.25, "high": -0.15},
+        "peaks": {"program": 49.0},
+        "growth": {"program": 0.4},
+        "loads": [{}] * 3,
+    }
+
+
+def test_growth_tells_the_ends_and_the_share_of_the_key():
+    points = [point("upsert", 100_000.0, 80_000.0), point("keyless", 200_000.0, 200_000.0)]
+    text = markdown({"machine": MACHINE, "load": {"growth": 0.1}, "growth": points})
+    assert "Medians and ranges of 3 loads of each size." in text
+    assert "| upsert | 3,000,000 | 90,000 | 100,000 | 80,000 | -20.0% | -25.0% to -15.0% |" in text
+    assert "at 3,000,000 events: 50% in the first tenth, 60% in the last." in text
 
 
 def test_nothing_measured_is_nothing_reached():
