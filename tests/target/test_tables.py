@@ -112,6 +112,26 @@ def test_replay_writes_no_row(database: Database, make_target: Make) -> None:
     assert len(before) == 20
 
 
+def test_a_page_is_joined_by_the_key_and_no_table_is_read_as_a_whole(
+    database: Database, make_target: Make
+) -> None:
+    """PostgreSQL's own choice for a table of this size would read all of it, twice a page."""
+    target = make_target()
+    target.prepare()
+    database.execute(
+        "INSERT INTO events (id, name) SELECT 'old-' || n, n FROM generate_series(1, 5000) AS n;"
+        "CREATE TABLE scans (whole BIGINT, by_key BIGINT);"
+        "CREATE FUNCTION note() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO scans SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables"
+        " WHERE relid = TG_RELID; RETURN NULL; END $$;"
+        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON events EXECUTE FUNCTION note()"
+    )
+    target.listen(stdin(walk(1)))
+    inserted, updated = database.rows("SELECT whole, by_key FROM scans ORDER BY by_key")
+    assert inserted == (0, 10)
+    assert updated == (0, 20)
+
+
 def test_changed_event_is_updated_and_keeps_its_first_time(
     database: Database, make_target: Make
 ) -> None:
