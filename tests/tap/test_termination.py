@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,9 @@ from tap_runs import PAGES, Output
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+TIMEOUT = 60.0
+"""Seconds after which a tap that does not end is a failure, and not a test that hangs."""
 
 BIG = body_of(*map(event, range(5000)), nextCursor="c5000", total=5001)
 
@@ -46,9 +50,14 @@ def started(tmp_path: Path, url: str, prelude: str = "") -> Iterator[subprocess.
 def read_until(process: subprocess.Popen[str], kind: str) -> str:
     assert process.stdout is not None
     read = ""
-    while f'"type":"{kind}"' not in (line := process.stdout.readline()):
-        assert line, "the tap ended early"
-        read += line
+    too_late = threading.Timer(TIMEOUT, process.kill)
+    too_late.start()
+    try:
+        while f'"type":"{kind}"' not in (line := process.stdout.readline()):
+            assert line, "the tap ended early"
+            read += line
+    finally:
+        too_late.cancel()
     return read + line
 
 
@@ -59,7 +68,7 @@ def test_a_signal_in_the_middle_of_a_page_lets_it_be_finished(tmp_path, number, 
         output = read_until(tap, "RECORD")
         # A page is far larger than a pipe: the tap is writing, and waits for us.
         tap.send_signal(number)
-        output += tap.communicate()[0]
+        output += tap.communicate(timeout=TIMEOUT)[0]
     messages = Output(output)
     assert tap.returncode == code
     assert len(messages.rows()) == 5000
@@ -78,12 +87,28 @@ def test_a_signal_while_the_limit_is_waited_for_ends_at_once(tmp_path):
     ):
         output = read_until(tap, "STATE")
         tap.send_signal(signal.SIGTERM)
-        output += tap.communicate()[0]
+        output += tap.communicate(timeout=TIMEOUT)[0]
     messages = Output(output)
     assert tap.returncode == 143
     assert messages.messages[-1]["type"] == "STATE"
     assert messages.bookmarks[-1]["cursor"] == "c5"
     assert len(server.requests) == 1
+
+
+def test_more_signals_do_not_break_off_the_ending(tmp_path):
+    """Somebody presses Ctrl-C again and again; a supervisor says SIGTERM as well."""
+    with (
+        feeding({None: PAGES[None]}, limits(1, 0, 60)) as server,
+        started(tmp_path, server.url) as tap,
+    ):
+        read_until(tap, "STATE")
+        for _ in range(50):
+            tap.send_signal(signal.SIGTERM)
+            tap.send_signal(signal.SIGINT)
+        tap.communicate(timeout=TIMEOUT)
+    # Which of the two the kernel hands over first is its own affair.
+    assert tap.returncode in {130, 143}
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 def test_a_target_that_does_not_read_does_not_hold_the_tap(tmp_path):
@@ -92,7 +117,7 @@ def test_a_target_that_does_not_read_does_not_hold_the_tap(tmp_path):
     with feeding({None: BIG}) as server, started(tmp_path, server.url, prelude) as tap:
         read_until(tap, "RECORD")
         tap.send_signal(signal.SIGTERM)
-        assert tap.wait() == 143
+        assert tap.wait(TIMEOUT) == 143
 
 
 def test_a_target_that_ends_is_told_in_a_sentence(tmp_path):
@@ -101,7 +126,7 @@ def test_a_target_that_ends_is_told_in_a_sentence(tmp_path):
         read_until(tap, "RECORD")
         assert tap.stdout is not None
         tap.stdout.close()
-        assert tap.wait() == 1
+        assert tap.wait(TIMEOUT) == 1
         tap.stdout = None
     log = (tmp_path / "log").read_text()
     assert log.splitlines()[-1].endswith("The target has stopped reading.")

@@ -10,6 +10,9 @@ import time
 from datetime import datetime, timezone
 from typing import Protocol
 
+LONGEST_PIECE = 0.5
+"""Seconds after which a sleep looks whether a signal has come."""
+
 
 class Clock(Protocol):
     """What the tap asks of time."""
@@ -36,5 +39,10 @@ class SystemClock:
         return datetime.now(tz=timezone.utc)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep; a signal handler that raises ends the sleep early."""
-        time.sleep(max(0.0, seconds))
+        """Sleep; a signal handler that raises ends the sleep early.
+
+        In short pieces: a signal that comes in the instant before a sleep is handled after it.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LONGEST_PIECE))

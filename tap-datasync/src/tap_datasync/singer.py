@@ -1,4 +1,4 @@
-"""The one module that reaches into the Singer SDK, and why.
+"""The one module that replaces what the Singer SDK does, and why.
 
 The SDK writes STATE every 10,000 records, none when the tap dies by an exception, and
 only when a record was written since. A cursor lives for two minutes and belongs to a
@@ -8,7 +8,8 @@ the SDK's loops. ``_tap`` gives the streams beside this one and the state writer
 ``_handle_termination`` is where the SDK takes signals: it would write STATE and exit in
 the middle of a record. The BATCH message's classes live in a private module.
 
-``tests/tap/test_singer.py`` fails when the SDK changes any of these.
+``tests/tap/test_singer.py`` fails when the SDK changes the form of these. Beside them
+``tap.py`` overrides how settings are checked, which is a hook by its name only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from singer_sdk import Stream, Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
@@ -50,6 +51,14 @@ class TerminatedError(BaseException):
         self.exit_code = 128 + signum
 
 
+def _terminate(signum: int) -> NoReturn:
+    # A second signal would break off the ending of the first. It is not set to SIG_IGN: Python
+    # prints a traceback for one that has come already.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    raise TerminatedError(signum)
+
+
 class PageWriter(MsgSpecWriter):
     """The SDK's msgspec writer, flushing once a page instead of once a record."""
 
@@ -79,12 +88,12 @@ class Interruptible(Tap):
         sys.stdout.flush()
         self._writing = False
         if self._pending is not None:
-            raise TerminatedError(self._pending)
+            _terminate(self._pending)
 
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
         if not self._writing:
-            raise TerminatedError(signum)
+            _terminate(signum)
         if self._pending is None:
             self._pending = signum
             # A target that has stopped reading would keep the tap here for ever.
