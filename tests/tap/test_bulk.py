@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -11,7 +12,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from tap_datasync.bulk import BulkDirectory, BulkDirectoryError
+from tap_datasync.bulk import BulkDirectory, BulkDirectoryError, BulkFileError
+from tap_datasync.failures import EXIT_TRY_AGAIN
 from tap_helpers import NOON, last_page, record_at
 
 RUN = str(uuid.UUID(int=7))
@@ -52,10 +54,18 @@ def test_a_plain_path_is_taken_as_it_stands(tmp_path):
     assert (tmp_path / "50%25#1").is_dir()
 
 
-def test_a_plain_path_is_an_address_too(tmp_path):
-    """As people write it."""
-    BulkDirectory(str(tmp_path / "bulk"), RUN)
-    assert (tmp_path / "bulk").is_dir()
+def test_a_disk_that_takes_no_page_ends_in_a_sentence(tmp_path, monkeypatch):
+    """It is no fault of the tap, a later run may succeed, and nothing half-written stays."""
+    directory = BulkDirectory(str(tmp_path / "bulk"), RUN)
+
+    def full(_: Path, __: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(BulkFileError, match=r"bulk: No space left on device\.$") as error:
+        directory.write(1, [record_at("a", NOON)])
+    assert error.value.exit_code == EXIT_TRY_AGAIN
+    assert list((tmp_path / "bulk").iterdir()) == []
 
 
 def test_what_a_killed_run_left_is_removed_and_nothing_else(tmp_path):
@@ -86,9 +96,9 @@ def test_a_file_or_a_link_in_its_place_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BulkDirectoryError, match="cannot be made"):
         BulkDirectory(str(tmp_path / "file"), RUN)
-    (tmp_path / "real").mkdir()
+    (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(BulkDirectoryError, match="belongs to somebody else"):
+    with pytest.raises(BulkDirectoryError, match=r"link, is a link\. Name where it leads\.$"):
         BulkDirectory(str(tmp_path / "link"), RUN)
 
 

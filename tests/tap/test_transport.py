@@ -10,7 +10,12 @@ import threading
 import zlib
 
 import pytest
-from tap_datasync.failures import ApiChangedError, TransportError
+from tap_datasync.failures import (
+    EXIT_CONFIG,
+    ApiChangedError,
+    SurroundingsError,
+    TransportError,
+)
 from tap_datasync.transport import HttpTransport
 from tap_helpers import KEY, send, serving
 
@@ -253,6 +258,23 @@ def test_a_certificate_that_is_not_good_is_hopeless(monkeypatch):
     monkeypatch.setattr(client._session, "get", refuse)
     with pytest.raises(ApiChangedError, match="certificate cannot be verified"):
         client.get(None, 5000)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "url", "advice"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nowhere.pem", "https://127.0.0.1:9/x", "REQUESTS_CA_BUNDLE"),
+        ("HTTP_PROXY", "http://", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
+    ],
+)
+def test_what_the_environment_says_wrongly_is_told_in_a_sentence(
+    monkeypatch, name, value, url, advice
+):
+    """It is neither the API's fault nor the tap's."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SurroundingsError, match=rf"Check {advice}\.$") as error:
+        transport(url).get(None, 5000)
+    assert error.value.exit_code == EXIT_CONFIG
 
 
 def test_connections_are_used_again():

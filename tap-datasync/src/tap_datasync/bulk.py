@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -28,6 +29,10 @@ class BulkDirectoryError(TapDataSyncError):
     """The directory for bulk files cannot be used."""
 
     exit_code = EXIT_CONFIG
+
+
+class BulkFileError(TapDataSyncError):
+    """A page cannot be written: the disk is full, say. A later run may succeed."""
 
 
 class BulkDirectory:
@@ -56,7 +61,10 @@ class BulkDirectory:
         except OSError as error:
             msg = f"The directory for bulk files cannot be made: {error}."
             raise BulkDirectoryError(msg) from error
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        if not stat.S_ISDIR(status.st_mode):
+            msg = f"The directory for bulk files, {self._path}, is a link. Name where it leads."
+            raise BulkDirectoryError(msg)
+        if status.st_uid != os.geteuid():
             msg = f"The directory for bulk files, {self._path}, belongs to somebody else."
             raise BulkDirectoryError(msg)
         if status.st_mode & 0o077:
@@ -65,17 +73,30 @@ class BulkDirectory:
                 "private (chmod 700), or name one that does not exist yet."
             )
             raise BulkDirectoryError(msg)
-        for path in self._path.iterdir():
-            if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink(missing_ok=True)
+        try:
+            for path in self._path.iterdir():
+                if _NAME.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            msg = f"The directory for bulk files cannot be cleaned: {error}."
+            raise BulkDirectoryError(msg) from error
 
     def write(self, number: int, records: Iterable[msgspec.Struct]) -> str:
         """Write one page's records; returns the file's address.
 
         The file gets its name only when it is whole.
+
+        Raises:
+            BulkFileError: The disk does not take it.
         """
         path = self._path / f"events-{self._run_id}-{number:06}.jsonl"
         part = path.with_suffix(".jsonl.part")
-        part.write_bytes(_ENCODER.encode_lines(records))
-        part.rename(path)
+        try:
+            part.write_bytes(_ENCODER.encode_lines(records))
+            part.rename(path)
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            msg = f"A page cannot be written to {path.parent}: {error.strerror}."
+            raise BulkFileError(msg) from error
         return path.as_uri()

@@ -8,6 +8,11 @@
     +-- NoProgressError         (1) walk after walk is cut off at the same place
     +-- AccessDeniedError       (3) the key is refused
     +-- ApiChangedError         (3) the address is wrong or the API is not as documented
+    +-- SurroundingsError       (2) the environment names a proxy or certificates of no use
+    +-- UsageError              (2) tap.py: a setting or a file cannot be used
+    +-- BulkDirectoryError      (2) bulk.py: the directory for bulk files cannot be used
+    +-- BulkFileError           (1) bulk.py: a page cannot be written
+    +-- BookmarkError           (3) bookmark.py: the state cannot be understood
     TransportError              no usable answer; retried
     BrokenPageError             an answer that is no page; retried
 """
@@ -51,6 +56,12 @@ class ApiChangedError(TapDataSyncError):
     """The address is wrong, or the API is not the documented one any more."""
 
     exit_code = EXIT_HOPELESS
+
+
+class SurroundingsError(TapDataSyncError):
+    """What the environment says about connections cannot be used."""
+
+    exit_code = EXIT_CONFIG
 
 
 class TransportError(Exception):

@@ -15,7 +15,7 @@ from urllib3.exceptions import HTTPError, LocationParseError, ReadTimeoutError
 
 from tap_datasync import __version__
 from tap_datasync.client import Reply
-from tap_datasync.failures import ApiChangedError, TransportError
+from tap_datasync.failures import ApiChangedError, SurroundingsError, TransportError
 
 if TYPE_CHECKING:
     import logging
@@ -60,6 +60,7 @@ class HttpTransport:
         Raises:
             TransportError: No complete reply came.
             ApiChangedError: The address cannot be used at all.
+            SurroundingsError: A proxy or a certificate that the environment names cannot.
         """
         params: dict[str, str | int] = {"limit": limit}
         if cursor is not None:
@@ -118,13 +119,20 @@ def _translated() -> Iterator[None]:
             raise ApiChangedError(msg) from None
         msg = "the encrypted connection broke"
         raise TransportError("connection", msg, counted=False) from error
+    except exceptions.InvalidProxyURL:
+        msg = "The address of the proxy cannot be used. Check HTTPS_PROXY and HTTP_PROXY."
+        raise SurroundingsError(msg) from None
     except (exceptions.InvalidURL, exceptions.InvalidSchema, LocationParseError):
         msg = "api_url is not an address that can be asked. Check api_url."
         raise ApiChangedError(msg) from None
     except HTTPError as error:
         msg = "the connection broke in the middle of the reply"
         raise TransportError("connection", msg, counted=True) from error
-    except exceptions.RequestException as error:
+    except (exceptions.RequestException, ConnectionError, TimeoutError) as error:
         refused = "NewConnectionError" in repr(error) or "NameResolution" in repr(error)
         msg = "the API cannot be reached" if refused else "the connection broke"
         raise TransportError("connection", msg, counted=not refused) from error
+    except OSError as error:
+        # What the library finds missing before it sends anything is no exception of its own.
+        msg = f"No connection can be made: {error}. Check REQUESTS_CA_BUNDLE."
+        raise SurroundingsError(msg) from None
