@@ -23,7 +23,7 @@ BEGIN
 
     PERFORM pg_temp.describe('rejected_events', NULL,
         'Events of which something did not fit. One with an id is in events too, the misfit NULL there.');
-    PERFORM pg_temp.describe('rejected_events', 'rejection_id', 'SHA-256 of raw, in hex.');
+    PERFORM pg_temp.describe('rejected_events', 'rejection_id', 'SHA-256 of the event, however its time was spelt.');
     PERFORM pg_temp.describe('rejected_events', 'event_id', 'Id of the event, where it has one.');
     PERFORM pg_temp.describe('rejected_events', 'reasons', 'What did not fit: an array of sentences.');
     PERFORM pg_temp.describe('rejected_events', 'raw', 'The JSON text of the event as the API sent it.');

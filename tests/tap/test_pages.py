@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tap_datasync.failures import BrokenPageError
-from tap_datasync.pages import Rejection, decode_page
+from tap_datasync.pages import decode_page
 from tap_datasync.timestamps import format_timestamp, parse_timestamp
-from tap_helpers import NOON, body_of, event, page_of
+from tap_helpers import MILLIS, NOON, body_of, event, page_of
 
 RECORDING = Path(__file__).parents[2].parent / "shared/recorded/events-limit-10000.json"
 
@@ -200,10 +199,31 @@ def test_no_more_reasons_are_kept_than_somebody_reads():
 
 
 def test_the_same_event_is_rejected_under_the_same_id():
-    """The key of a rejection is its text's hash."""
-    rejection = Rejection(None, [], "räw\ud800")
-    expected = hashlib.sha256("räw\ud800".encode("utf-8", "surrogatepass")).hexdigest()
-    assert rejection.rejection_id == expected
+    """However its time is spelt: the API goes by the place of an event on the page."""
+    iso = "2026-01-27T12:00:00.000Z"
+    spellings = [event(0, type=5, timestamp=spelling) for spelling in (MILLIS, iso, str(MILLIS))]
+    ids = [decode_page(body_of(each)).rejections[0].rejection_id for each in spellings]
+    assert len(set(ids)) == 1
+    assert len(ids[0]) == 64
+    others = [event(0, type=6), event(0, type=5, timestamp=MILLIS + 1), event(1, type=5), "text"]
+    ids += [decode_page(body_of(each)).rejections[0].rejection_id for each in others]
+    assert len(set(ids)) == 5
+
+
+def test_the_size_is_that_of_the_body_as_it_came():
+    """A pretty-printed page is put on one line, and counted before."""
+    body = json.dumps(page_of(event(0)), indent=2).encode()
+    assert decode_page(body).size == len(body)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("field", ["id", "name", "timestamp", "session"])
+def test_what_is_no_number_is_damage_wherever_it_stands(field, number):
+    """The page may come better when it is asked for again."""
+    body = body_of(event(0, **{field: "@@"}), event(1)).replace(b'"@@"', number.encode())
+    page = decode_page(body)
+    assert page.damaged
+    assert any("which is no JSON number" in reason for reason in page.rejections[0].reasons)
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

@@ -16,6 +16,8 @@ from tap_datasync.progress import ProgressLog
 from tap_datasync.walk import Taken
 from tap_helpers import NOON, decoded, exchange_of, record_at
 
+REJECTION = Rejection(None, ["x"], "{}", "a")
+
 
 @pytest.fixture
 def log(caplog):
@@ -25,7 +27,7 @@ def log(caplog):
 
 def page_number(number: int, *, cursor: str | None = "next", budget: RateLimit | None = None):
     rows = [record_at(f"{number}-{n}", NOON) for n in range(1000)]
-    page = decoded(rows, cursor=cursor, rejections=[Rejection(None, ["x"], "{}")], returned=1000)
+    page = decoded(rows, cursor=cursor, rejections=[REJECTION], returned=1000)
     bookmark = Bookmark(
         cursor=cursor,
         cursor_expires_at=NOON + timedelta(seconds=117) if cursor else None,

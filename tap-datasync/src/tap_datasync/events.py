@@ -16,6 +16,7 @@ import msgspec
 
 from tap_datasync.jsontext import JSONTextError, split_object
 from tap_datasync.timestamps import (
+    format_timestamp,
     from_milliseconds,
     parse_timestamp,
     to_utc,
@@ -103,6 +104,8 @@ class TypedEvent(msgspec.Struct, gc=False):
         reasons: What did not fit; empty for a good event.
         unknown: Names of fields that are not documented.
         misfits: How many of the reasons say more than that a field is missing or null.
+        identity: What tells a rejected event from others: its text, but for the spelling of
+            its time, which changes with its place on a page. Empty for a good event.
     """
 
     record: EventRecord | None
@@ -110,6 +113,7 @@ class TypedEvent(msgspec.Struct, gc=False):
     reasons: list[str]
     unknown: list[str]
     misfits: int
+    identity: str = ""
 
 
 def may_hold_unstorable(body: bytes) -> bool:
@@ -130,8 +134,7 @@ def fit(raw: RawEvent) -> EventRecord:
         moment = from_milliseconds(moment)
     else:
         moment = parse_timestamp(moment)
-    texts = len(raw.session_id or "") + len(raw.user_id or "")
-    texts += len(raw.type or "") + len(raw.name or "")
+    texts = len(raw.session_id) + len(raw.user_id) + len(raw.type) + len(raw.name)
     if (
         not 0 < len(raw.id) <= MAX_ID_CHARACTERS
         or texts > MAX_TEXT_CHARACTERS
@@ -174,7 +177,7 @@ def type_event(text: str) -> TypedEvent:
     try:
         members = split_object(text)
     except JSONTextError:
-        return TypedEvent(None, None, ["the event is not a JSON object"], [], 1)
+        return TypedEvent(None, None, ["the event is not a JSON object"], [], 1, text)
     return _type_members(members)
 
 
@@ -193,7 +196,11 @@ class _Members:
             self.reasons.append(f"{name}: " + ("missing" if text is None else "null"))
             self.absent += 1
             return None
-        return _load(text)
+        value = _load(text)
+        if isinstance(value, float):
+            self.reasons.append(f"{name}: is {value}, {NO_NUMBER}")
+            return None
+        return value
 
     def text(self, name: str) -> str | None:
         value = self.value(name)
@@ -243,14 +250,14 @@ class _Members:
 
 def _type_members(members: dict[str, str]) -> TypedEvent:
     event = _Members(members)
-    event_id = event.identifier()
+    event_id, moment = event.identifier(), event.moment()
     columns = (
         event.text("sessionId"),
         event.text("userId"),
         event.text("type"),
         event.text("name"),
         event.json_object("properties"),
-        event.moment(),
+        moment,
         event.json_object("session"),
     )
     return TypedEvent(
@@ -259,7 +266,13 @@ def _type_members(members: dict[str, str]) -> TypedEvent:
         reasons=event.reasons,
         unknown=sorted(members.keys() - FIELDS),
         misfits=max(len(event.reasons) - event.absent, event_id is None),
+        identity=_identity(members, moment),
     )
+
+
+def _identity(members: dict[str, str], moment: datetime | None) -> str:
+    spelt = members if moment is None else {**members, "timestamp": format_timestamp(moment)}
+    return "\n".join(f"{name}: {text}" for name, text in sorted(spelt.items()))
 
 
 class _Unreadable:
@@ -267,6 +280,7 @@ class _Unreadable:
 
 
 def _load(text: str) -> object:
+    """Decode JSON; numbers are Decimals, and only NaN and the infinities floats."""
     try:
         return json.loads(text, parse_int=Decimal, parse_float=Decimal, strict=False)
     except (ValueError, RecursionError, ArithmeticError):

@@ -84,16 +84,14 @@ class Rejection:
         event_id: Its id, where it has one.
         reasons: What did not fit.
         raw: The event's JSON text, escapes and all.
+        rejection_id: SHA-256 of the event, in hex: the same event is rejected once, also
+            when it is read again at another place.
     """
 
     event_id: str | None
     reasons: list[str]
     raw: str
-
-    @property
-    def rejection_id(self) -> str:
-        """SHA-256 of the text, in hex: the same event is rejected once."""
-        return hashlib.sha256(self.raw.encode("utf-8", "surrogatepass")).hexdigest()
+    rejection_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,7 @@ class Page:
     next_cursor: str | None
     expires_in: float | None
     total: int
-    size: int
+    size: int = 0
     unknown: frozenset[str] = field(default_factory=frozenset)
     misfits: int = 0
     damaged: bool = False
@@ -140,14 +138,15 @@ def decode_page(body: bytes) -> Page:
     Raises:
         BrokenPageError: The body is no page; nothing of it may be used.
     """
+    size = len(body)
     if b"\n" in body or b"\r" in body:
         body = _on_one_line(body)
     page = None if may_hold_unstorable(body) else _decode_fitting(body)
-    if page is not None:
-        return page
-    envelope, events = _open(body)
-    odd = any(reason.endswith(NO_NUMBER) for _, event in events for reason in event.reasons)
-    return replace(_typed(envelope, events, len(body)), damaged=odd or not _is_text(body))
+    if page is None:
+        envelope, events = _open(body)
+        odd = any(reason.endswith(NO_NUMBER) for _, event in events for reason in event.reasons)
+        page = replace(_typed(envelope, events), damaged=odd or not _is_text(body))
+    return replace(page, size=size)
 
 
 def _is_text(body: bytes) -> bool:
@@ -170,7 +169,7 @@ def _decode_fitting(body: bytes) -> Page | None:
     """Decode a page of which every event fits; ``None`` for any other."""
     try:
         page = _DOCUMENTED.decode(body)
-        return _checked(page, [fit(event) for event in page.data], [], len(body))
+        return _checked(page, [fit(event) for event in page.data], [])
     except _MISFIT:
         pass  # Perhaps it only has more fields than are documented.
     try:
@@ -179,7 +178,7 @@ def _decode_fitting(body: bytes) -> Page | None:
         unknown = frozenset().union(*_NAMES.decode(body).data) - FIELDS
     except _MISFIT:
         return None
-    return _checked(wider, records, [], len(body), unknown=unknown)
+    return _checked(wider, records, [], unknown=unknown)
 
 
 def _open(body: bytes) -> tuple[_AnyPage, list[tuple[str, TypedEvent]]]:
@@ -213,16 +212,17 @@ def _open_text(body: bytes, error: Exception) -> tuple[_AnyPage, list[tuple[str,
     return page, events
 
 
-def _typed(page: _Envelope, typed: list[tuple[str, TypedEvent]], size: int) -> Page:
+def _typed(page: _Envelope, typed: list[tuple[str, TypedEvent]]) -> Page:
     rejected = [(text, event) for text, event in typed if event.reasons]
     return _checked(
         page,
         [event.record for _, event in typed if event.record is not None],
         [
-            Rejection(event.event_id, _few(event.reasons), _storable(text))
+            Rejection(
+                event.event_id, _few(event.reasons), _kept_text(text), _digest(event.identity)
+            )
             for text, event in rejected
         ],
-        size,
         returned=len(typed),
         unknown=frozenset(name for _, event in typed for name in event.unknown),
         misfits=sum(event.misfits > 0 for _, event in rejected),
@@ -235,7 +235,11 @@ def _few(reasons: list[str]) -> list[str]:
     return few + [f"and {len(reasons) - len(few)} more"] * (len(reasons) > len(few))
 
 
-def _storable(text: str) -> str:
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _kept_text(text: str) -> str:
     """Return an event's text as a database and a Singer line can hold it."""
     if len(text) > MAX_OBJECT_BYTES:
         text = f"{text[:MAX_OBJECT_BYTES]} (cut off)"
@@ -247,7 +251,6 @@ def _checked(  # noqa: PLR0913 - the parts of one page
     page: _Envelope,
     records: list[EventRecord],
     rejections: list[Rejection],
-    size: int,
     *,
     returned: int | None = None,
     unknown: frozenset[str] = frozenset(),
@@ -268,7 +271,6 @@ def _checked(  # noqa: PLR0913 - the parts of one page
         next_cursor=page.pagination.next_cursor or None,
         expires_in=page.pagination.cursor_expires_in,
         total=page.meta.total,
-        size=size,
         unknown=unknown,
         misfits=misfits,
     )

@@ -38,7 +38,12 @@ class RejectedEventsStream(SilentStream):
     name = "rejected_events"
     primary_keys: ClassVar[list[str]] = ["rejection_id"]
     schema: ClassVar[_Json] = th.PropertiesList(
-        th.Property("rejection_id", th.StringType, required=True, description="SHA-256 of raw."),
+        th.Property(
+            "rejection_id",
+            th.StringType,
+            required=True,
+            description="SHA-256 of the event, however its time was spelt.",
+        ),
         th.Property("event_id", th.StringType, description="The id, where there is one."),
         # Without `items`: with them a Postgres target makes an array, not JSONB.
         th.Property(
