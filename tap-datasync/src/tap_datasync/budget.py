@@ -106,8 +106,6 @@ class RequestBudget:
 
     def __init__(self) -> None:
         """Know nothing: the first request is free."""
-        self.known: RateLimit | None = None
-        """The limit as last told."""
         self._remaining: int | None = None
         self._sends: deque[float] = deque(maxlen=1)
         self._free_at = -math.inf
@@ -149,7 +147,6 @@ class RequestBudget:
             # A gateway's page, or an API that never tells: then nothing is waited for.
             self.unanswered(counted=True)
             return
-        self.known = facts
         self._learn(facts)
         self._remaining = facts.remaining
         self._free_at = -math.inf if facts.remaining else self._next_slot(facts, now)
@@ -169,7 +166,6 @@ class RequestBudget:
         if facts is not None:
             # Nothing is learnt of the window: this request is not in it.
             self._resize(facts.limit)
-            self.known = facts
             if wait is None:
                 wait = float(facts.reset)
         self._cautious_until = now + _CAUTIOUS_WINDOWS * (self.window or 0.0)
@@ -196,7 +192,7 @@ class RequestBudget:
         """
         if not counted:
             self._sends.pop()
-        elif self._remaining is not None and self.known is not None:
+        elif self._remaining is not None:
             self._remaining = max(0, self._remaining - 1)
             own = self._own_slot
             if not self._remaining and own is not None:
