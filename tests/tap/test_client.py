@@ -99,7 +99,7 @@ def test_every_failure_is_told_with_what_is_done_about_it(caplog):
 
 
 def test_waits_for_the_limit_do_not_eat_the_tries():
-    """A hundred 429s and seven failures are still a page."""
+    """Forty 429s and seven failures are still a page."""
     limited = [refusal(Retry_After="1") for _ in range(40)]
     client, transport, _ = client_of(*limited, *[BROKEN] * 7, GOOD)
     assert client.get_page(None).page.returned == 1

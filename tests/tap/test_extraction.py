@@ -28,6 +28,7 @@ from tap_datasync.failures import (
 from tap_helpers import MILLIS, NOON, body_of, client_of, event, last_page, limits, moment
 
 EXPIRED = Reply(400, {}, b'{"code":"CURSOR_EXPIRED"}')
+KEY_REFUSED = Reply(401, {}, b"")
 
 
 class Run:
@@ -119,15 +120,12 @@ def test_an_absurd_life_of_a_cursor_is_no_crash():
 
 def test_a_run_resumes_at_a_live_cursor():
     """Without a request more than needed."""
-    first = Run(some(0), some(5), RuntimeErrorReply)
+    first = Run(some(0), some(5), KEY_REFUSED)
     again = Run(final(10), bookmark=first.bookmark)
     assert again.transport.asked == ["c10"]
     assert again.finished
     assert first.emitted + again.emitted == ids(*range(15))
     assert again.bookmark.complete_to == NOON
-
-
-RuntimeErrorReply = Reply(401, {}, b"")
 
 
 def test_a_run_with_a_dead_cursor_begins_anew_and_skips_what_is_loaded(caplog):
@@ -148,8 +146,8 @@ def test_a_run_with_a_dead_cursor_begins_anew_and_skips_what_is_loaded(caplog):
         cursor="dead", cursor_expires_at=NOON - timedelta(minutes=5), walk=Span(NOON, moment(-14))
     )
     run = Run(some(0, count=15, total=20), final(15, total=20), bookmark=wide)
-    assert run.emitted == ids(*range(11), *range(14, 20))
-    assert run.pages[0].taken.skipped == 3
+    assert run.emitted == ids(*range(11), *range(13, 20))
+    assert run.pages[0].taken.skipped == 2
 
 
 def test_a_cursor_whose_end_is_not_known_is_tried():
@@ -303,6 +301,40 @@ def test_a_damaged_page_is_asked_for_again(part, damage):
     assert len(run.transport.asked) == MAX_DOUBTS + 1
 
 
+def damaged(body: bytes) -> bytes:
+    return body.replace(b'"/home"', b"NaN", 1)
+
+
+def test_damage_does_not_hide_a_false_end():
+    """A page that stays damaged is taken, its word that the feed ends is not."""
+    run = Run(some(0), damaged(final(5)))
+    assert isinstance(run.error, IncompleteFeedError)
+    assert (run.bookmark.cursor, run.bookmark.complete_to) == ("c5", None)
+
+
+def test_damage_does_not_hide_a_circle():
+    """Damaged pages whose cursors lead round in a circle are not walked for ever."""
+    first, second = some(0, total=100), damaged(some(5, total=100))
+    third = damaged(some(10, nextCursor="c5", total=100))
+    run = Run(feed={None: first, "c5": second, "c10": third})
+    assert isinstance(run.error, IncompleteFeedError)
+
+
+def test_a_feed_that_stays_damaged_does_not_cost_five_requests_a_page():
+    """Once is enough to know; from then on a page gets one more chance."""
+    run = Run(feed={None: damaged(some(0)), "c5": damaged(some(5)), "c10": damaged(final(10))})
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    asked = run.transport.asked
+    assert [asked.count(cursor) for cursor in (None, "c5", "c10")] == [MAX_DOUBTS + 1, 2, 2]
+
+
+def test_a_changed_api_is_told_by_what_does_not_fit():
+    """A field that is only missing on the first event is not what has changed."""
+    run = Run(last_page(event(0, session=..., type=7), *(event(n, type=7) for n in range(1, 25))))
+    assert "type: is not a string" in str(run.error)
+
+
 def test_an_empty_feed_is_finished():
     """No events are all events."""
     for body in (last_page(), body_of(total=0)):
@@ -361,6 +393,8 @@ def test_an_order_that_is_lost_is_told_once(caplog):
     assert run.finished
     assert caplog.text.count("not sorted by time") == 1
     assert len(run.emitted) == 7
+    # All was loaded, so the next run reads only what is new.
+    assert run.bookmark.complete_to == NOON
 
 
 def test_a_walk_that_has_skipped_before_the_order_was_lost_starts_over(caplog):
@@ -417,7 +451,7 @@ def test_the_efforts_of_a_page_are_its_own():
 def test_a_failure_keeps_what_was_yielded():
     """The last bookmark resumes the walk."""
     run = Run(some(0), Reply(503, {}, b""))
-    assert isinstance(run.error, (RetriesExhaustedError, NoProgressError))
+    assert isinstance(run.error, RetriesExhaustedError)
     state = json.loads(json.dumps(run.bookmark.to_state()))
     assert Bookmark.from_state(state).cursor == "c5"
     assert not run.finished

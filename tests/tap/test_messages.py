@@ -130,7 +130,7 @@ def test_a_page_that_emits_nothing_still_moves_the_state(run):
     bookmark = {
         "version": 1,
         "loaded": [
-            {"newest": "2026-01-27T13:00:00Z", "oldest": "2026-01-27T11:59:55.500000Z"},
+            {"newest": "2026-01-27T13:00:00Z", "oldest": "2026-01-27T11:59:54.500000Z"},
         ],
     }
     output = run(state={"bookmarks": {"events": bookmark}}, config={"lookback": 60})

@@ -169,7 +169,11 @@ class PageClient:
     def _check_alive(self, expires_at: datetime) -> None:
         delay = min(MAX_WAIT, self.budget.delay(self._clock.monotonic()))
         if self._clock.now() + timedelta(seconds=delay) > expires_at + CLOCK_GRACE:
-            msg = "its cursor has expired"
+            msg = (
+                "its cursor does not outlive the wait for the API's limit"
+                if delay
+                else "its cursor has expired"
+            )
             raise CursorRefusedError(msg)
 
     def _try(self, cursor: str | None) -> Exchange | Verdict:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tap_datasync.clock import Clock
+    from tap_datasync.pages import Page
 
 CURSOR_LIFE = timedelta(seconds=120)
 """How long a cursor lives, from the start of its request, where the API does not say."""
@@ -39,6 +40,10 @@ MAX_DOUBTS = 4
 
 MAX_FRUITLESS_WALKS = 3
 """Walks in a row that may be cut off without getting further than the one before."""
+
+MAX_DOUBTS_OF_DAMAGE = 1
+"""The same for damage, once a page has stayed damaged however often it was asked for: such
+a feed would cost five requests a page."""
 
 MIN_SAMPLE = 20
 """Events that a page must have before most of them not fitting means anything."""
@@ -98,6 +103,7 @@ class Extraction:
         self._fruitless = 0
         self._idle_pages = 0
         self._reported: set[str] = set()
+        self._damage_stays = False
         self.walk = self._open(bookmark)
 
     def pages(self) -> Iterator[ExtractedPage]:
@@ -116,7 +122,7 @@ class Extraction:
             if page.returned >= MIN_SAMPLE and page.misfits * 2 > page.returned:
                 msg = (
                     f"{page.misfits} of {page.returned} events on a page do not fit "
-                    f"({page.rejections[0].reasons[0]}). The API has changed."
+                    f"({_first_misfit(page)}). The API has changed."
                 )
                 raise ApiChangedError(msg)
             before = self.walk.bookmark
@@ -166,19 +172,30 @@ class Extraction:
                 return exchange, None
             doubts += 1
             self._client.effort.retries[doubt.name.lower()] += 1
-            if doubts > MAX_DOUBTS or doubt is Doubt.PAGE_REPEATS:
+            if doubts > self._most(doubt) or doubt is Doubt.PAGE_REPEATS:
                 # The cursor, not the page, is wrong there: asking again changes nothing.
                 return exchange, self._decide(doubt, exchange, doubts)
-            self._logger.warning("Asking again, time %d of %d: %s", doubts, MAX_DOUBTS, doubt.value)
+            self._logger.warning(
+                "Asking again, time %d of %d: %s", doubts, self._most(doubt), doubt.value
+            )
             self._clock.sleep(_DOUBT_PAUSE)
+
+    def _most(self, doubt: Doubt) -> int:
+        damage_again = doubt is Doubt.DAMAGED and self._damage_stays
+        return MAX_DOUBTS_OF_DAMAGE if damage_again else MAX_DOUBTS
 
     def _decide(self, doubt: Doubt, exchange: Exchange, asked: int) -> IncompleteFeedError | None:
         """Say whether a doubtful page that stays as it is ends the run."""
         page, cursor = exchange.page, exchange.page.next_cursor
         goes_on = cursor is not None and not self.walk.has_used(cursor)
         if doubt is Doubt.DAMAGED:
-            self._logger.warning("Going on all the same: %s, and they are replaced", doubt.value)
-            return None
+            self._damage_stays = True
+            # Damage hides what else may be wrong with the page.
+            beside = self.walk.doubt(replace(page, damaged=False))
+            if beside is None:
+                self._logger.warning("Going on all the same: %s; it is replaced", doubt.value)
+                return None
+            doubt = beside
         if doubt in {Doubt.EMPTY, Doubt.PAGE_REPEATS} and goes_on:
             self._idle_pages += 1
             if self._idle_pages <= MAX_IDLE_PAGES:
@@ -187,9 +204,10 @@ class Extraction:
         if doubt is Doubt.FALSE_END and goes_on:
             self._logger.warning("There is a cursor all the same: going on with it")
             return None
-        seen = self.walk.bookmark.events_seen + page.returned
+        new = 0 if doubt is Doubt.PAGE_REPEATS else page.returned
+        seen = self.walk.bookmark.events_seen + new
         return IncompleteFeedError(
-            f"Asked {asked} times: {doubt.value} ({seen:,} of {page.total:,} "
+            f"Asked {asked} time{'s' * (asked > 1)}: {doubt.value} ({seen:,} of {page.total:,} "
             "events seen). Nothing is lost; try again later."
         )
 
@@ -225,6 +243,12 @@ class Extraction:
         for name in sorted(exchange.page.unknown - self._reported):
             self._reported.add(name)
             self._logger.warning("Events have a field that is not documented: %s", name)
+
+
+def _first_misfit(page: Page) -> str:
+    """Return a reason that says more than that a field is missing or null."""
+    reasons = [reason for rejection in page.rejections for reason in rejection.reasons]
+    return next((r for r in reasons if not r.endswith((": missing", ": null"))), reasons[0])
 
 
 def _expiry(exchange: Exchange) -> datetime | None:

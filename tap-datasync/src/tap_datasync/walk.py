@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from itertools import pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from tap_datasync.bookmark import Bookmark, Span
+from tap_datasync.bookmark import ORDER_SLACK, Bookmark, Span
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -74,12 +74,12 @@ class Walk:
         self.finished = False
         self._lookback = lookback
         self._sorted = sorted_so_far
-        self._last = bookmark.walk.oldest if bookmark.walk else None
+        self._oldest = bookmark.walk.oldest if bookmark.walk else None
         self._below = 0
         self._used: set[int] = {hash(bookmark.cursor)}
         self._ids: tuple[str, ...] = ()
         complete_to = None if full else bookmark.complete_to
-        self._bound = None if complete_to is None else complete_to - lookback
+        self._bound = None if complete_to is None else complete_to - max(lookback, ORDER_SLACK)
 
     @classmethod
     def start(cls, bookmark: Bookmark, *, lookback: timedelta, full: bool) -> Walk:
@@ -92,11 +92,6 @@ class Walk:
         """Go on at the bookmark's cursor."""
         trusted = bookmark.walk is not None or not bookmark.events_seen
         return cls(bookmark, lookback=lookback, full=full, sorted_so_far=trusted)
-
-    @property
-    def cursor(self) -> str | None:
-        """The cursor of the next page; ``None`` for the first."""
-        return self.bookmark.cursor
 
     @property
     def has_skipped(self) -> bool:
@@ -115,16 +110,15 @@ class Walk:
         if self._reaches_loaded(page):
             return None
         cursor = page.next_cursor
+        if self._holds_all(page):
+            return None
         if page.has_more is False or (cursor is None and page.has_more is None):
-            seen = self.bookmark.events_seen + page.returned
-            return Doubt.FALSE_END if seen < self._total(page) else None
+            return Doubt.FALSE_END
         if cursor is None:
             return Doubt.CURSOR_MISSING
         if self.has_used(cursor):
             return Doubt.CURSOR_REPEATS
-        if page.returned or self.bookmark.events_seen >= self._total(page):
-            return None
-        return Doubt.EMPTY
+        return None if page.returned else Doubt.EMPTY
 
     def has_used(self, cursor: str) -> bool:
         """Say whether this walk, since it was opened, has been at that cursor."""
@@ -149,9 +143,10 @@ class Walk:
                 emit.append(record)
                 continue
             moments.append(moment)
-            if self._last is not None and moment > self._last:
+            if self._oldest is None or moment < self._oldest:
+                self._oldest = moment
+            elif moment > self._oldest + ORDER_SLACK:
                 self._sorted = False
-            self._last = moment
             self._below = self._below + 1 if self._is_below(moment) else 0
             if not (self._sorted and self._is_loaded(moment)):
                 emit.append(record)
@@ -180,20 +175,24 @@ class Walk:
     ) -> None:
         before = self.bookmark
         total = self._total(page)
+        newest = before.walk.newest if before.walk else before.unsorted_newest
+        if newest is None and moments:
+            newest = min(moments[0] if self._sorted else max(moments), now)
         span = before.walk
-        if self._sorted and moments:
-            newest = span.newest if span else min(moments[0], now)
-            span = Span(newest, moments[-1])
-        elif not self._sorted:
+        if not self._sorted:
             span = None
+        elif newest is not None and self._oldest is not None:
+            span = Span(newest, self._oldest)
         over = (self._sorted and self._below >= EVENTS_BELOW) or page.next_cursor is None
-        if before.events_seen + page.returned >= total:
-            over = over or page.has_more is False or not page.returned
+        if self._holds_all(page):
+            used = page.next_cursor is not None and self.has_used(page.next_cursor)
+            over = over or page.has_more is False or not page.returned or used
         self.bookmark = replace(
             before,
             cursor=page.next_cursor,
             cursor_expires_at=expires_at if page.next_cursor else None,
             walk=span,
+            unsorted_newest=None if self._sorted else newest,
             # Neither holds where the order does not.
             loaded=before.loaded if self._sorted else (),
             complete_to=before.complete_to if self._sorted else None,
@@ -213,6 +212,10 @@ class Walk:
         known = self.bookmark.total_events
         return page.total if known is None else min(known, page.total)
 
+    def _holds_all(self, page: Page) -> bool:
+        """Say whether the walk, with this page, has seen as many events as the API counts."""
+        return self.bookmark.events_seen + page.returned >= self._total(page)
+
     def _is_below(self, moment: datetime) -> bool:
         return self._bound is not None and moment < self._bound
 
@@ -228,9 +231,11 @@ class Walk:
         if self._bound is None or not self._sorted:
             return False
         moments = [r.timestamp for r in page.records if r.timestamp is not None]
-        in_order = all(a >= b for a, b in pairwise(moments))
+        lowest = accumulate(moments if self._oldest is None else [self._oldest, *moments], min)
+        if any(moment > low + ORDER_SLACK for low, moment in zip(lowest, moments, strict=False)):
+            return False
         last = moments[-EVENTS_BELOW:]
-        return in_order and len(last) == EVENTS_BELOW and all(map(self._is_below, last))
+        return len(last) == EVENTS_BELOW and all(map(self._is_below, last))
 
 
 def _ids(page: Page) -> tuple[str, ...]:
