@@ -305,7 +305,8 @@ def _check_table(world: World, rows: list[Row]) -> None:
             assert record.timestamp == row.timestamp, (
                 f"seed {world.seed}: {row.id} has a wrong time"
             )
-            assert json.loads(bytes(record.properties)) == row.properties
+            found = json.loads(bytes(record.properties))
+            assert found == row.properties, f"seed {world.seed}: {row.id} has {found}"
         elif row.fits is False:
             assert row.raw in world.loader.rejected, f"seed {world.seed}: {row.kind} not rejected"
     known = {row.id for row in world.feed.rows()}
