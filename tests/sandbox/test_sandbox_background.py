@@ -119,7 +119,8 @@ def test_up_tells_a_taken_port_in_one_sentence(project):
         done = run(project, "up", "--api-only", "--port", str(port))
     assert done.returncode == 1
     assert done.stderr == (
-        f"Error: Port {port} on 127.0.0.1 is taken by another program; choose another one.\n"
+        f"Error: Port {port} on 127.0.0.1 is taken by another program; "
+        "choose another one for the API.\n"
     )
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from datasync_sandbox import binaries
+from datasync_sandbox import binaries, pgsetup, ports
 from datasync_sandbox.binaries import PostgresError
 from datasync_sandbox.postgres import Cluster
 from datasync_sandbox.testing import temporary_postgres
@@ -146,6 +149,62 @@ def test_a_taken_port_is_one_sentence(project):
         "choose another one for the database.\n"
     )
     assert not (project / ".sandbox/pg").exists()
+
+
+def test_a_port_that_is_not_allowed_is_not_called_taken(tmp_path, monkeypatch):
+    def bind(host, port):
+        raise PermissionError(errno.EACCES, f"not {host}:{port}")
+
+    monkeypatch.setattr(ports, "bind", bind)
+    said = "Cannot listen on port 80 of 127.0.0.1 for the database: not 127.0.0.1:80."
+    with pytest.raises(PostgresError, match=f"^{re.escape(said)}$"):
+        Cluster(tmp_path / "pg").start(80)
+
+
+def test_a_link_to_data_that_was_thrown_away_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(binaries, "reachable", lambda _: True)
+    link = tmp_path / "pg"
+    link.symlink_to(tmp_path / "thrown-away")
+    pgsetup.make_directory(link)
+    assert link.is_dir()
+    assert not link.is_symlink()
+
+
+def test_the_reason_of_a_failed_start_is_the_fatal_line(tmp_path, monkeypatch):
+    cluster = Cluster(tmp_path / "pg")
+    cluster.log.parent.mkdir()
+
+    def fail(*_):
+        with cluster.log.open("a") as log:
+            log.write("12:00:00 [7] ERROR:  nobody asked\n12:00:01 [7] FATAL:  the disk is full\n")
+        return SimpleNamespace(returncode=1, stdout="", stderr="pg_ctl: could not start server")
+
+    monkeypatch.setattr(pgsetup, "run", fail)
+    with pytest.raises(PostgresError, match="did not start: the disk is full; see "):
+        cluster._start()
+
+
+def test_a_start_that_fails_before_there_is_a_log_is_one_sentence(tmp_path):
+    cluster = Cluster(tmp_path / "pg", durable=False)
+    try:
+        pgsetup.make_directory(cluster.directory)
+        cluster._data.mkdir()
+        with pytest.raises(PostgresError) as caught:
+            cluster.start(0)
+        assert re.fullmatch("PostgreSQL did not start: [^\n]+\\.", str(caught.value))
+        assert str(cluster.log) not in str(caught.value)
+    finally:
+        cluster.remove()
+
+
+def test_a_database_that_does_not_start_is_not_left_behind(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PostgresError
+
+    monkeypatch.setattr(Cluster, "sql", refuse)
+    with pytest.raises(PostgresError, match="takes no connection"), temporary_postgres(tmp_path):
+        pass
+    assert not (tmp_path / "pg").exists()
 
 
 def test_the_commands(project):

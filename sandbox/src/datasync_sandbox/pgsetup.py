@@ -51,6 +51,7 @@ def make_directory(directory: Path) -> None:
         PostgresError: If it exists and is of no use to that user.
     """
     if not directory.exists():
+        directory.unlink(missing_ok=True)  # a link to what was thrown away
         directory.parent.mkdir(parents=True, exist_ok=True)
         if binaries.reachable(directory):
             directory.mkdir(mode=0o700)

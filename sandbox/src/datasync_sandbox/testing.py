@@ -109,8 +109,8 @@ def temporary_postgres(directory: Path, *, durable: bool = False) -> Iterator[Cl
         ``pid()``, ``start()``, ``stop()`` and ``sql()``.
     """
     cluster = Cluster(directory / "pg", durable=durable)
-    cluster.start(port=0)
     try:
+        cluster.start(port=0)
         yield cluster
     finally:
         cluster.remove()
