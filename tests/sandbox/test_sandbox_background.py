@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from click.testing import CliRunner
-from datasync_sandbox import ApiOptions, Feed, row_fields
-from datasync_sandbox.background import BackgroundApi, ask_stats
+from datasync_sandbox import ApiOptions, Feed, background, row_fields
+from datasync_sandbox.background import BackgroundApi, BackgroundError, ask_stats
 from datasync_sandbox.catalogue import FAULTS
 from datasync_sandbox.cli import main
 from datasync_sandbox.dirty import KINDS
@@ -141,6 +141,74 @@ def test_a_note_about_another_process_is_not_believed(project):
     run(project, "down", "--api-only")
     (project / ".sandbox/api.json").write_text(json.dumps(old | {"pid": os.getpid()}))
     assert run(project, "down", "--api-only").stdout == "API:      was not running\n"
+
+
+def test_a_clock_that_is_set_hides_no_process(project):
+    run(project, "up", "--api-only", "--port", "0", "--events", "10")
+    # As if the clock had been put on by an hour since.
+    noted = note(project)
+    (project / ".sandbox/api.json").write_text(
+        json.dumps(noted | {"created": noted["created"] - 3600})
+    )
+    assert run(project, "down", "--api-only").stdout == "API:      stopped\n"
+    assert not psutil.pid_exists(noted["pid"])
+
+
+def test_an_interrupted_start_leaves_nobody_behind(tmp_path, monkeypatch):
+    met = []
+
+    def interrupt(url):
+        met.append(ask_stats(url)["pid"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(background, "ask_stats", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
+    assert not psutil.pid_exists(met[0])
+
+
+def test_a_start_that_takes_too_long_leaves_nobody_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "_START_SECONDS", 0)
+    before = psutil.Process().children()
+    with pytest.raises(BackgroundError, match="did not answer within 0 seconds"):
+        BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
+    assert set(psutil.Process().children()) <= set(before)
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "said"),
+    [
+        ("terminate", psutil.AccessDenied(1), "belongs to another user, who has to stop it."),
+        ("wait", psutil.TimeoutExpired(5), "does not end, not even when it is killed."),
+    ],
+)
+def test_an_api_that_does_not_end_is_one_sentence(here, monkeypatch, method, error, said):
+    options = ("--api-only", "--port=0", "--events=10")
+    assert here("up", *options).exit_code == 0
+    pid = note(Path())["pid"]
+
+    def fail(*_):
+        raise error
+
+    try:
+        with monkeypatch.context() as patched:
+            for signal_sent in ("terminate", "kill"):
+                patched.setattr(psutil.Process, signal_sent, lambda _: None)
+            patched.setattr(psutil.Process, method, fail)
+            for words in (("down", "--api-only"), ("up", *options, "--seed=2")):
+                done = here(*words)
+                assert done.exit_code == 1
+                assert done.stderr == f"Error: The API (pid {pid}) {said}\n"
+    finally:
+        # Of this process it is a child, and dead it is one until somebody asks.
+        psutil.Process(pid).kill()
+        psutil.Process(pid).wait()
+
+
+def test_no_proxy_is_asked_about_loopback(project):
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
+    assert run(project, "up", "--api-only", "--port=0", "--events=10", **proxy).returncode == 0
+    assert "10 events" in run(project, "status", **proxy).stdout
 
 
 def test_the_key_is_in_no_argument(project):

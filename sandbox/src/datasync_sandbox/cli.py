@@ -143,7 +143,7 @@ def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
             click.echo(
                 f"Database: {'stopped' if Cluster(directory / 'pg').stop() else 'was not running'}"
             )
-    except PostgresError as error:
+    except (BackgroundError, PostgresError) as error:
         raise click.ClickException(str(error)) from error
     if not api_only and not db_only:
         (directory / "env").unlink(missing_ok=True)
