@@ -124,6 +124,30 @@ def test_up_tells_a_taken_port_in_one_sentence(project):
     )
 
 
+def test_the_environment_is_of_what_runs(project):
+    api = ["API_BASE_URL", "API_KEY"]
+    database = ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME"]
+    run(project, "up", "--api-only", "--port", "0", "--events", "10")
+    assert list(environment_of(project)) == api
+    run(project, "up", "--db-only", "--db-port", "0")
+    both = environment_of(project)
+    assert list(both) == [*api, *database]
+    run(project, "up", "--api-only")
+    assert environment_of(project) == both
+    run(project, "down", "--api-only")
+    assert list(environment_of(project)) == database
+    run(project, "down", "--db-only")
+    assert not (project / ".sandbox/env").exists()
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_the_one_alone_and_the_other_alone_is_neither(here, command):
+    done = here(command, "--api-only", "--db-only")
+    assert done.exit_code == 2
+    assert "--api-only and --db-only exclude each other" in done.stderr
+    assert not Path(".sandbox").exists()
+
+
 def test_up_starts_anew_what_was_killed(project):
     run(project, "up", "--api-only", "--port", "0", "--events", "10")
     pid = note(project)["pid"]
@@ -219,6 +243,19 @@ def test_the_key_is_in_no_argument(project):
     assert done.returncode == 0
     assert key not in shlex.join(psutil.Process(note(project)["pid"]).cmdline())
     assert environment_of(project)["API_KEY"] == key
+
+
+def test_a_key_in_the_environment_changes_the_key_alone(project):
+    options = ("--api-only", "--port", "0", "--events", "10")
+    run(project, "up", *options, DATASYNC_SANDBOX_KEY="one")
+    first = note(project)
+    for variables in ({"DATASYNC_SANDBOX_KEY": "one"}, {}):
+        assert "already running" in run(project, "up", "--api-only", **variables).stdout
+        assert note(project) == first
+    other = run(project, "up", "--api-only", DATASYNC_SANDBOX_KEY="two")
+    assert "stopped, to start it with other options" in other.stdout
+    second = note(project)
+    assert (second["args"], second["key"]) == (first["args"], "two")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
