@@ -159,6 +159,12 @@ def test_one_event_by_its_id(client_of, roomy):
     assert answer.json["data"] == event
 
 
+@pytest.mark.parametrize("word", ["bulk", "-abcdef0", "-1"])
+def test_any_other_word_is_an_unknown_id(client_of, roomy, word):
+    answer = client_of(roomy).request(path=f"/events/{word}")
+    assert (answer.status, answer.json["code"]) == (404, "EVENT_NOT_FOUND")
+
+
 def test_the_manifest_is_free(client_of, tight):
     client = client_of(tight)
     for _ in range(12):
