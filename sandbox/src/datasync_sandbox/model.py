@@ -153,9 +153,6 @@ class ApiModel:
 
     def _get_page(self, call: Call) -> Outcome:
         """``GET /events``: a page of the feed."""
-        denied = self._gate.authenticate(call)
-        if denied:
-            return denied
         cursor = self._read_cursor(call.query.get("cursor"))
         page = cursor.page if cursor else None
         call.exchange.page = page
@@ -165,6 +162,9 @@ class ApiModel:
             call.exchange.fault = fault.name
             self.faults.spend(fault)
             return Refused(fault.argument)
+        denied = self._gate.authenticate(call)
+        if denied:
+            return denied
         verdict = self._gate.spend(call)
         if isinstance(verdict, Response):
             return verdict
