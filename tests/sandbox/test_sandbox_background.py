@@ -304,6 +304,7 @@ def test_help_names_every_fault_and_list_dirt_every_kind(here):
         ("--fault=503", "is not a fault"),
         ("--latency=slow", "latency is seconds or a range"),
         ("--late=much", "late is SHARE:SECONDS"),
+        ("--late=7:600", "a share from 0 to 1"),
         ("--dirty-kinds=mud", "no dirt is called"),
         ("--newest=yesterday", "newest is a timestamp"),
     ],
