@@ -18,6 +18,8 @@ from datasync_sandbox.outcomes import JSON_TYPE, NoReply, Outcome, Refused, Rese
 from datasync_sandbox.policy import BASE, HOST, STATS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasync_sandbox.model import ApiModel
 
 _DRIPS_A_SECOND = 10
@@ -32,13 +34,21 @@ class ListenError(Exception):
 class ApiServer:
     """One model, served on one port. All methods belong to one event loop."""
 
-    def __init__(self, model: ApiModel, port: int, host: str = HOST) -> None:
+    def __init__(
+        self,
+        model: ApiModel,
+        port: int,
+        host: str = HOST,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         """Prepare to serve.
 
         Args:
             model: The API.
             port: Port to listen on; 0 picks a free one.
             host: IPv4 address to listen on.
+            clock: Returns seconds since 1970, never less than before; by default the machine's.
         """
         self.model = model
         self.host = host
@@ -50,7 +60,8 @@ class ApiServer:
         self._elsewhere = 0
         self._keys_elsewhere = 0
         # Monotonic, but reads as seconds since 1970: cursors outlive a restart.
-        self._clock_offset = time.time() - time.monotonic()
+        offset = time.time() - time.monotonic()
+        self._now = clock or (lambda: time.monotonic() + offset)
 
     @property
     def url(self) -> str:
@@ -90,9 +101,6 @@ class ApiServer:
             "redirects_followed": self._elsewhere,
             "keys_elsewhere": self._keys_elsewhere,
         }
-
-    def _now(self) -> float:
-        return time.monotonic() + self._clock_offset
 
     async def _listen(self, bound: socket.socket) -> None:
         protocol = cast("web.Server", self._web)  # set by `start`
