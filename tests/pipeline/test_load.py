@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import psutil
 from datasync_sandbox.testing import RunningApi, running_api
 
-from tests.pipeline.conftest import KEY, MELTANO, ROOT, STATE_ID, Database, pipeline_env
+from tests.pipeline.pipeline_helpers import KEY, MELTANO, ROOT, STATE_ID, Database, pipeline_env
 
 if TYPE_CHECKING:
     from pathlib import Path

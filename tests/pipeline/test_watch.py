@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.conftest import KEY, TAP, TARGET, Database, pipeline_env
+from tests.pipeline.pipeline_helpers import KEY, TAP, TARGET, Database, pipeline_env
 
 PATIENCE = "4"
 
