@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import signal
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from singer_sdk.plugin_base import _ConfigInput
 from tap_datasync.failures import TapDataSyncError
 from tap_datasync.tap import TapDataSync
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 @dataclass
@@ -57,16 +52,6 @@ class Run:
     log: str
 
 
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    kept = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for signum, handler in kept.items():
-            signal.signal(signum, handler)
-
-
 def run_tap(table: Table, config: dict[str, Any], caplog: Any) -> Run:
     """Run the tap in this process, from the table's state into the table."""
     caplog.clear()
@@ -75,8 +60,7 @@ def run_tap(table: Table, config: dict[str, Any], caplog: Any) -> Run:
     code, sentence = 0, ""
     real, sys.stdout = sys.stdout, output
     try:
-        with _signals_kept():
-            TapDataSync.invoke(config=_ConfigInput(config=dict(config)), state=state, catalog=None)
+        TapDataSync.invoke(config=_ConfigInput(config=dict(config)), state=state, catalog=None)
     except TapDataSyncError as error:
         code, sentence = error.exit_code, str(error)
     finally:

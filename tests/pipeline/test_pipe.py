@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.conftest import KEY, ROOT, Database, pipe
+from tests.pipeline.pipeline_helpers import KEY, ROOT, Database, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.storm.storm import storm
+from tests.storm.storm import SHOWN, _some, storm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,3 +25,11 @@ def test_a_load_under_fire_equals_the_feed(tmp_path: Path, lane: str) -> None:
     )
     assert not report.differences, report
     assert report.kills.total() >= 1
+
+
+def test_a_report_names_some_rows_and_counts_the_others() -> None:
+    """A table that is wrong from end to end is told in lines that one can read."""
+    assert _some(["7"], "is missing") == ["row 7 is missing"]
+    lines = _some([str(number) for number in range(1_000 + SHOWN)], "is missing")
+    assert len(lines) == SHOWN + 1
+    assert lines[-1] == "and so it is with 1,000 more"

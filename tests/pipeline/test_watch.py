@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.conftest import KEY, TAP, TARGET, Database, pipeline_env
+from tests.pipeline.pipeline_helpers import KEY, TAP, TARGET, Database, pipeline_env
 
 PATIENCE = "4"
 
@@ -36,7 +35,7 @@ def _wait_for(env: dict[str, str], code: int) -> str:
 def test_a_tap_that_has_stopped_is_seen(database: Database, tmp_path: Path) -> None:
     """Moving is healthy, SIGSTOP is stuck, SIGCONT heals it, and the end is healthy."""
     with running_api(events=600, limit=2, window=2.0, key=KEY) as api:
-        env = {**os.environ, **pipeline_env(api, database, tmp_path)}
+        env = pipeline_env(api, database, tmp_path)
         assert _check(env)[0] in {0, 2}
         tap_config, target_config = tmp_path / "tap.json", tmp_path / "target.json"
         config = {"api_url": api.url, "api_key": api.key, "page_size": 20}
@@ -53,13 +52,18 @@ def test_a_tap_that_has_stopped_is_seen(database: Database, tmp_path: Path) -> N
                 stderr=subprocess.DEVNULL,
             ) as target,
         ):
-            while api.stats()["pages"] < 3:
-                assert tap.poll() is None
-                time.sleep(0.1)
-            assert _wait_for(env, 0).split(":")[0] in {"running", "waiting"}
-            tap.send_signal(signal.SIGSTOP)
-            assert "stuck" in _wait_for(env, 1)
-            tap.send_signal(signal.SIGCONT)
-            assert "still" not in _wait_for(env, 0)
-            assert tap.wait() == target.wait() == 0
+            try:
+                while api.stats()["pages"] < 3:
+                    assert tap.poll() is None
+                    time.sleep(0.1)
+                assert _wait_for(env, 0).split(":")[0] in {"running", "waiting"}
+                tap.send_signal(signal.SIGSTOP)
+                assert "stuck" in _wait_for(env, 1)
+                tap.send_signal(signal.SIGCONT)
+                assert "still" not in _wait_for(env, 0)
+                assert tap.wait() == target.wait() == 0
+            finally:
+                # One that has stopped would be waited for without end.
+                tap.kill()
+                target.kill()
         assert "finished" in _wait_for(env, 0)

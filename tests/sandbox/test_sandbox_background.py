@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -16,8 +17,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from click.testing import CliRunner
-from datasync_sandbox import ApiOptions, Feed, row_fields
-from datasync_sandbox.background import BackgroundApi, ask_stats
+from datasync_sandbox import ApiOptions, Feed, background, row_fields
+from datasync_sandbox.background import BackgroundApi, BackgroundError, ask_stats
 from datasync_sandbox.catalogue import FAULTS
 from datasync_sandbox.cli import main
 from datasync_sandbox.dirty import KINDS
@@ -119,8 +120,33 @@ def test_up_tells_a_taken_port_in_one_sentence(project):
         done = run(project, "up", "--api-only", "--port", str(port))
     assert done.returncode == 1
     assert done.stderr == (
-        f"Error: Port {port} on 127.0.0.1 is taken by another program; choose another one.\n"
+        f"Error: Port {port} on 127.0.0.1 is taken by another program; "
+        "choose another one for the API.\n"
     )
+
+
+def test_the_environment_is_of_what_runs(project):
+    api = ["API_BASE_URL", "API_KEY"]
+    database = ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME"]
+    run(project, "up", "--api-only", "--port", "0", "--events", "10")
+    assert list(environment_of(project)) == api
+    run(project, "up", "--db-only", "--db-port", "0")
+    both = environment_of(project)
+    assert list(both) == [*api, *database]
+    run(project, "up", "--api-only")
+    assert environment_of(project) == both
+    run(project, "down", "--api-only")
+    assert list(environment_of(project)) == database
+    run(project, "down", "--db-only")
+    assert not (project / ".sandbox/env").exists()
+
+
+@pytest.mark.parametrize("command", ["up", "down"])
+def test_the_one_alone_and_the_other_alone_is_neither(here, command):
+    done = here(command, "--api-only", "--db-only")
+    assert done.exit_code == 2
+    assert "--api-only and --db-only exclude each other" in done.stderr
+    assert not Path(".sandbox").exists()
 
 
 def test_up_starts_anew_what_was_killed(project):
@@ -142,6 +168,74 @@ def test_a_note_about_another_process_is_not_believed(project):
     assert run(project, "down", "--api-only").stdout == "API:      was not running\n"
 
 
+def test_a_clock_that_is_set_hides_no_process(project):
+    run(project, "up", "--api-only", "--port", "0", "--events", "10")
+    # As if the clock had been put on by an hour since.
+    noted = note(project)
+    (project / ".sandbox/api.json").write_text(
+        json.dumps(noted | {"created": noted["created"] - 3600})
+    )
+    assert run(project, "down", "--api-only").stdout == "API:      stopped\n"
+    assert not psutil.pid_exists(noted["pid"])
+
+
+def test_an_interrupted_start_leaves_nobody_behind(tmp_path, monkeypatch):
+    met = []
+
+    def interrupt(url):
+        met.append(ask_stats(url)["pid"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(background, "ask_stats", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
+    assert not psutil.pid_exists(met[0])
+
+
+def test_a_start_that_takes_too_long_leaves_nobody_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(background, "_START_SECONDS", 0)
+    before = psutil.Process().children()
+    with pytest.raises(BackgroundError, match="did not answer within 0 seconds"):
+        BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
+    assert set(psutil.Process().children()) <= set(before)
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "said"),
+    [
+        ("terminate", psutil.AccessDenied(1), "belongs to another user, who has to stop it."),
+        ("wait", psutil.TimeoutExpired(5), "does not end, not even when it is killed."),
+    ],
+)
+def test_an_api_that_does_not_end_is_one_sentence(here, monkeypatch, method, error, said):
+    options = ("--api-only", "--port=0", "--events=10")
+    assert here("up", *options).exit_code == 0
+    pid = note(Path())["pid"]
+
+    def fail(*_):
+        raise error
+
+    try:
+        with monkeypatch.context() as patched:
+            for signal_sent in ("terminate", "kill"):
+                patched.setattr(psutil.Process, signal_sent, lambda _: None)
+            patched.setattr(psutil.Process, method, fail)
+            for words in (("down", "--api-only"), ("up", *options, "--seed=2")):
+                done = here(*words)
+                assert done.exit_code == 1
+                assert done.stderr == f"Error: The API (pid {pid}) {said}\n"
+    finally:
+        # Of this process it is a child, and dead it is one until somebody asks.
+        psutil.Process(pid).kill()
+        psutil.Process(pid).wait()
+
+
+def test_no_proxy_is_asked_about_loopback(project):
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
+    assert run(project, "up", "--api-only", "--port=0", "--events=10", **proxy).returncode == 0
+    assert "10 events" in run(project, "status", **proxy).stdout
+
+
 def test_the_key_is_in_no_argument(project):
     key = "a-key; with $odd 'letters'"
     done = run(
@@ -150,6 +244,19 @@ def test_the_key_is_in_no_argument(project):
     assert done.returncode == 0
     assert key not in shlex.join(psutil.Process(note(project)["pid"]).cmdline())
     assert environment_of(project)["API_KEY"] == key
+
+
+def test_a_key_in_the_environment_changes_the_key_alone(project):
+    options = ("--api-only", "--port", "0", "--events", "10")
+    run(project, "up", *options, DATASYNC_SANDBOX_KEY="one")
+    first = note(project)
+    for variables in ({"DATASYNC_SANDBOX_KEY": "one"}, {}):
+        assert "already running" in run(project, "up", "--api-only", **variables).stdout
+        assert note(project) == first
+    other = run(project, "up", "--api-only", DATASYNC_SANDBOX_KEY="two")
+    assert "stopped, to start it with other options" in other.stdout
+    second = note(project)
+    assert (second["args"], second["key"]) == (first["args"], "two")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -198,6 +305,7 @@ def test_help_names_every_fault_and_list_dirt_every_kind(here):
         ("--fault=503", "is not a fault"),
         ("--latency=slow", "latency is seconds or a range"),
         ("--late=much", "late is SHARE:SECONDS"),
+        ("--late=7:600", "a share from 0 to 1"),
         ("--dirty-kinds=mud", "no dirt is called"),
         ("--newest=yesterday", "newest is a timestamp"),
     ],
@@ -212,13 +320,31 @@ def test_a_wrong_option_is_one_sentence(here, option, said):
     assert not Path(".sandbox").exists()
 
 
-def test_options_survive_the_way_through_arguments():
-    options = ApiOptions(events=5, fault=("503@1x2", "empty@2"), window_kind="fixed", dirty=0.5)
-    assert options.to_args() == [
-        "--events=5",
-        "--window-kind=fixed",
-        "--dirty=0.5",
-        "--fault=503@1x2",
-        "--fault=empty@2",
-    ]
+def test_options_survive_the_way_through_arguments(monkeypatch):
+    monkeypatch.delenv(background.KEY_VARIABLE, raising=False)
+    options = ApiOptions(
+        port=1,
+        events=5,
+        seed=-2,
+        limit=3,
+        window=2.5,
+        window_kind="fixed",
+        cursor_lifetime=7.5,
+        latency="0-5",
+        max_page=9,
+        last_page="empty",
+        newest="now",
+        arrivals=0.25,
+        late="0.1:60",
+        unsorted=0.125,
+        dirty=0.5,
+        dirty_kinds="nul-deep,missing-id",
+        fault=("503@1x2", "empty@2"),
+        key_lifetime=8.0,
+        key_requests=4,
+    )
+    changed = {name for name, value in vars(options).items() if value != getattr(ApiOptions, name)}
+    assert changed == {field.name for field in dataclasses.fields(ApiOptions)} - {"key"}
+    read = main.commands["api"].make_context("api", options.to_args()).params
+    assert ApiOptions(**{name: read[name] for name in vars(options)}) == options
     assert ApiOptions(key="secret").to_args() == []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+import threading
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from datasync_sandbox import testing
 from datasync_sandbox.testing import running_api
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "recorded"
@@ -159,6 +162,12 @@ def test_one_event_by_its_id(client_of, roomy):
     assert answer.json["data"] == event
 
 
+@pytest.mark.parametrize("word", ["bulk", "-abcdef0", "-1"])
+def test_any_other_word_is_an_unknown_id(client_of, roomy, word):
+    answer = client_of(roomy).request(path=f"/events/{word}")
+    assert (answer.status, answer.json["code"]) == (404, "EVENT_NOT_FOUND")
+
+
 def test_the_manifest_is_free(client_of, tight):
     client = client_of(tight)
     for _ in range(12):
@@ -233,6 +242,28 @@ def test_the_stats_are_no_part_of_the_api(client_of, tight):
         stats = client.request(path="/__sandbox__/stats", headers={}).json
     assert stats["requests"] == 0
     assert client.request(path="/__sandbox__/other").status == 404
+
+
+def test_an_api_that_does_not_start_in_time_is_told(monkeypatch):
+    go_on = threading.Event()
+
+    async def start(_):
+        await asyncio.to_thread(go_on.wait)
+        raise OSError
+
+    monkeypatch.setattr(testing.ApiServer, "start", start)
+    monkeypatch.setattr(testing, "_PATIENCE", 0.01)
+    try:
+        with pytest.raises(TimeoutError, match="did not start"), running_api(events=1):
+            pass
+    finally:
+        go_on.set()
+
+
+def test_its_clock_may_be_another(client_of):
+    with running_api(events=1, limit=1, clock=iter([1e9, 1e9, 1e9 + 60]).__next__) as api:
+        statuses = [client_of(api).request().status for _ in range(3)]
+    assert statuses == [200, 429, 200]
 
 
 def test_it_listens_on_loopback_unless_told_otherwise():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from datasync_sandbox import ApiModel, ApiOptions, Feed, Growth, Policy
+from datasync_sandbox import ApiModel, ApiOptions, Feed, Growth, Policy, Refused
 
 KEY = {"X-API-Key": "sandbox-key"}
 START = 1_700_000_000.0
@@ -81,6 +81,22 @@ def test_a_key_dies_in_time_and_by_requests():
     assert [ask(model, START + after).status for after in (0, 99, 100)] == [200, 200, 401]
     model = ApiModel(Feed(50), Policy(key_requests=3))
     assert [ask(model, START).status for _ in range(4)] == [200, 200, 200, 401]
+
+
+def test_a_refused_connection_does_not_use_up_a_key():
+    model = ApiModel(Feed(50), Policy(key_requests=2, key_lifetime=100), ["refused@1"])
+    assert ask(model, START - 99) == Refused(1.0)
+    assert [ask(model, START + after).status for after in (0, 99, 99)] == [200, 200, 401]
+
+
+def test_waiting_as_long_as_a_429_says_is_enough():
+    model = ApiModel(Feed(50), Policy(limit=1000), ["429=2@1"])
+    ask(model)
+    # A crumb of clock arithmetic more than a second before the end.
+    early = START + 1 - 4e-7
+    refused = ask(model, early)
+    assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
+    assert ask(model, early + 1).status == 200
 
 
 @pytest.mark.parametrize("kind", ["exact", "empty"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
-from datasync_sandbox import binaries
+from datasync_sandbox import binaries, pgsetup, ports
 from datasync_sandbox.binaries import PostgresError
 from datasync_sandbox.postgres import Cluster
 from datasync_sandbox.testing import temporary_postgres
@@ -148,6 +151,62 @@ def test_a_taken_port_is_one_sentence(project):
     assert not (project / ".sandbox/pg").exists()
 
 
+def test_a_port_that_is_not_allowed_is_not_called_taken(tmp_path, monkeypatch):
+    def bind(host, port):
+        raise PermissionError(errno.EACCES, f"not {host}:{port}")
+
+    monkeypatch.setattr(ports, "bind", bind)
+    said = "Cannot listen on port 80 of 127.0.0.1 for the database: not 127.0.0.1:80."
+    with pytest.raises(PostgresError, match=f"^{re.escape(said)}$"):
+        Cluster(tmp_path / "pg").start(80)
+
+
+def test_a_link_to_data_that_was_thrown_away_is_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr(binaries, "reachable", lambda _: True)
+    link = tmp_path / "pg"
+    link.symlink_to(tmp_path / "thrown-away")
+    pgsetup.make_directory(link)
+    assert link.is_dir()
+    assert not link.is_symlink()
+
+
+def test_the_reason_of_a_failed_start_is_the_fatal_line(tmp_path, monkeypatch):
+    cluster = Cluster(tmp_path / "pg")
+    cluster.log.parent.mkdir()
+
+    def fail(*_):
+        with cluster.log.open("a") as log:
+            log.write("12:00:00 [7] ERROR:  nobody asked\n12:00:01 [7] FATAL:  the disk is full\n")
+        return SimpleNamespace(returncode=1, stdout="", stderr="pg_ctl: could not start server")
+
+    monkeypatch.setattr(pgsetup, "run", fail)
+    with pytest.raises(PostgresError, match="did not start: the disk is full; see "):
+        cluster._start()
+
+
+def test_a_start_that_fails_before_there_is_a_log_is_one_sentence(tmp_path):
+    cluster = Cluster(tmp_path / "pg", durable=False)
+    try:
+        pgsetup.make_directory(cluster.directory)
+        cluster._data.mkdir()
+        with pytest.raises(PostgresError) as caught:
+            cluster.start(0)
+        assert re.fullmatch("PostgreSQL did not start: [^\n]+\\.", str(caught.value))
+        assert str(cluster.log) not in str(caught.value)
+    finally:
+        cluster.remove()
+
+
+def test_a_database_that_does_not_start_is_not_left_behind(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PostgresError
+
+    monkeypatch.setattr(Cluster, "sql", refuse)
+    with pytest.raises(PostgresError, match="takes no connection"), temporary_postgres(tmp_path):
+        pass
+    assert not (tmp_path / "pg").exists()
+
+
 def test_the_commands(project):
     assert run(project, "status").returncode == 3
     assert "not running" in run(project, "psql", "-c", "SELECT 1").stderr
@@ -186,23 +245,24 @@ def test_root_in_a_closed_directory_opens_nothing(tmp_path):
 
 
 @ROOT
-def test_data_thrown_away_with_its_directory_does_not_come_back(tmp_path):
-    closed = tmp_path / "home"
+def test_a_project_that_was_moved_keeps_its_data_and_its_server(tmp_path):
+    closed, moved = tmp_path / "home", tmp_path / "moved"
     closed.mkdir(mode=0o700)
-    cluster = Cluster(closed / "pg", durable=False)
-    cluster.start(0)
+    old, new = Cluster(moved / "pg", durable=False), Cluster(closed / "pg", durable=False)
     try:
-        cluster.sql("CREATE TABLE old AS SELECT 1 AS n")
-        server = psutil.Process(cluster.pid())
-        shutil.rmtree(closed)
+        new.start(0)
+        pid = new.pid()
+        new.sql("CREATE TABLE old AS SELECT 1 AS n")
+        closed.rename(moved)
         closed.mkdir(mode=0o700)
-        assert cluster.pid() is None
-        cluster.start(0)
-        psutil.wait_procs([server], timeout=5)
-        assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
-        assert cluster.sql("SELECT count(*) FROM pg_tables WHERE tablename = 'old'") == "0"
+        assert new.pid() is None
+        new.start(0)
+        assert new.sql("SELECT count(*) FROM pg_tables WHERE tablename = 'old'") == "0"
+        assert old.pid() == pid
+        assert old.sql("SELECT n FROM old") == "1"
     finally:
-        cluster.remove()
+        old.remove()
+        new.remove()
 
 
 @ROOT

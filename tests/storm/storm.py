@@ -26,14 +26,17 @@ from datasync_sandbox.binaries import PostgresError
 from datasync_sandbox.options import ApiOptions
 from datasync_sandbox.testing import RunningApi, running_api, temporary_postgres
 
+from tests.pipeline.pipeline_helpers import ROOT, Database, pipeline_env
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from datasync_sandbox.postgres import Cluster
 
-ROOT = Path(__file__).resolve().parents[2]
 VICTIMS = ("tap-datasync", "target-postgres-checkpoint", "meltano", "postgres")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
+SHOWN = 20
+"""Differences of a kind that a report names; the others are counted."""
 
 
 @dataclass
@@ -76,7 +79,7 @@ class Report:
 
 
 def row_hash(values: Iterable[Any]) -> str:
-    """Hash one row: text as it is, JSON with sorted keys, an instant in microseconds."""
+    """Hash one row: text as it is, JSON with sorted keys, an instant in seconds since 1970."""
     text = json.dumps(list(values), sort_keys=True, default=lambda t: t.timestamp().hex())
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -97,17 +100,7 @@ class Storm:
         self._database = database
         self._draw = random.Random(seed)
         self._output = directory / "supervisor.log"
-        self._env = {
-            **os.environ,
-            "API_BASE_URL": api.url,
-            "API_KEY": api.key,
-            "DB_HOST": database.host,
-            "DB_PORT": str(database.port),
-            "DB_USER": database.user,
-            "DB_PASSWORD": database.password,
-            "DB_NAME": database.database,
-            "MELTANO_DATABASE_URI": f"sqlite:///{directory / 'meltano.db'}",
-        }
+        self._env = pipeline_env(api, Database(database, database.database), directory)
 
     def rage(self, report: Report, kills: int, page_size: int, arguments: list[str]) -> None:
         """Load, killing as often as asked while it lasts, then let it finish."""
@@ -209,18 +202,25 @@ class Storm:
         query = (
             "SELECT id, session_id, user_id, type, name, properties, timestamp, session FROM events"
         )
-        found = 0
+        found, wrong = 0, []
         with psycopg.connect(self._database.url) as connection, connection.cursor("rows") as rows:
             for ident, *values in rows.execute(query):
                 found += 1
                 if feed.pop(ident, None) != row_hash(values):
-                    report.differences.append(f"row {ident} is not the feed's")
-        report.differences += [f"row {ident} is missing" for ident in list(feed)[:20]]
+                    wrong.append(ident)
+        report.differences += [*_some(wrong, "is not the feed's"), *_some([*feed], "is missing")]
         with psycopg.connect(self._database.url) as connection:
             sent = connection.execute("SELECT coalesce(sum(emitted), 0) FROM pages").fetchone()
         report.written = int(sent[0]) if sent else 0
         if found != report.events:
             report.differences.append(f"{found:,} rows instead of {report.events:,}")
+
+
+def _some(idents: list[str], what: str) -> list[str]:
+    """Say of some rows what is wrong, and how many more there are."""
+    more = len(idents) - SHOWN
+    rest = [f"and so it is with {more:,} more"] if more > 0 else []
+    return [*(f"row {ident} {what}" for ident in idents[:SHOWN]), *rest]
 
 
 def storm(  # noqa: PLR0913 - what a storm is made of

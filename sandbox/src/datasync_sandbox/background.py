@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,6 +25,8 @@ KEY_VARIABLE = "DATASYNC_SANDBOX_KEY"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.05
+# Loopback is reached directly, whatever proxy the environment names.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class BackgroundError(Exception):
@@ -38,7 +39,8 @@ class RunningProcess:
 
     Attributes:
         pid: Its process id.
-        created: When the process was made, to tell it from a later one with the same id.
+        created: When it was started, in seconds since 1970; a feed that ends ``now`` is another
+            one each time.
         url: Base URL for clients.
         args: Options it was started with, as arguments.
         key: Its API key.
@@ -70,8 +72,8 @@ class BackgroundApi:
         except (OSError, ValueError, TypeError):
             return None
         with suppress(psutil.Error):
-            process = psutil.Process(noted.pid)
-            if process.create_time() == noted.created and process.status() != psutil.STATUS_ZOMBIE:
+            # Not by its birth, which moves when the machine's clock is set.
+            if psutil.Process(noted.pid).cmdline()[1:] == _command(noted.args)[1:]:
                 return noted
         return None
 
@@ -92,7 +94,7 @@ class BackgroundApi:
         with self.log.open("ab") as log:
             start = log.tell()
             child = subprocess.Popen(  # noqa: S603 - a program of ours
-                [sys.executable, "-m", "datasync_sandbox", "api", *args],
+                _command(args),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -101,15 +103,48 @@ class BackgroundApi:
                 # Ctrl-C in the terminal of whoever starts it is not meant for it.
                 start_new_session=True,
             )
+        try:
+            url = self._wait(child, start)
+            running = RunningProcess(child.pid, time.time(), url, args, options.key)
+            self._note.touch(mode=0o600)
+            self._note.write_text(json.dumps(asdict(running), indent=1))
+        except BaseException:
+            # Without a note nobody would find it again.
+            child.kill()
+            child.wait()
+            raise
+        return running
+
+    def stop(self) -> bool:
+        """Stop the API.
+
+        Returns:
+            Whether it ran.
+
+        Raises:
+            BackgroundError: If it does not end.
+        """
+        running = self.find()
+        if running is not None:
+            _end(running.pid)
+        self._note.unlink(missing_ok=True)
+        return running is not None
+
+    def _wait(self, child: subprocess.Popen[bytes], start: int) -> str:
+        """Wait until an API answers; return its URL.
+
+        Args:
+            child: Its process.
+            start: Where in the log its own lines begin.
+
+        Raises:
+            BackgroundError: If it ends or does not answer in time.
+        """
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             url = next((line for line in self._said(start) if line.startswith("http://")), None)
             if url and (ask_stats(url) or {}).get("pid") == child.pid:
-                created = psutil.Process(child.pid).create_time()
-                running = RunningProcess(child.pid, created, url, args, options.key)
-                self._note.touch(mode=0o600)
-                self._note.write_text(json.dumps(asdict(running), indent=1))
-                return running
+                return url
             if child.poll() is not None:
                 said = self._said(start)
                 message = (
@@ -119,28 +154,8 @@ class BackgroundApi:
                 )
                 raise BackgroundError(message)
             time.sleep(_POLL_SECONDS)
-        child.kill()
         message = f"The API did not answer within {_START_SECONDS:g} seconds; see {self.log}."
         raise BackgroundError(message)
-
-    def stop(self) -> bool:
-        """Stop the API.
-
-        Returns:
-            Whether it ran.
-        """
-        running = self.find()
-        if running is not None:
-            with suppress(psutil.NoSuchProcess):
-                process = psutil.Process(running.pid)
-                process.send_signal(signal.SIGTERM)
-                try:
-                    process.wait(_STOP_SECONDS)
-                except psutil.TimeoutExpired:
-                    process.kill()
-                    process.wait(_STOP_SECONDS)
-        self._note.unlink(missing_ok=True)
-        return running is not None
 
     def _said(self, start: int) -> list[str]:
         """Return what the process wrote, by lines."""
@@ -167,8 +182,37 @@ def ask_stats(url: str) -> dict[str, Any] | None:
         return None
     try:
         # Loopback only, as checked above.
-        with urllib.request.urlopen(address, timeout=2) as answer:  # noqa: S310
+        with _DIRECT.open(address, timeout=2) as answer:
             document: dict[str, Any] = json.load(answer)
             return document
     except (OSError, ValueError):
         return None
+
+
+def _command(args: list[str]) -> list[str]:
+    """Return the command line of an API; its process is known by it."""
+    return [sys.executable, "-m", "datasync_sandbox", "api", *args]
+
+
+def _end(pid: int) -> None:
+    """End a process, by force if it takes long.
+
+    Raises:
+        BackgroundError: If it does not end.
+    """
+    try:
+        process = psutil.Process(pid)
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(_STOP_SECONDS)
+    except psutil.NoSuchProcess:
+        return
+    except psutil.AccessDenied as error:
+        message = f"The API (pid {pid}) belongs to another user, who has to stop it."
+        raise BackgroundError(message) from error
+    except psutil.TimeoutExpired as error:
+        message = f"The API (pid {pid}) does not end, not even when it is killed."
+        raise BackgroundError(message) from error

@@ -101,12 +101,6 @@ def bin_directory() -> Path:
     return copied
 
 
-def elsewhere(path: Path) -> Path:
-    """Return the place in `ELSEWHERE` that stands in for a directory nobody can reach."""
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
-    return ELSEWHERE / "data" / name
-
-
 def _passable(info: os.stat_result, user: pwd.struct_passwd) -> bool:
     """Tell whether a user may pass a directory."""
     if info.st_uid == user.pw_uid:

@@ -43,6 +43,9 @@ TYPE_SHARES = {
 }
 """Types and their shares, in twentieths."""
 
+UNSORTED_BY = 7_200_000
+"""Milliseconds by which a timestamp out of order is off at most, either way."""
+
 _TYPES = [name for name, share in TYPE_SHARES.items() for _ in range(share)]
 _BASE36 = bytes(b"0123456789abcdefghijklmnopqrstuvwxyz"[byte % 36] for byte in range(256))
 _VERSION_4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
@@ -55,13 +58,11 @@ class Oddities:
 
     Attributes:
         unsorted: Share of events whose timestamp is not where their place says.
-        unsorted_by: How far such a timestamp is off at most, in seconds, either way.
         dirty: Share of events that do not fit.
         kinds: Kinds of dirt to draw from.
     """
 
     unsorted: float = 0.0
-    unsorted_by: float = 7200.0
     dirty: float = 0.0
     kinds: tuple[str, ...] = field(default_factory=lambda: tuple(dirty.KINDS))
 
@@ -205,12 +206,12 @@ class Renderer:
 
     def _shown(self, label: int, stamps: list[int]) -> list[int]:
         """Move the timestamps of some events away from where they belong."""
-        share, reach = self._oddities.unsorted, int(self._oddities.unsorted_by * 1000)
+        share = self._oddities.unsorted
         if not share:
             return stamps
         drawn = array("I", self.draw("unsorted", label, 8 * len(stamps)))
         return [
-            stamp + (drawn[2 * index + 1] * (2 * reach + 1) >> 32) - reach
+            stamp + (drawn[2 * index + 1] * (2 * UNSORTED_BY + 1) >> 32) - UNSORTED_BY
             if drawn[2 * index] < share * 2**32
             else stamp
             for index, stamp in enumerate(stamps)

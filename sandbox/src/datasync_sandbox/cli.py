@@ -7,7 +7,7 @@ import json
 import shlex
 import signal
 import time
-from dataclasses import fields
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +25,8 @@ from datasync_sandbox.rows import row_fields
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from datasync_sandbox.background import RunningProcess
     from datasync_sandbox.server import ApiServer
-
-_OPTION_NAMES = {field.name for field in fields(ApiOptions)}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -103,29 +102,22 @@ def up(
     """Start API and database in the background, wait until both answer, write DIRECTORY/env.
 
     What already runs is left alone. An API that runs with other options is started anew;
-    without any option for the API, one that runs is taken as it is.
+    without any option for the API, one that runs is taken as it is, but for its key when the
+    environment has another. DIRECTORY/env says how to reach what runs.
     """
+    _check_only(api_only=api_only, db_only=db_only)
     context = click.get_current_context()
-    chosen = ApiOptions(**options)
-    asked = any(
-        context.get_parameter_source(name) is not ParameterSource.DEFAULT
-        for name in options
-        if name in _OPTION_NAMES
-    )
-    lines: dict[str, str] = {}
+    sources = {name: context.get_parameter_source(name) for name in options}
+    asked = ParameterSource.COMMANDLINE in sources.values()
+    keyed = sources["key"] is ParameterSource.ENVIRONMENT
     try:
         if not db_only:
-            lines.update(_api_up(BackgroundApi(directory), chosen, asked=asked))
+            _api_up(BackgroundApi(directory), ApiOptions(**options), asked=asked, keyed=keyed)
         if not api_only:
-            lines.update(_db_up(Cluster(directory / "pg"), db_port))
+            _db_up(Cluster(directory / "pg"), db_port)
     except (ValueError, BackgroundError, PostgresError) as error:
         raise click.ClickException(str(error)) from error
-    environment = directory / "env"
-    environment.touch(mode=0o600)
-    environment.write_text(
-        "".join(f"{name}={shlex.quote(value)}\n" for name, value in lines.items())
-    )
-    click.echo(f"Written:  {environment}")
+    click.echo(f"Written:  {_write_environment(directory)}")
 
 
 @main.command()
@@ -134,6 +126,7 @@ def up(
 @click.option("--db-only", is_flag=True, help="Stop the database alone.")
 def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
     """Stop API and database; the data stays."""
+    _check_only(api_only=api_only, db_only=db_only)
     try:
         if not db_only:
             click.echo(
@@ -143,10 +136,9 @@ def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
             click.echo(
                 f"Database: {'stopped' if Cluster(directory / 'pg').stop() else 'was not running'}"
             )
-    except PostgresError as error:
+    except (BackgroundError, PostgresError) as error:
         raise click.ClickException(str(error)) from error
-    if not api_only and not db_only:
-        (directory / "env").unlink(missing_ok=True)
+    _write_environment(directory)
 
 
 @main.command()
@@ -184,31 +176,67 @@ async def _serve(server: ApiServer) -> None:
     await server.stop()
 
 
-def _api_up(background: BackgroundApi, options: ApiOptions, *, asked: bool) -> dict[str, str]:
-    """Start the API, or find it running."""
+def _check_only(*, api_only: bool, db_only: bool) -> None:
+    """Refuse what would be neither of the two."""
+    if api_only and db_only:
+        message = "--api-only and --db-only exclude each other; leave both out for both."
+        raise click.UsageError(message)
+
+
+def _api_up(background: BackgroundApi, options: ApiOptions, *, asked: bool, keyed: bool) -> None:
+    """Start the API, or find it running.
+
+    Args:
+        background: The API.
+        options: Its options, for one that is started.
+        asked: Whether one of them is from the command line.
+        keyed: Whether the key is from the environment.
+    """
     options.make_model()  # a wrong option is told here, not in a log
     running = background.find()
-    if running and (
-        not asked or (running.args == options.to_args() and running.key == options.key)
-    ):
-        click.echo(f"API:      {running.url} (already running, pid {running.pid})")
-    else:
-        if running:
-            background.stop()
-            click.echo("API:      stopped, to start it with other options")
-        running = background.start(options)
-        click.echo(f"API:      {running.url} (pid {running.pid}, log {background.log})")
-    return {"API_BASE_URL": running.url, "API_KEY": running.key}
+    if running:
+        other_options = asked and running.args != options.to_args()
+        other_key = (asked or keyed) and running.key != options.key
+        if not (other_options or other_key):
+            click.echo(f"API:      {running.url} (already running, pid {running.pid})")
+            return
+        if not asked:
+            options = replace(_options_of(running), key=options.key)
+        background.stop()
+        click.echo("API:      stopped, to start it with other options")
+    running = background.start(options)
+    click.echo(f"API:      {running.url} (pid {running.pid}, log {background.log})")
 
 
-def _db_up(cluster: Cluster, port: int | None) -> dict[str, str]:
+def _options_of(running: RunningProcess) -> ApiOptions:
+    """Read the options of an API that runs, but for its key."""
+    values = api.make_context("api", list(running.args)).params
+    return ApiOptions(**{name: value for name, value in values.items() if name != "host"})
+
+
+def _db_up(cluster: Cluster, port: int | None) -> None:
     """Start the database, or find it running."""
     word = "started" if cluster.start(port) else "already running"
     click.echo(f"Database: {cluster.url} ({word}, pid {cluster.pid()})")
-    return {
-        "DB_HOST": cluster.host,
-        "DB_PORT": str(cluster.port),
-        "DB_USER": cluster.user,
-        "DB_PASSWORD": cluster.password,
-        "DB_NAME": cluster.database,
-    }
+
+
+def _write_environment(directory: Path) -> Path:
+    """Write how to reach what runs; no file when nothing does."""
+    path, cluster = directory / "env", Cluster(directory / "pg")
+    values: dict[str, str] = {}
+    if running := BackgroundApi(directory).find():
+        values |= {"API_BASE_URL": running.url, "API_KEY": running.key}
+    if cluster.pid():
+        values |= {
+            "DB_HOST": cluster.host,
+            "DB_PORT": str(cluster.port),
+            "DB_USER": cluster.user,
+            "DB_PASSWORD": cluster.password,
+            "DB_NAME": cluster.database,
+        }
+    if values:
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
+    else:
+        path.unlink(missing_ok=True)
+    return path

@@ -74,7 +74,6 @@ _GROUPS = {
             "Seconds from its first use after which the key is dead; 0 is never.",
         ),
         ("key_requests", click.IntRange(0), "Requests after which the key is dead; 0 is never."),
-        ("cache_ttl", _FROM_0, "Seconds for which a page asked for again is an X-Cache HIT."),
     ],
 }
 
@@ -139,7 +138,7 @@ def _add(command: Command, group: list[tuple[str, Any, str]]) -> Command:
             f"--{name.replace('_', '-')}",
             type=kind,
             default=_DEFAULTS[name],
-            show_default=_DEFAULTS[name] not in {"", 0} or name in {"latency", "port"},
+            show_default=_DEFAULTS[name] not in {"", 0},
             envvar=KEY_VARIABLE if name == "key" else None,
             help=text,
         )(command)

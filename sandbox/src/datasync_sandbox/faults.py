@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datasync_sandbox.catalogue import FAULTS
 
@@ -111,10 +111,6 @@ class Faults:
         self._left = [Fault.parse(fault) if isinstance(fault, str) else fault for fault in faults]
         self.served: Counter[str] = Counter()
 
-    def add(self, fault: Fault | str) -> None:
-        """Add a fault behind the others."""
-        self._left.append(Fault.parse(fault) if isinstance(fault, str) else fault)
-
     def next(self, page: int | None) -> Fault | None:
         """Return the fault that the next request for a page meets, if any."""
         return next((fault for fault in self._left if fault.page == page), None)
@@ -133,7 +129,3 @@ class Faults:
     def pending(self) -> list[str]:
         """Return the spellings of the faults still to happen."""
         return [str(fault) for fault in self._left]
-
-    def stats(self) -> dict[str, Any]:
-        """Return what happened so far, as JSON values."""
-        return {"served": dict(self.served), "pending": self.pending()}

@@ -130,7 +130,8 @@ class Feed:
             return None
         if label >= ARRIVAL_LABEL:
             return self._head.find(label, ident)
-        if label * BLOCK >= self.events:
+        # Below 0 where a word begins with a minus, which `int` takes for a sign.
+        if not 0 <= label * BLOCK < self.events:
             return None
         block = self._block(label)
         return block.iso[block.ids.index(ident)] if ident in block.ids else None

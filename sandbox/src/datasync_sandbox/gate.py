@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datasync_sandbox.answers import error, too_many
-from datasync_sandbox.ratelimit import Verdict, make_bucket
+from datasync_sandbox.ratelimit import Verdict, is_over, make_bucket, whole_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,11 +81,11 @@ class Gate:
 
     def spend(self, call: Call) -> Verdict | Response:
         """Count the request, or refuse it with 429."""
-        if call.now < self._blocked_until:
-            reset = math.ceil(round(self._blocked_until - call.now, 6))
-            verdict = Verdict(allowed=False, limit=self._policy.limit, remaining=0, reset=reset)
-        else:
+        if is_over(self._blocked_until, call.now):
             verdict = self._bucket.take(call.now)
+        else:
+            reset = whole_seconds(self._blocked_until - call.now)
+            verdict = Verdict(allowed=False, limit=self._policy.limit, remaining=0, reset=reset)
         if verdict.allowed:
             return verdict
         return _refusal(call, verdict)

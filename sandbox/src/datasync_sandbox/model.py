@@ -33,6 +33,7 @@ DEFAULT_PAGE = 100
 _LIMIT = re.compile(r"[0-9]{1,9}")
 _LOGGED = 100_000
 _CACHED = 16
+_CACHE_TTL = 30
 _BULK_ERROR = 'Request body must contain an "ids" array'
 
 
@@ -111,14 +112,14 @@ class ApiModel:
         """Return what happened so far, as JSON values.
 
         Returns:
-            Counters over all requests to the API, and the log of the last 100,000.
+            ``requests`` and the counters of faults are over all requests to the API; the other
+            counters, like the log itself, are over the last 100,000.
         """
         return {
             "requests": self.requests,
             "total": self.feed.total,
             "faults": dict(self.faults.served),
             "faults_served": sum(self.faults.served.values()),
-            "faults_pending": self.faults.pending(),
             **count_exchanges(self.log),
         }
 
@@ -153,9 +154,6 @@ class ApiModel:
 
     def _get_page(self, call: Call) -> Outcome:
         """``GET /events``: a page of the feed."""
-        denied = self._gate.authenticate(call)
-        if denied:
-            return denied
         cursor = self._read_cursor(call.query.get("cursor"))
         page = cursor.page if cursor else None
         call.exchange.page = page
@@ -165,6 +163,9 @@ class ApiModel:
             call.exchange.fault = fault.name
             self.faults.spend(fault)
             return Refused(fault.argument)
+        denied = self._gate.authenticate(call)
+        if denied:
+            return denied
         verdict = self._gate.spend(call)
         if isinstance(verdict, Response):
             return verdict
@@ -177,7 +178,6 @@ class ApiModel:
             return error(400, "CURSOR_EXPIRED", str(expired), headers, call.delay)
         draft = self._draft(call, verdict, cursor)
         if fault is None:
-            call.exchange.events = draft.meta["returned"]
             return draft.page()
         call.exchange.fault = fault.name
         self.faults.spend(fault)
@@ -244,7 +244,7 @@ class ApiModel:
         headers = {
             **call.answer_headers(verdict),
             "X-Cache": self._look_up(limit, cursor.after, call.now),
-            "X-Cache-TTL": f"{self.policy.cache_ttl:g}",
+            "X-Cache-TTL": str(_CACHE_TTL),
         }
         return Draft(
             now=call.now,
@@ -279,7 +279,7 @@ class ApiModel:
         until, total = self._cache.get((limit, after), (-math.inf, 0))
         if now < until and total == self.feed.total:
             return "HIT"
-        self._cache[limit, after] = (now + self.policy.cache_ttl, self.feed.total)
+        self._cache[limit, after] = (now + _CACHE_TTL, self.feed.total)
         self._cache.move_to_end((limit, after))
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)

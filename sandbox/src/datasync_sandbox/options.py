@@ -23,7 +23,6 @@ _RANGE = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
 _LATE = re.compile(r"(\d*\.?\d+):(\d*\.?\d+)")
 
 DEFAULT_PORT = 8765
-DEFAULT_KEY = "sandbox-key"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class ApiOptions:
     """All options of ``datasync-sandbox api``, as the command line spells them.
 
     Attributes:
-        port: Port on 127.0.0.1; 0 picks a free one.
+        port: Port to listen on; 0 picks a free one.
         events: Events of the frozen feed.
         seed: Seed of the feed.
         key: API key.
@@ -51,21 +50,20 @@ class ApiOptions:
         fault: Faults; see `datasync_sandbox.faults`.
         key_lifetime: Seconds from its first use after which the key is dead; 0 is never.
         key_requests: Requests after which the key is dead; 0 is never.
-        cache_ttl: Seconds for which a page asked for again is a cache hit.
     """
 
     port: int = DEFAULT_PORT
     # 18 pages: a first load leaves two requests of its last window to those that follow at once.
     events: int = 90_000
     seed: int = 1
-    key: str = DEFAULT_KEY
-    limit: int = 10
-    window: float = 60.0
-    window_kind: WindowKind = "sliding"
-    cursor_lifetime: float = 120.0
+    key: str = Policy.key
+    limit: int = Policy.limit
+    window: float = Policy.window
+    window_kind: WindowKind = Policy.window_kind
+    cursor_lifetime: float = Policy.cursor_lifetime
     latency: str = "0"
-    max_page: int = 5000
-    last_page: Literal["exact", "empty"] = "exact"
+    max_page: int = Policy.max_page
+    last_page: Literal["exact", "empty"] = Policy.last_page
     newest: str = NEWEST
     arrivals: float = 0.0
     late: str = ""
@@ -75,7 +73,6 @@ class ApiOptions:
     fault: tuple[str, ...] = ()
     key_lifetime: float = 0.0
     key_requests: int = 0
-    cache_ttl: float = 30.0
 
     def make_feed(self) -> Feed:
         """Build the feed.
@@ -117,7 +114,6 @@ class ApiOptions:
             last_page=self.last_page,
             key_lifetime=self.key_lifetime or None,
             key_requests=self.key_requests or None,
-            cache_ttl=self.cache_ttl,
         )
         return ApiModel(self.make_feed(), policy, Faults(self.fault), started=started)
 
@@ -151,8 +147,8 @@ def _late(text: str) -> tuple[float, float]:
     if not text:
         return 0.0, 0.0
     match = _LATE.fullmatch(text.strip())
-    if match is None:
-        message = f"late is SHARE:SECONDS, like 0.05:600, not {text!r}"
+    if match is None or float(match[1]) > 1:
+        message = f"late is SHARE:SECONDS, a share from 0 to 1, like 0.05:600, not {text!r}"
         raise ValueError(message)
     return float(match[1]), float(match[2])
 

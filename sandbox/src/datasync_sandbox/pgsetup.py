@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from typing import TYPE_CHECKING
 
 from datasync_sandbox import binaries
@@ -51,6 +52,7 @@ def make_directory(directory: Path) -> None:
         PostgresError: If it exists and is of no use to that user.
     """
     if not directory.exists():
+        directory.unlink(missing_ok=True)  # a link to what was thrown away
         directory.parent.mkdir(parents=True, exist_ok=True)
         if binaries.reachable(directory):
             directory.mkdir(mode=0o700)
@@ -156,15 +158,12 @@ def last_line(text: str) -> str:
 
 def _make_elsewhere(directory: Path) -> None:
     """Put a directory where the server's user can reach it, and a link in its place."""
-    target = binaries.elsewhere(directory)
-    if target.exists():
-        # The link is gone, so the data was thrown away: finish that.
-        run("pg_ctl", "stop", "-D", str(target / "data"), "-m", "immediate", "-w")
-        shutil.rmtree(target)
-    directory.unlink(missing_ok=True)
-    for parent in (binaries.ELSEWHERE, target.parent):
+    data = binaries.ELSEWHERE / "data"
+    for parent in (binaries.ELSEWHERE, data):
         parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    target.mkdir(mode=0o700)
+    # A fresh name each time, which the link alone knows: one made from the path would be found
+    # by the next project at this path, when this one has been moved and its server still runs.
+    target = tempfile.mkdtemp(prefix="pg-", dir=data)
     directory.symlink_to(target, target_is_directory=True)
 
 

@@ -15,7 +15,7 @@ BASE = "/api/v1"
 """Path of the API; a client's ``api_url`` ends in it."""
 
 HOST = "127.0.0.1"
-"""The one address that the sandbox listens on."""
+"""The address that the sandbox listens on, unless the API is told otherwise."""
 
 STATS = "/__sandbox__/stats"
 """Path of the request log, outside the API."""
@@ -37,7 +37,6 @@ class Policy:
         last_page: Whether the last page says so itself (``exact``) or an ``empty`` page follows it.
         key_lifetime: Seconds from its first use after which the key is dead.
         key_requests: Requests after which the key is dead.
-        cache_ttl: Seconds for which a page asked for again is a cache hit.
     """
 
     key: str = "sandbox-key"
@@ -50,7 +49,6 @@ class Policy:
     last_page: Literal["exact", "empty"] = "exact"
     key_lifetime: float | None = None
     key_requests: int | None = None
-    cache_ttl: float = 30.0
 
 
 @dataclass
@@ -64,7 +62,6 @@ class Exchange:
         page: Number of the page asked for; see `datasync_sandbox.faults`.
         result: HTTP status, or ``reset``, ``no-reply`` or ``refused``.
         fault: Fault that it met.
-        events: Events in the answer.
     """
 
     at: float
@@ -73,7 +70,6 @@ class Exchange:
     page: int | None = None
     result: int | str = 0
     fault: str | None = None
-    events: int = 0
 
 
 def count_exchanges(log: Iterable[Exchange]) -> dict[str, Any]:
@@ -87,12 +83,9 @@ def count_exchanges(log: Iterable[Exchange]) -> dict[str, Any]:
     """
     entries = list(log)
     path = f"{BASE}/events"
-    pages = [entry for entry in entries if entry.result == HTTPStatus.OK and entry.path == path]
     return {
-        "pages": len(pages),
-        "events": sum(entry.events for entry in pages),
+        "pages": sum(entry.result == HTTPStatus.OK and entry.path == path for entry in entries),
         "too_many": sum(entry.result == HTTPStatus.TOO_MANY_REQUESTS for entry in entries),
-        "unauthorized": sum(entry.result in {401, 403} for entry in entries),
         "arrivals": [entry.at for entry in entries],
         "log": [vars(entry) for entry in entries],
     }

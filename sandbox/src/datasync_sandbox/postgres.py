@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from datasync_sandbox import binaries, pgsetup
+from datasync_sandbox import binaries, pgsetup, ports
 from datasync_sandbox.binaries import PostgresError
 
 if TYPE_CHECKING:
@@ -212,21 +212,24 @@ class Cluster:
             "pg_ctl", "start", "-D", str(self._data), "-l", str(self.log), "-w", "-t", _SECONDS
         )
         if done.returncode:
-            with self.log.open() as log:
-                log.seek(size)
-                said = [line for line in log if "FATAL" in line or "ERROR" in line]
-            reason = (
-                said[0].partition("FATAL:")[2].strip()
-                if said
-                else pgsetup.last_line(done.stderr or done.stdout)
-            )
-            message = f"PostgreSQL did not start: {reason or 'no reason given'}; see {self.log}."
+            reason = self._fatal(size) or pgsetup.last_line(done.stderr or done.stdout)
+            see = f"; see {self.log}" if self.log.exists() else ""
+            message = f"PostgreSQL did not start: {reason}{see}."
             raise PostgresError(message)
         try:
             self.sql("SELECT 1")
         except PostgresError as error:
             message = f"PostgreSQL runs, but takes no connection on port {self.port}: {error}"
             raise PostgresError(message) from error
+
+    def _fatal(self, start: int) -> str:
+        """Return the first fatal line of the log from a place on; empty when there is none."""
+        with suppress(FileNotFoundError), self.log.open(errors="replace") as log:
+            log.seek(start)
+            for line in log:
+                if "FATAL:" in line:
+                    return line.partition("FATAL:")[2].strip()
+        return ""
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -246,18 +249,13 @@ def _free_port() -> int:
 
 
 def _check_free(host: str, port: int) -> None:
-    """Make sure that nobody listens on a port.
+    """Make sure that a port can be had.
 
     Raises:
-        PostgresError: If somebody does.
+        PostgresError: If it cannot.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            message = (
-                f"Port {port} on {host} is taken by another program; "
-                "choose another one for the database."
-            )
-            raise PostgresError(message) from error
+    try:
+        ports.bind(host, port).close()
+    except OSError as error:
+        message = ports.refusal(error, host, port, "the database")
+        raise PostgresError(message) from error

@@ -64,13 +64,13 @@ class SlidingBucket:
 
     def take(self, now: float) -> Verdict:
         """Count a request that arrives at ``now``, if there is room for it."""
-        while self._taken and now >= self._taken[0] + self._window:
+        while self._taken and is_over(self._taken[0] + self._window, now):
             self._taken.popleft()
         allowed = len(self._taken) < self._limit
         if allowed:
             self._taken.append(now)
         left = self._taken[0] + self._window - now
-        return Verdict(allowed, self._limit, self._limit - len(self._taken), _whole(left))
+        return Verdict(allowed, self._limit, self._limit - len(self._taken), whole_seconds(left))
 
 
 class FixedBucket:
@@ -96,14 +96,19 @@ class FixedBucket:
 
     def take(self, now: float) -> Verdict:
         """Count a request that arrives at ``now``, if there is room for it."""
-        if now >= self._start + self._window:
-            self._start = math.floor(now / self._window) * self._window if self._aligned else now
+        if is_over(self._start + self._window, now):
+            self._start = self._aligned_start(now) if self._aligned else now
             self._count = 0
         allowed = self._count < self._limit
         if allowed:
             self._count += 1
         left = self._start + self._window - now
-        return Verdict(allowed, self._limit, self._limit - self._count, _whole(left))
+        return Verdict(allowed, self._limit, self._limit - self._count, whole_seconds(left))
+
+    def _aligned_start(self, now: float) -> float:
+        """Return the multiple of the window at which the present one has begun."""
+        start = math.floor(now / self._window) * self._window
+        return start + self._window if is_over(start + self._window, now) else start
 
 
 def make_bucket(kind: WindowKind, limit: int, window: float) -> Bucket:
@@ -122,7 +127,12 @@ def make_bucket(kind: WindowKind, limit: int, window: float) -> Bucket:
     return FixedBucket(limit, window, aligned=kind == "aligned")
 
 
-def _whole(seconds: float) -> int:
-    """Round up, as the service does: waiting this long is always enough."""
+def is_over(end: float, now: float) -> bool:
+    """Tell whether the time until an instant has passed, as `whole_seconds` counts it."""
+    return round(end - now, 6) <= 0
+
+
+def whole_seconds(seconds: float) -> int:
+    """Round up, as the service does: a client that waits so long is let in."""
     # Clock arithmetic leaves crumbs (60.00000000004); they must not cost a second.
     return max(1, math.ceil(round(seconds, 6)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 import struct
@@ -13,11 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
+from datasync_sandbox import ports
 from datasync_sandbox.answers import dump
 from datasync_sandbox.outcomes import JSON_TYPE, NoReply, Outcome, Refused, Reset, Response
 from datasync_sandbox.policy import BASE, HOST, STATS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasync_sandbox.model import ApiModel
 
 _DRIPS_A_SECOND = 10
@@ -32,13 +34,21 @@ class ListenError(Exception):
 class ApiServer:
     """One model, served on one port. All methods belong to one event loop."""
 
-    def __init__(self, model: ApiModel, port: int, host: str = HOST) -> None:
+    def __init__(
+        self,
+        model: ApiModel,
+        port: int,
+        host: str = HOST,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         """Prepare to serve.
 
         Args:
             model: The API.
             port: Port to listen on; 0 picks a free one.
             host: IPv4 address to listen on.
+            clock: Returns seconds since 1970, never less than before; by default the machine's.
         """
         self.model = model
         self.host = host
@@ -50,7 +60,8 @@ class ApiServer:
         self._elsewhere = 0
         self._keys_elsewhere = 0
         # Monotonic, but reads as seconds since 1970: cursors outlive a restart.
-        self._clock_offset = time.time() - time.monotonic()
+        offset = time.time() - time.monotonic()
+        self._now = clock or (lambda: time.monotonic() + offset)
 
     @property
     def url(self) -> str:
@@ -66,13 +77,9 @@ class ApiServer:
         # No access log, and no handling of signals: both are the caller's business.
         self._web = web.Server(self._serve, access_log=None, handler_cancellation=True)
         try:
-            await self._listen()
+            await self._listen(ports.bind(self.host, self.port))
         except OSError as error:
-            message = (
-                f"Port {self.port} on {self.host} is taken by another program; choose another one."
-                if error.errno == errno.EADDRINUSE
-                else f"Cannot listen on port {self.port} of {self.host}: {error.strerror}."
-            )
+            message = ports.refusal(error, self.host, self.port, "the API")
             raise ListenError(message) from error
 
     async def stop(self) -> None:
@@ -95,21 +102,15 @@ class ApiServer:
             "keys_elsewhere": self._keys_elsewhere,
         }
 
-    def _now(self) -> float:
-        return time.monotonic() + self._clock_offset
-
-    async def _listen(self) -> None:
+    async def _listen(self, bound: socket.socket) -> None:
         protocol = cast("web.Server", self._web)  # set by `start`
         loop = asyncio.get_running_loop()
-        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind((self.host, self.port))
-            self._listener = await loop.create_server(protocol, sock=listening, backlog=128)
+            self._listener = await loop.create_server(protocol, sock=bound, backlog=128)
         except OSError:
-            listening.close()
+            bound.close()
             raise
-        self.port = listening.getsockname()[1]
+        self.port = bound.getsockname()[1]
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -188,12 +189,18 @@ class ApiServer:
         if self._listener is None or self._reopening:
             return
         self._listener.close()
-        self._reopening = asyncio.create_task(self._reopen(seconds))
+        # Kept for as long: another program would take the port, and the API be gone for good.
+        bound = ports.bind(self.host, self.port)
+        self._reopening = asyncio.create_task(self._reopen(bound, seconds))
 
-    async def _reopen(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def _reopen(self, bound: socket.socket, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            bound.close()
+            raise
         self._reopening = None
-        await self._listen()
+        await self._listen(bound)
 
 
 async def _begin(request: web.BaseRequest, response: Response) -> web.StreamResponse:

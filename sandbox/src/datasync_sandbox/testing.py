@@ -13,7 +13,7 @@ from datasync_sandbox.postgres import Cluster
 from datasync_sandbox.server import ApiServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from datasync_sandbox.model import ApiModel
@@ -49,15 +49,24 @@ class RunningApi:
 
 
 @contextmanager
-def running_api(options: ApiOptions | None = None, **changes: Any) -> Iterator[RunningApi]:
+def running_api(
+    options: ApiOptions | None = None,
+    *,
+    clock: Callable[[], float] | None = None,
+    **changes: Any,
+) -> Iterator[RunningApi]:
     """Serve the API over real HTTP, in a thread.
 
     Args:
         options: Options; by default all defaults, on a free port.
+        clock: Its clock; see `datasync_sandbox.server.ApiServer`.
         **changes: Single options by name, as in ``running_api(events=500, fault=["503@2"])``.
 
     Yields:
         The running API.
+
+    Raises:
+        TimeoutError: If it does not start in time.
     """
     if "fault" in changes:
         changes["fault"] = tuple(str(fault) for fault in changes["fault"])
@@ -68,7 +77,7 @@ def running_api(options: ApiOptions | None = None, **changes: Any) -> Iterator[R
 
     async def serve() -> None:
         try:
-            server = ApiServer(model, chosen.port)
+            server = ApiServer(model, chosen.port, clock=clock)
             await server.start()
         except BaseException as error:  # noqa: BLE001 - raised in the other thread
             box["error"] = error
@@ -84,7 +93,9 @@ def running_api(options: ApiOptions | None = None, **changes: Any) -> Iterator[R
         target=lambda: asyncio.run(serve()), name="datasync-sandbox", daemon=True
     )
     thread.start()
-    ready.wait(_PATIENCE)
+    if not ready.wait(_PATIENCE):
+        message = f"The API did not start within {_PATIENCE:g} seconds."
+        raise TimeoutError(message)
     if "error" in box:
         raise box["error"]
     try:
@@ -109,8 +120,8 @@ def temporary_postgres(directory: Path, *, durable: bool = False) -> Iterator[Cl
         ``pid()``, ``start()``, ``stop()`` and ``sql()``.
     """
     cluster = Cluster(directory / "pg", durable=durable)
-    cluster.start(port=0)
     try:
+        cluster.start(port=0)
         yield cluster
     finally:
         cluster.remove()
