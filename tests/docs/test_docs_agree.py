@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,14 +99,35 @@ def test_help_names_every_setting() -> None:
         assert name in said
 
 
-def test_generated_pages_are_fresh() -> None:
+def test_generated_pages_are_fresh_whatever_database_the_environment_names() -> None:
+    url = "postgresql+psycopg://nobody:none@127.0.0.1:9/somebodys"
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"],
+        env={**os.environ, "TARGET_POSTGRES_SQLALCHEMY_URL": url},
         check=False,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_settings_has_only_what_meltano_hands_on_and_the_programs_heed() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    tap, loader = (
+        re.findall(r"^\| ([a-z_+.]+) \|", part, re.MULTILINE) for part in page.split("\n## ")[1:]
+    )
+    lock = json.loads((ROOT / "plugins/loaders/target-postgres--meltanolabs.lock").read_text())
+    for shown, declared in (
+        (tap, plugin("extractors", "tap-datasync")["settings"]),
+        (loader, lock["settings"]),
+    ):
+        known = {setting["name"] for setting in declared}
+        assert {"api_url", "host"} & set(shown)
+        for name in shown:
+            whole = name.partition(".")[0]
+            assert name in known or whole in known or any(k.startswith(f"{name}.") for k in known)
+    # The loader goes by the key.
+    assert "load_method" not in loader
 
 
 def test_compose_passes_every_setting_on() -> None:
