@@ -172,3 +172,15 @@ def test_secrets_and_state_stay_out_of_the_image_and_of_git() -> None:
     assert not [name for name in allowed if name.startswith(".")]
     gitignore = (ROOT / ".gitignore").read_text().split()
     assert {".env", "/.meltano/", "/.run/", "/.sandbox/"} <= set(gitignore)
+
+
+def test_the_hooks_run_every_check_and_are_installed_for_each_stage() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    checks = subprocess.run(
+        ["sh", ROOT / "run-checks.sh", "--list"], check=True, capture_output=True, text=True
+    ).stdout
+    run = " ".join(hook["entry"].removeprefix("sh run-checks.sh ") for hook in hooks)
+    assert sorted(run.split()) == sorted(checks.split())
+    stages = {stage for hook in hooks for stage in hook.get("stages", config["default_stages"])}
+    assert stages == set(config["default_install_hook_types"])
