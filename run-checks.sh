@@ -25,7 +25,7 @@ lint() { ruff check . ; }
 format() { ruff format --check . ; }
 
 types() {
-    for package in $packages; do
+    for package in $packages bench:datasync_bench; do
         mypy --package "${package#*:}" || return 1
     done
     mypy scripts/*.py plugins/*.py docs/*.py

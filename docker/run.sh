@@ -43,10 +43,12 @@ if [ -z "$key" ] || [ "$key" = put-your-api-key-here ]; then
     fi
 fi
 
+# All images before anything starts: the sandbox runs from that of the load, and where it is
+# not built yet, Compose would look for it in a registry.
 # shellcheck disable=SC2086 # no profile is no word
-docker compose $profile up --build --detach --wait postgres dashboard ${profile:+sandbox}
+docker compose $profile build ingestion dashboard
 # shellcheck disable=SC2086
-docker compose $profile build ingestion
+docker compose $profile up --detach --wait postgres dashboard ${profile:+sandbox}
 port=$(setting DASHBOARD_PORT)
 echo "Dashboard: http://127.0.0.1:${port:-8501}"
 # In its own container, in the foreground: Ctrl-C reaches it, and its exit code is ours.

@@ -84,8 +84,16 @@ until [ "$(sql 'SELECT count(*) FROM events' || echo 0)" -ge 10000 ] 2>/dev/null
     waited=$((waited + 1))
     sleep 1
 done
-# Its own process, as an init process would reach it.
-supervisor=$(pgrep -u 10001 -f 'datasync-ingest --bulk' | head -n 1)
+# Its own process, as an init process would reach it: the one that has been told this address,
+# and not that of another container on this machine.
+supervisor=
+for pid in $(pgrep -u 10001 -f 'datasync-ingest --bulk' || true); do
+    if tr '\0' '\n' <"/proc/$pid/environ" | grep -qxF "$1"; then
+        supervisor=$pid
+        break
+    fi
+done
+[ -n "$supervisor" ] || fail "the process of the load is not found"
 kill -TERM "$supervisor"
 code=0
 wait "$running" || code=$?

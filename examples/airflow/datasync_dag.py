@@ -1,8 +1,8 @@
 """Load several DataSync accounts every day: one task an account, all from the same image.
 
-Each account has a key, a database schema or database, and a limit of its own at the API, so
-the tasks run side by side. A task that fails is tried again and goes on at its page; its state
-is in the database of `MELTANO_DATABASE_URI`, not in the container, so any worker can do it.
+Each account has a key, a database, and a limit of its own at the API, so the tasks run side by
+side. A task that fails is tried again and goes on at its page; its state is in the database of
+`MELTANO_DATABASE_URI`, not in the container, so any worker can do it.
 
 Secrets come from Airflow connections, one an account: `datasync_emea` with the API's address as
 host and the key as password. Airflow keeps them out of its logs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,14 +99,35 @@ def test_help_names_every_setting() -> None:
         assert name in said
 
 
-def test_generated_pages_are_fresh() -> None:
+def test_generated_pages_are_fresh_whatever_database_the_environment_names() -> None:
+    url = "postgresql+psycopg://nobody:none@127.0.0.1:9/somebodys"
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"],
+        env={**os.environ, "TARGET_POSTGRES_SQLALCHEMY_URL": url},
         check=False,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_settings_has_only_what_meltano_hands_on_and_the_programs_heed() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text()
+    tap, loader = (
+        re.findall(r"^\| ([a-z_+.]+) \|", part, re.MULTILINE) for part in page.split("\n## ")[1:]
+    )
+    lock = json.loads((ROOT / "plugins/loaders/target-postgres--meltanolabs.lock").read_text())
+    for shown, declared in (
+        (tap, plugin("extractors", "tap-datasync")["settings"]),
+        (loader, lock["settings"]),
+    ):
+        known = {setting["name"] for setting in declared}
+        assert {"api_url", "host"} & set(shown)
+        for name in shown:
+            whole = name.partition(".")[0]
+            assert name in known or whole in known or any(k.startswith(f"{name}.") for k in known)
+    # The loader goes by the key.
+    assert "load_method" not in loader
 
 
 def test_compose_passes_every_setting_on() -> None:
@@ -150,3 +172,15 @@ def test_secrets_and_state_stay_out_of_the_image_and_of_git() -> None:
     assert not [name for name in allowed if name.startswith(".")]
     gitignore = (ROOT / ".gitignore").read_text().split()
     assert {".env", "/.meltano/", "/.run/", "/.sandbox/"} <= set(gitignore)
+
+
+def test_the_hooks_run_every_check_and_are_installed_for_each_stage() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    checks = subprocess.run(
+        ["sh", ROOT / "run-checks.sh", "--list"], check=True, capture_output=True, text=True
+    ).stdout
+    run = " ".join(hook["entry"].removeprefix("sh run-checks.sh ") for hook in hooks)
+    assert sorted(run.split()) == sorted(checks.split())
+    stages = {stage for hook in hooks for stage in hook.get("stages", config["default_stages"])}
+    assert stages == set(config["default_install_hook_types"])
