@@ -188,6 +188,9 @@ def test_an_empty_file_moves_the_state(
     [
         ('{"id": 5}', (InputError, r"does not fit its schema: Expected `str \| null`")),
         ('{"id": "a"', (InputError, "does not fit its schema")),
+        # No UTF-8, in a column of text and in one that stays JSON.
+        ('{"id": "\udcff"}', (InputError, "does not fit its schema")),
+        ('{"id": "a", "properties": {"x": "\udcff"}}', (InputError, "does not fit its schema")),
         (
             '{"id": null}',
             (
@@ -214,7 +217,7 @@ def test_a_file_that_fails_leaves_nothing_behind_but_itself(
 ) -> None:
     """No row of it, no checkpoint, no STATE; the file stays for whoever looks into it."""
     file = write_batch(tmp_path, "page", [event(1)])
-    file.write_text(file.read_text() + line + "\n")
+    file.write_bytes(file.read_bytes() + line.encode(errors="surrogateescape") + b"\n")
     error, sentence = failure
     with pytest.raises(error, match=sentence):
         make_target().listen(stdin([*schemas(), batch(file), state_message(2)]))
