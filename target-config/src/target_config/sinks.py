@@ -12,6 +12,7 @@ from target_postgres.sinks import PostgresSink
 from target_config import batchfiles
 from target_config.bulk import BulkLoader
 from target_config.connector import CheckpointConnector
+from target_config.settings import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,12 @@ class CheckpointSink(PostgresSink):
         # The stock sink logs its COPY statement for every batch; whoever asked for DEBUG gets it.
         if self.logger.getEffectiveLevel() >= logging.INFO:
             self.logger.setLevel(logging.WARNING)
+
+    @property
+    @override
+    def schema_name(self) -> str:
+        # Where the SQL has made the tables.
+        return schema_of(self.config)
 
     @override
     def setup(self) -> None:
