@@ -18,17 +18,20 @@ def markdown(results: Mapping[str, Any]) -> str:
     Args:
         results: The document of a run; parts that were not measured are left out.
     """
-    machine = results["machine"]
+    machine, load = results["machine"], results.get("load", {})
+    # One value a command: `--keep` has put what several have measured into one document.
+    loads = dict.fromkeys(f"{load[part]}" for part, _, _ in _PARTS if results.get(part))
     where = (
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
         f"PostgreSQL {machine['postgres']} of the sandbox."
     )
-    lines = [where, ""]
+    lines = [where]
+    if loads:
+        lines.append(f"Load of the machine before the bench began: {', '.join(loads)}.")
+    lines.append("")
     for part, title, write in _PARTS:
         if results.get(part):
-            load = results["load"][part]
-            said = f"Load of the machine before it began: {load}."
-            lines += [f"### {title}", "", said, "", *write(results[part]), ""]
+            lines += [f"### {title}", "", *write(results[part]), ""]
     lines += ["### Numbers to reach", "", *_goals(results)]
     return "\n".join(lines) + "\n"
 
