@@ -6,11 +6,16 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import psycopg
+from datasync_sandbox.background import BackgroundError
+from datasync_sandbox.binaries import PostgresError
 
 from datasync_bench import contestants, growth, pacing, pages
 from datasync_bench.comparison import FEW, compare
@@ -20,11 +25,17 @@ from datasync_bench.picture import draw
 from datasync_bench.processes import ProgramError
 from datasync_bench.report import markdown
 from datasync_bench.stage import postgres_version
+from datasync_bench.validity import is_valid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 SIZES = (100_000, 1_000_000, 3_000_000)
+
+_FAILURES = (
+    *(RuntimeError, OSError, subprocess.SubprocessError, psycopg.Error),
+    *(BackgroundError, PostgresError),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,14 +92,19 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--windows", type=int, default=6, help="windows to measure in --paced")
     options.add_argument("--again", action="store_true", help="load a second time")
     options.add_argument("--all", action="store_true", help="all of it but --real")
-    options.add_argument("--smoke", action="store_true", help="all of it, tiny: does it work?")
+    options.add_argument(
+        "--smoke",
+        action="store_true",
+        help="does it work? a tiny comparison, growth and second run; nothing under the limit",
+    )
     options.add_argument(
         "--keep", action="store_true", help="keep what --out has of parts not measured now"
     )
     options.add_argument(
         "--update-readme",
         action="store_true",
-        help="write the results into the pages that quote them",
+        help="write the results into the pages that quote them: bench/README.md, and, with --real "
+        "too, README.md and docs/comparison.md",
     )
     options.add_argument("--out", type=Path, default=BENCH / "out", help="where results go")
     return options
@@ -103,44 +119,52 @@ def settle(args: argparse.Namespace) -> argparse.Namespace:
     if args.growth == []:
         args.growth = list(SIZES)
     if args.smoke:
+        if args.update_readme:
+            message = "--smoke measures nothing that a page could quote: leave --update-readme out."
+            raise ValueError(message)
         args.events, args.repeat, args.again = 2 * FEW, 1, True
         args.only = ["bulk", "record", "plain", "dlt-append", "hand", "upsert", "fetch"]
-    if args.events <= FEW:
-        message = f"--events has to be more than {FEW}, the size that start-up is taken from."
+        args.growth, args.growth_only = [2 * FEW], ["bulk", "upsert"]
+    if min([args.events, *(args.growth or [])]) <= FEW:
+        message = f"No size may be {FEW} or less, the one that start-up is taken from."
         raise ValueError(message)
     return args
 
 
+def asked(args: argparse.Namespace) -> Iterator[tuple[str, str, Callable[[], Sequence[Any]]]]:
+    """The parts that were asked for: name, title, and what measures it."""
+    chosen = [c for c in contestants.ALL if args.only is None or c.name in args.only]
+    if chosen:
+        run = partial(compare, chosen, args.events, args.repeat, warm=not args.smoke)
+        yield "comparison", f"Side by side, {args.events:,} events", run
+    if args.growth:
+        yield "growth", "Growth", partial(growth.grow, args.growth, args.growth_only, args.repeat)
+    for part, factor, windows in (("paced", args.paced, args.windows), ("real", args.real, 2)):
+        if factor:
+            names = list(pacing.subjects(factor))
+            yield part, "Under the limit", partial(pacing.pace, float(factor), windows, names)
+    if args.again:
+        yield "again", "A second run", partial(pacing.run_again, args.events)
+
+
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Run what was asked for; what was measured before is kept if asked for."""
+    """Run what was asked for; what was measured before is kept if asked for.
+
+    Each part is written as soon as it is measured, so that a later one that fails costs no hours.
+    """
     results: dict[str, Any] = {}
     document = args.out / "results.json"
     if args.keep and document.exists():
         results = json.loads(document.read_text())
     results["machine"] = machine()
-    load = results.setdefault("load", {})
-
-    def begin(part: str, title: str) -> None:
-        load[part] = round(os.getloadavg()[0], 1)
-        print(f"{title} (load {load[part]}):", flush=True)
-
-    chosen = [c for c in contestants.ALL if args.only is None or c.name in args.only]
-    if chosen:
-        begin("comparison", f"Side by side, {args.events:,} events")
-        rows = compare(chosen, args.events, args.repeat, warm=not args.smoke)
-        results["comparison"] = [row.document() for row in rows]
-    if args.growth:
-        begin("growth", "Growth")
-        points = growth.grow(args.growth, args.growth_only, args.repeat)
-        results["growth"] = [point.document() for point in points]
-    for part, factor, windows in (("paced", args.paced, args.windows), ("real", args.real, 2)):
-        if factor:
-            begin(part, "Under the limit")
-            names = list(pacing.subjects(factor))
-            results[part] = [p.document() for p in pacing.pace(float(factor), windows, names)]
-    if args.again:
-        begin("again", "A second run")
-        results["again"] = [run.document() for run in pacing.run_again(args.events)]
+    # Once: what is measured is a load itself.
+    load = round(os.getloadavg()[0], 1)
+    print(f"Load of the machine: {load}.", flush=True)
+    for part, title, run in asked(args):
+        print(f"{title}:", flush=True)
+        results[part] = [found.document() for found in run()]
+        results.setdefault("load", {})[part] = load
+        document.write_text(json.dumps(results, indent=1) + "\n")
     return results
 
 
@@ -168,20 +192,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProgramError as error:
         print(error, file=sys.stderr)
         return 1
-    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    except _FAILURES as error:
+        said = " ".join(str(error).split())
+        print(f"The bench stopped: {type(error).__name__}: {said}", file=sys.stderr)
+        return 1
     text = markdown(results)
     (args.out / "results.md").write_text(text)
     draw(results, args.out / "results.svg")
     print(f"\n{text}\nWritten: {args.out}")
     if args.update_readme:
-        draw(results, BENCH / "results.svg")
         for page, complete in pages.write(results):
+            if complete and page.parent == BENCH:
+                draw(results, BENCH / "results.svg")
             print(f"{'Written' if complete else 'Left as it was, for want of a part'}: {page}")
-    if not all(row["valid"] for row in results.get("comparison", [])):
-        print("A row is void: it has not loaded every event once.", file=sys.stderr)
+    if not is_valid(results):
+        print("Something is void: it has not loaded every event once.", file=sys.stderr)
         return 1
     if args.smoke:
-        print("Everything works. A run this small measures nothing.")
+        print("It works, as far as it was tried. A run this small measures nothing.")
         return 0
     missed = [goal.title for goal in judge(results) if goal.reached is False]
     print(f"Not reached: {'; '.join(missed)}." if missed else "Everything measured was reached.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from datasync_bench.validity import valid
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -46,16 +48,15 @@ def judge(results: Mapping[str, Any]) -> list[Goal]:
         results: The document of a run, as `cli` writes it; every part may be missing.
     """
     rows = {
-        row["name"]: row
-        for row in results.get("comparison", [])
-        if row["valid"] and row["events_per_s"] is not None
+        row["name"]: row for row in valid(results, "comparison") if row["events_per_s"] is not None
     }
+    growth = valid(results, "growth")
     return [
         *(_ratio(rows, lane, peer, wanted) for lane, peer, wanted in _RATIOS),
         _tap_rate(rows),
-        *_shares(results.get("paced", []), results.get("real", [])),
-        *_peaks(results.get("growth", [])),
-        *_tenths(results.get("growth", [])),
+        *_shares([*valid(results, "paced"), *valid(results, "real")]),
+        *_peaks(growth),
+        *_tenths(growth),
         _again(results.get("again", [])),
     ]
 
@@ -86,10 +87,10 @@ def _tap_rate(rows: Mapping[str, Any]) -> Goal:
     return Goal(title, wanted, f"{rate:,.0f} events/s", rate >= TAP_RATE)
 
 
-def _shares(*runs: list[Mapping[str, Any]]) -> list[Goal]:
+def _shares(paces: list[Mapping[str, Any]]) -> list[Goal]:
     wanted = f"{SHARE}, no 429"
     found = []
-    for pace in (pace for run in runs for pace in run if pace["name"].endswith("lane")):
+    for pace in (pace for pace in paces if pace["name"].endswith("lane")):
         scale = "in real time" if pace["factor"] == 1 else f"time scaled by {pace['factor']:g}"
         text = f"{pace['share']:.3f}, {pace['refused']} x 429"
         reached = pace["share"] >= SHARE and not pace["refused"]
@@ -101,8 +102,8 @@ def _peaks(growth: list[Mapping[str, Any]]) -> list[Goal]:
     wanted = f"{PEAK_MIB} MiB each"
     found = []
     for point in growth:
-        if point["subject"] in {"bulk", "record"}:
-            tap, target = (point["peaks"].get(role, 0.0) for role in ("tap", "target"))
+        if point["subject"] in {"bulk", "record"} and {"tap", "target"} <= point["peaks"].keys():
+            tap, target = (point["peaks"][role] for role in ("tap", "target"))
             title = f"peak memory, {point['subject']} lane, {point['events']:,} events"
             text = f"tap {tap:.0f} MiB, target {target:.0f} MiB"
             found.append(Goal(title, wanted, text, max(tap, target) <= PEAK_MIB))

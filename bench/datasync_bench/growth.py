@@ -142,4 +142,6 @@ def _load(stage: Stage, subject: str, few: float) -> Load:
 
 
 def _largest(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {role: max(each[role] for each in found) for role in found[0]}
+    # A process that was gone too soon was never looked at: its role is missing in that load.
+    roles = dict.fromkeys(role for each in found for role in each)
+    return {role: max(each[role] for each in found if role in each) for role in roles}

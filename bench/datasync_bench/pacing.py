@@ -40,7 +40,8 @@ class Pace:
         requests: Requests that were answered with a page.
         refused: Requests that were answered with 429.
         seconds: From the first request to the last.
-        rows: Rows afterwards.
+        events: Events of the feed.
+        rows: Rows afterwards; the run is void if they are not as many.
     """
 
     name: str
@@ -49,11 +50,12 @@ class Pace:
     requests: int
     refused: int
     seconds: float
+    events: int
     rows: int
 
     def document(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "valid": self.rows == self.events}
 
 
 def subjects(factor: float) -> dict[str, Callable[[Stage], Usage]]:
@@ -107,6 +109,7 @@ def _judge(name: str, factor: float, stage: Stage) -> Pace:
         requests=len(served),
         refused=stats["too_many"],
         seconds=served[-1] - served[0],
+        events=stage.api.events,
         rows=stage.loaded().rows,
     )
 

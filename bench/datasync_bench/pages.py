@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasync_bench.paths import BENCH, ROOT
 from datasync_bench.report import count, markdown, table
+from datasync_bench.validity import valid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,7 +58,13 @@ def insert(page: str, text: str) -> str:
 
 
 def report(results: Mapping[str, Any]) -> str:
-    """The whole report, below its picture."""
+    """The whole report, below its picture.
+
+    Raises:
+        MissingPartError: The comparison or the growth was not measured.
+    """
+    for part in ("comparison", "growth"):
+        _part(results, part)
     return f"![Events per second of everybody, and growth](results.svg)\n\n{markdown(results)}"
 
 
@@ -77,6 +84,9 @@ def headline(results: Mapping[str, Any]) -> str:
         against_hand, against_dlt = (rate["bulk"] / rate[name] for name in ("hand", "dlt-append"))
         smallest = min(points, key=lambda point: point["events"])
         largest = max(points, key=lambda point: point["events"])
+        tap, target, small_tap, small_target = (
+            point["peaks"][role] for point in (largest, smallest) for role in ("tap", "target")
+        )
     except (KeyError, ValueError) as error:
         raise MissingPartError(str(error)) from error
     refused = record["refused"] + bulk["refused"]
@@ -86,9 +96,8 @@ def headline(results: Mapping[str, Any]) -> str:
         f"{hand['share']:.2f}.\nWithout a limit the bulk lane loads {count(rate['bulk'])} events/s "
         f"on {results['machine']['cores']} cores, {against_hand:.1f} times as many as that loop "
         f"and {against_dlt:.1f} times as many as dlt\n(`append`), in "
-        f"{largest['peaks']['tap']:.0f} MiB and {largest['peaks']['target']:.0f} MiB of memory for "
-        f"tap and loader at {largest['events']:,} events, and in "
-        f"{smallest['peaks']['tap']:.0f} MiB and {smallest['peaks']['target']:.0f} MiB at "
+        f"{tap:.0f} MiB and {target:.0f} MiB of memory for tap and loader at "
+        f"{largest['events']:,} events, and in {small_tap:.0f} MiB and {small_target:.0f} MiB at "
         f"{smallest['events']:,}."
     )
 
@@ -134,16 +143,14 @@ def peers(results: Mapping[str, Any]) -> str:
 
 def _rows(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {
-        row["name"]: row
-        for row in _part(results, "comparison")
-        if row["valid"] and row["events_per_s"] is not None
+        row["name"]: row for row in _part(results, "comparison") if row["events_per_s"] is not None
     }
 
 
 def _part(results: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    if not results.get(name):
+    part = valid(results, name)
+    if not part:
         raise MissingPartError(name)
-    part: list[Mapping[str, Any]] = results[name]
     return part
 
 

@@ -10,6 +10,8 @@ mpl.use("svg")
 
 from matplotlib import pyplot as plt
 
+from datasync_bench.validity import valid
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -26,8 +28,8 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         results: The document of a run.
         path: Where to.
     """
-    rows = [row for row in results.get("comparison", []) if row["valid"] and row["events_per_s"]]
-    points = results.get("growth", [])
+    rows = [row for row in valid(results, "comparison") if row["events_per_s"]]
+    points = valid(results, "growth")
     parts = [bool(rows), bool(points), bool(points)]
     if not any(parts):
         return
@@ -70,7 +72,8 @@ def _rates(axis: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     for subject in dict.fromkeys(point["subject"] for point in points):
         mine = [point for point in points if point["subject"] == subject]
         known = [(p["events"], p["rate"]["median"]) for p in mine if p["rate"]]
-        axis.plot(*zip(*known, strict=True), marker="o", label=subject)
+        if known:
+            axis.plot(*zip(*known, strict=True), marker="o", label=subject)
     axis.set_xscale("log")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("events")
@@ -82,12 +85,13 @@ def _memory(axis: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     for subject in ("bulk", "record"):
         for role in ("tap", "target"):
             mine = [p for p in points if p["subject"] == subject and role in p["peaks"]]
-            axis.plot(
-                [p["events"] for p in mine],
-                [p["peaks"][role] for p in mine],
-                marker="o",
-                label=f"{role}, {subject}",
-            )
+            if mine:
+                axis.plot(
+                    [p["events"] for p in mine],
+                    [p["peaks"][role] for p in mine],
+                    marker="o",
+                    label=f"{role}, {subject}",
+                )
     axis.set_xscale("log")
     axis.set_ylim(bottom=0)
     axis.set_xlabel("events")

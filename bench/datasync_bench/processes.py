@@ -55,7 +55,7 @@ class Usage:
 def role(words: Sequence[str]) -> str:
     """Tell from a command line what a process is in a pipeline."""
     names = [Path(word).name for word in words[:3]]
-    if any(name.startswith(("tap-", "plain_tap", "tap-plain")) for name in names):
+    if any(name.startswith(("tap-", "plain_tap")) for name in names):
         return "tap"
     if any(name.startswith("target-") for name in names):
         return "target"
@@ -161,12 +161,12 @@ def run(
         sampler = Sampler([child.pid for child in children], started)
         try:
             cpu, codes = _wait(children)
+            seconds = time.monotonic() - started
         finally:
             sampler.stop()
             for child in children:
                 with suppress(ProcessLookupError):
                     os.killpg(child.pid, signal.SIGKILL)
-    seconds = time.monotonic() - started
     if any(codes):
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         message = f"{commands[0][0]} ended with {codes}; the end of {log}:\n{tail}"

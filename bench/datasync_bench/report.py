@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from datasync_bench.goals import judge
+from datasync_bench.pacing import LIMIT, REAL_LATENCY, REAL_WINDOW
+from datasync_bench.processes import MEBIBYTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-MEBIBYTE = 2**20
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -18,17 +18,20 @@ def markdown(results: Mapping[str, Any]) -> str:
     Args:
         results: The document of a run; parts that were not measured are left out.
     """
-    machine = results["machine"]
+    machine, load = results["machine"], results.get("load", {})
+    # One value a command: `--keep` has put what several have measured into one document.
+    loads = dict.fromkeys(f"{load[part]}" for part, _, _ in _PARTS if results.get(part))
     where = (
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
         f"PostgreSQL {machine['postgres']} of the sandbox."
     )
-    lines = [where, ""]
+    lines = [where]
+    if loads:
+        lines.append(f"Load of the machine before the bench began: {', '.join(loads)}.")
+    lines.append("")
     for part, title, write in _PARTS:
         if results.get(part):
-            load = results["load"][part]
-            said = f"Load of the machine before it began: {load}."
-            lines += [f"### {title}", "", said, "", *write(results[part]), ""]
+            lines += [f"### {title}", "", *write(results[part]), ""]
     lines += ["### Numbers to reach", "", *_goals(results)]
     return "\n".join(lines) + "\n"
 
@@ -106,12 +109,12 @@ def _growth(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             ]
         )
     yield from table(head, rows)
-    yield from _share_of_key(points)
+    yield from _share_of_key([point for point in points if point["valid"]])
 
 
 def _share_of_key(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What of the time of `upsert` goes away without a primary key, at the largest size."""
-    largest = max(point["events"] for point in points)
+    largest = max((point["events"] for point in points), default=0)
     found = {p["subject"]: p for p in points if p["events"] == largest and p["change"]}
     if not {"upsert", "keyless"} <= found.keys():
         return
@@ -127,13 +130,16 @@ def _share_of_key(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     head = ("", "share of the limit", "429s", "pages", "seconds")
     factor = paces[0]["factor"]
-    yield f"Window {60 / factor:g} s, latency {4 / factor:g} s, limit 10 requests a window."
+    yield (
+        f"Window {REAL_WINDOW / factor:g} s, latency {REAL_LATENCY / factor:g} s, "
+        f"limit {LIMIT} requests a window."
+    )
     yield ""
     yield from table(
         head,
         [
             [
-                pace["name"],
+                pace["name"] + ("" if pace["valid"] else " (void)"),
                 f"{pace['share']:.3f}",
                 f"{pace['refused']}",
                 f"{pace['requests']}",

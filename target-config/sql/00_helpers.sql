@@ -2,8 +2,9 @@
 --
 -- All files are idempotent and are applied in the order of their names, in one transaction, with
 -- search_path set to the schema of the tables. They use nothing newer than PostgreSQL 14. On a
--- database that is already right they only read the catalogs and take no lock that a running load
--- or a dashboard could feel: every ALTER, COMMENT and CREATE TRIGGER is made only where it is missing.
+-- database that is already right they write nothing but functions, which are made anew each time,
+-- and take no lock that a running load or a dashboard could feel: every ALTER, COMMENT and CREATE
+-- TRIGGER is made only where it is missing.
 
 -- Make sure that a column exists with exactly this type.
 -- A missing column is added. A column that the stock target made before these files were applied is

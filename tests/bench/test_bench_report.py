@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from datasync_bench import pages
 from datasync_bench.goals import judge
+from datasync_bench.growth import Load, Point
+from datasync_bench.pacing import Pace
 from datasync_bench.pages import BEGIN, END, MissingPartError, headline, insert, peers
 from datasync_bench.processes import role
 from datasync_bench.report import markdown
@@ -56,16 +59,29 @@ def test_a_rate_that_is_lost_in_the_noise_is_compared_with_nothing():
     assert goal(results, "bulk against hand").reached is None
 
 
+def pace(*, refused: int = 0, rows: int = 30_500) -> dict:
+    return Pace("bulk lane", 10.0, 0.995, 61, refused, 36.2, events=30_500, rows=rows).document()
+
+
 def test_a_429_spoils_a_full_use_of_the_limit():
-    pace = {"name": "bulk lane", "factor": 10.0, "share": 0.995, "refused": 1}
-    assert goal({"paced": [pace]}, "share of the limit, bulk lane").reached is False
+    title = "share of the limit, bulk lane"
+    assert goal({"paced": [pace()]}, title).reached is True
+    assert goal({"paced": [pace(refused=1)]}, title).reached is False
+
+
+def test_a_run_under_the_limit_that_lost_a_row_is_void():
+    results = {"machine": MACHINE, "load": {"paced": 0.1}, "paced": [pace(rows=30_499)]}
+    assert goal(results, "share of the limit").verdict == "not measured"
+    text = markdown(results)
+    assert "| bulk lane (void) |" in text
+    assert "Window 6 s, latency 0.4 s, limit 10 requests a window." in text
 
 
 def test_the_ends_of_a_load_are_compared_where_they_can_be():
     def verdict(change: float) -> str:
         spread = {"median": change, "low": change - 0.02, "high": change + 0.02}
-        point = {"subject": "bulk", "events": 10**6, "change": spread, "peaks": {}}
-        return goal({"growth": [point]}, "last tenth against first, bulk lane").verdict
+        found = point("bulk", 1.0, 1.0) | {"change": spread}
+        return goal({"growth": [found]}, "last tenth against first, bulk lane").verdict
 
     assert [verdict(change) for change in (-0.05, -0.2, 0.6)] == ["yes", "no", "too noisy to tell"]
 
@@ -94,6 +110,41 @@ def test_growth_tells_the_ends_and_the_share_of_the_key():
     assert "Medians and ranges of 3 loads of each size." in text
     assert "| upsert | 3,000,000 | 90,000 | 100,000 | 80,000 | -20.0% | -25.0% to -15.0% |" in text
     assert "at 3,000,000 events: 50% in the first tenth, 60% in the last." in text
+
+
+def test_a_void_load_is_neither_judged_nor_quoted():
+    void = point("bulk", 100_000.0, 100_000.0) | {"valid": False}
+    void["peaks"] = {"tap": 64.0, "target": 95.0}
+    found = {goal.title: goal.reached for goal in judge({"growth": [void]})}
+    assert found["peak memory"] is None
+    assert found["last tenth against first"] is None
+    results = whole()
+    for entry in results["growth"]:
+        entry["valid"] = False
+    for quote in (headline, pages.report):
+        with pytest.raises(MissingPartError):
+            quote(results)
+
+
+def test_a_void_load_tells_nothing_of_the_key():
+    points = [point("upsert", 1.0, 1.0), point("keyless", 2.0, 2.0) | {"valid": False}]
+    text = markdown({"machine": MACHINE, "load": {"growth": 0.1}, "growth": points})
+    assert "| keyless (void) |" in text
+    assert "The primary key's share" not in text
+
+
+def test_peaks_that_were_not_seen_are_not_judged():
+    found = point("bulk", 1.0, 1.0) | {"peaks": {"tap": 64.0}}
+    assert goal({"growth": [found]}, "peak memory").verdict == "not measured"
+
+
+def test_a_process_that_one_load_has_not_seen_is_known_from_the_others():
+    loads = [
+        Load(rate=1.0, ends=None, peaks=peaks, growth=peaks, valid=True)
+        for peaks in ({"tap": 1.0}, {"tap": 3.0, "target": 2.0})
+    ]
+    document = Point("bulk", 10, loads).document()
+    assert document["peaks"] == document["growth"] == {"tap": 3.0, "target": 2.0}
 
 
 def test_nothing_measured_is_nothing_reached():
@@ -132,9 +183,11 @@ def whole() -> dict:
     results = report(*(row(name, 60_000.0) for name in names), row("hand", 20_000.0))
     peaks = {"tap": 64.4, "target": 95.0}
     sizes = (100_000, 3_000_000)
-    results["growth"] = [{"subject": "bulk", "events": size, "peaks": peaks} for size in sizes]
+    results["growth"] = [
+        point("bulk", 1.0, 1.0) | {"events": size, "peaks": peaks} for size in sizes
+    ]
     results["real"] = [
-        {"name": name, "share": share, "refused": refused}
+        {"name": name, "share": share, "refused": refused, "valid": True}
         for name, share, refused in (
             ("record lane", 0.998, 0),
             ("bulk lane", 0.997, 0),
@@ -166,6 +219,29 @@ def test_the_comparison_has_a_line_for_each_program():
 def test_half_a_measurement_is_quoted_nowhere(part):
     with pytest.raises(MissingPartError):
         headline(whole() | {part: []})
+
+
+@pytest.mark.parametrize("part", ["comparison", "growth"])
+def test_half_a_measurement_replaces_no_report(part, tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text(f"{BEGIN}\nold\n{END}\n")
+    assert not pages._put(page, pages.report, whole() | {part: []})
+    assert "old" in page.read_text()
+
+
+def test_a_run_under_the_limit_that_is_void_is_quoted_nowhere():
+    results = whole()
+    results["real"][0]["valid"] = False
+    for quote in (headline, peers):
+        with pytest.raises(MissingPartError):
+            quote(results)
+
+
+def test_memory_that_was_not_seen_is_quoted_nowhere():
+    results = whole()
+    results["growth"][0]["peaks"] = {}
+    with pytest.raises(MissingPartError):
+        headline(results)
 
 
 def test_a_void_row_is_quoted_nowhere():

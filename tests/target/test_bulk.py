@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import BIGINT, TEXT
 from target_config import batchfiles, copytext
 from target_config.copytext import CopyText
-from target_config.failures import DatabaseError, InputError
+from target_config.failures import DatabaseError, InputError, SettingsError
 from target_helpers import (
     STREAMS,
     Database,
@@ -188,6 +188,9 @@ def test_an_empty_file_moves_the_state(
     [
         ('{"id": 5}', (InputError, r"does not fit its schema: Expected `str \| null`")),
         ('{"id": "a"', (InputError, "does not fit its schema")),
+        # No UTF-8, in a column of text and in one that stays JSON.
+        ('{"id": "\udcff"}', (InputError, "does not fit its schema")),
+        ('{"id": "a", "properties": {"x": "\udcff"}}', (InputError, "does not fit its schema")),
         (
             '{"id": null}',
             (
@@ -214,7 +217,7 @@ def test_a_file_that_fails_leaves_nothing_behind_but_itself(
 ) -> None:
     """No row of it, no checkpoint, no STATE; the file stays for whoever looks into it."""
     file = write_batch(tmp_path, "page", [event(1)])
-    file.write_text(file.read_text() + line + "\n")
+    file.write_bytes(file.read_bytes() + line.encode(errors="surrogateescape") + b"\n")
     error, sentence = failure
     with pytest.raises(error, match=sentence):
         make_target().listen(stdin([*schemas(), batch(file), state_message(2)]))
@@ -244,6 +247,57 @@ def test_other_formats_are_refused(make_target: Make, tmp_path: Path) -> None:
     file = write_batch(tmp_path, "page", [event(1)])
     with pytest.raises(InputError, match="format jsonl, compression zstd are not supported"):
         make_target().listen(stdin([*schemas(), batch(file, compression="zstd"), state_message(1)]))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"stream_maps": {"events": {"user_id": "md5(user_id)"}}},
+        {"stream_maps": {"events": {"__alias__": "renamed"}}},
+        {"stream_maps": {"copied": {"__source__": "events"}}},
+        {"stream_maps": {"events": None}},
+        {"stream_maps": {"__else__": None}},
+    ],
+    ids=str,
+)
+def test_rows_that_are_to_be_changed_are_not_loaded_from_files(
+    database: Database, make_target: Make, tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    """They would go in as they are: a user_id that is to be hashed would be stored plain."""
+    file = write_batch(tmp_path, "page", [event(1)])
+    with pytest.raises(SettingsError, match="stream maps and flattening need the default lane"):
+        make_target(**setting).listen(stdin([*schemas(), batch(file), state_message(1)]))
+    assert database.value("SELECT count(*) FROM events") == 0
+    assert file.exists()
+
+
+def test_rows_that_are_to_be_flattened_are_not_loaded_from_files(
+    database: Database, make_target: Make, tmp_path: Path
+) -> None:
+    """The columns of the table would be other ones than those of the file."""
+    deep = {"type": "object", "properties": {"a": {"type": ["string", "null"]}}}
+    schema = {
+        "type": "SCHEMA",
+        "stream": "others",
+        "schema": {"type": "object", "properties": {"id": {"type": "string"}, "deep": deep}},
+        "key_properties": ["id"],
+    }
+    file = write_batch(tmp_path, "page", [{"id": "1", "deep": {"a": "b"}}])
+    target = make_target(flattening_enabled=True, flattening_max_depth=1)
+    with pytest.raises(SettingsError, match="stream maps and flattening need the default lane"):
+        target.listen(stdin([schema, batch(file) | {"stream": "others"}, state_message(1)]))
+    assert database.rows("SELECT id, deep__a FROM others") == []
+    assert file.exists()
+
+
+def test_files_of_a_stream_without_a_map_are_loaded(
+    database: Database, make_target: Make, tmp_path: Path
+) -> None:
+    """A map of another stream changes nothing in them."""
+    file = write_batch(tmp_path, "page", [event(1)])
+    maps = {"pages": {"retries": "__NULL__"}}
+    make_target(stream_maps=maps).listen(stdin([*schemas(), batch(file), state_message(1)]))
+    assert database.rows("SELECT id FROM events") == [("event-1",)]
 
 
 class TestLeftovers:

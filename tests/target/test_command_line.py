@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from typing import TYPE_CHECKING, Any
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """The SDK sets up logging when the command is made: take it back."""
+    """The SDK sets up logging when the command is made, and `main` the collector: undo both."""
     root = logging.getLogger()
     handlers, level, capture = root.handlers[:], root.level, logging.captureWarnings
+    threshold = gc.get_threshold()
     yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
     root.handlers[:] = handlers
     root.setLevel(level)
     capture(False)  # noqa: FBT003

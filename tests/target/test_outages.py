@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ from target_helpers import (
     state_message,
     states,
     stdin,
+    wait_until,
     write_batch,
 )
 
@@ -123,6 +126,24 @@ def test_a_refused_connection_is_said_at_once(
         assert target.config["password"] not in text
 
 
+def test_a_connection_that_pg_hba_conf_rejects_is_said_at_once(
+    database: Database, make_target: Make
+) -> None:
+    """A rule that rejects is one more refusal, in other words than a rule that is missing."""
+    rules = database.cluster.directory.resolve() / "data" / "pg_hba.conf"
+    rules.write_text(f"host rejected all all reject\n{rules.read_text()}")
+    before = database.value("SELECT pg_conf_load_time()")
+    server = database.cluster.pid()
+    assert server
+    os.kill(server, signal.SIGHUP)
+    wait_until(lambda: database.value("SELECT pg_conf_load_time()") > before)
+    sleep = Sleep()
+    target = with_sleep(make_target(database="rejected"), sleep)
+    with pytest.raises(SettingsError, match=r"pg_hba\.conf rejects connection"):
+        target.prepare()
+    assert sleep.slept == []
+
+
 def test_restart_between_batches(
     database: Database, make_target: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +158,20 @@ def test_restart_between_batches(
     target.listen(script(schemas(), page(1), restart, page(2)))
     assert database.rows("SELECT id FROM events ORDER BY id") == [("event-1",), ("event-2",)]
     assert len(states(capsys.readouterr().out)) == 2
+
+
+def test_a_session_that_the_server_has_ended_is_opened_anew(make_target: Make) -> None:
+    """One that was idle for too long (idle_session_timeout) is nobody's fault: tried again."""
+    sleep = Sleep()
+    failures: list[Exception] = [psycopg.errors.IdleSessionTimeout("terminating connection")]
+
+    def write() -> str:
+        if failures:
+            raise failures.pop()
+        return "written"
+
+    assert with_sleep(make_target(), sleep).database.run("a page", write) == "written"
+    assert sleep.slept == [2.0]
 
 
 def test_a_crash_between_the_rows_and_their_checkpoint(
@@ -230,3 +265,23 @@ def test_a_missing_grant_needs_a_person(database: Database, make_target: Make) -
     ) as caught:
         make_target(default_target_schema="pg_catalog").prepare()
     assert caught.value.exit_code == 2
+
+
+def test_a_database_that_takes_no_writes_needs_a_person(
+    database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A standby, for instance: exit code 2."""
+    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
+    assert database.value("SHOW transaction_read_only") == "on"
+    with pytest.raises(SettingsError, match="PostgreSQL refused the tables: cannot execute"):
+        make_target().prepare()
+
+
+def test_a_column_that_a_view_needs_needs_a_person(database: Database, make_target: Make) -> None:
+    """PostgreSQL does not convert it (feature not supported), however often it is asked."""
+    database.execute(
+        "CREATE TABLE events (id TEXT PRIMARY KEY, timestamp TIMESTAMP);"
+        "CREATE VIEW reading AS SELECT timestamp FROM events"
+    )
+    with pytest.raises(SettingsError, match="cannot alter type of a column used by a view"):
+        make_target().prepare()

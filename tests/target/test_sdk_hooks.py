@@ -33,7 +33,6 @@ def digest(function: Callable[..., Any]) -> str:
 # thing, then write the new digest here.
 HELD: dict[Any, str] = {
     Target._process_state_message: "e27158e2b1e7ea6d",
-    Target._write_state_message: "bf40aa5e36ebef4d",
     Target._handle_termination: "0d610b822293792b",
     Target.drain_all: "1da0109210d345c4",
     Target.drain_one: "97c86cb67c13cf79",
@@ -53,6 +52,7 @@ HELD: dict[Any, str] = {
     vars(PostgresConnector)["jsonschema_to_sql"].func: "829e4f330e387482",
     PostgresSink.setup: "3d287e638c929530",
     PostgresSink.process_batch: "5b80eca8f94eee10",
+    PostgresSink.bulk_insert_records: "a6f066d5e83ab869",
     PostgresSink.upsert: "86c71e435916dc99",
 }
 

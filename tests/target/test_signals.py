@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,6 +17,7 @@ from target_helpers import (
     state,
     state_message,
     states,
+    wait_until,
 )
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ def test_a_flush_under_way_is_finished(database: Database, tmp_path: Path) -> No
             loader.stdin.write(lines([record("events", event(2)), state_message(2)]))
             loader.stdin.flush()
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while not other.execute(waiting).fetchone():
-                time.sleep(0.01)
+            wait_until(lambda: other.execute(waiting).fetchone())
             loader.send_signal(signal.SIGTERM)
         output, _ = loader.communicate()
     assert loader.returncode == 143
@@ -123,8 +122,7 @@ class TestShutdown:
         shutdown = Shutdown(grace=0.01, exit_now=ended.append)
         with pytest.raises(SystemExit), shutdown.deferred():
             shutdown.handle(signal.SIGTERM)
-            while not ended:
-                time.sleep(0.001)
+            wait_until(lambda: ended)
         assert ended == [143]
 
     def test_a_failure_is_not_hidden_by_a_signal(self) -> None:

@@ -222,6 +222,21 @@ def test_two_accounts_in_two_schemas(database: Database, make_target: Make) -> N
     assert columns(database, "events", "Second account") == expected("events")
 
 
+@pytest.mark.parametrize("value", [None, ""])
+def test_no_schema_is_the_default_one(
+    database: Database, make_target: Make, value: str | None
+) -> None:
+    """Rows and checkpoint, though a schema of the user's own comes first in the search path."""
+    database.execute("CREATE SCHEMA AUTHORIZATION CURRENT_USER")
+    make_target(default_target_schema=value).listen(stdin(walk(1)))
+    assert database.rows(
+        "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema)'"
+    ) == [("public",)]
+    assert database.rows(
+        "SELECT count(*), (SELECT events_seen FROM public.checkpoint) FROM public.events"
+    ) == [(10, 10)]
+
+
 def test_tables_of_the_stock_target_are_converted(
     database: Database, make_target: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -45,7 +45,7 @@ class BulkLoader:
         self,
         connector: CheckpointConnector,
         *,
-        schema: str | None,
+        schema: str,
         table: str,
         properties: dict[str, dict[str, object]],
         keys: Sequence[str],
@@ -54,7 +54,7 @@ class BulkLoader:
 
         Args:
             connector: Where connections come from.
-            schema: Schema of the table, or None for the first in the search path.
+            schema: Schema of the table.
             table: The table; it exists.
             properties: Its columns in the order of the COPY, with their JSON schema.
             keys: Its primary key; without one every row is inserted.
@@ -62,11 +62,11 @@ class BulkLoader:
         self._connector = connector
         types = {name: connector.to_sql_type(definition) for name, definition in properties.items()}
         self._copytext = CopyText(properties, types)
-        target = sql.Identifier(schema, table) if schema else sql.Identifier(table)
+        target = sql.Identifier(schema, table)
         columns = sql.SQL(", ").join(map(sql.Identifier, properties))
         # One temporary table for each set of columns; it lives as long as the connection and is
         # empty again after each commit. Its types are those of the table, whatever the schema says.
-        digest = hashlib.sha256("\0".join([str(schema), table, *properties]).encode()).hexdigest()
+        digest = hashlib.sha256("\0".join([schema, table, *properties]).encode()).hexdigest()
         staging = sql.Identifier("pg_temp", f"bulk_{digest[:16]}")
         self._make = sql.SQL(
             "CREATE TEMPORARY TABLE IF NOT EXISTS {} ON COMMIT DELETE ROWS "

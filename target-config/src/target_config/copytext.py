@@ -77,10 +77,13 @@ class CopyText:
 
     def _rows(self, lines: bytes) -> tuple[int, bytes]:
         try:
-            rows = self._decoder.decode_lines(lines)
+            return self._text(self._decoder.decode_lines(lines), lines)
+        # The writers decode as well: what stays JSON text was only passed over by the decoder.
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             message = f"A batch file does not fit its schema: {error}."
             raise InputError(message) from error
+
+    def _text(self, rows: Sequence[msgspec.Struct], lines: bytes) -> tuple[int, bytes]:
         if not rows:
             return 0, b""
         # A character that COPY must see escaped is escaped in a JSON string too; between the tokens

@@ -27,13 +27,19 @@ if TYPE_CHECKING:
 _REFUSALS = re.compile(
     r"password authentication failed|no password supplied|authentication failed|"
     r"(?:database|role) \"[^\"]*\" does not exist|is not permitted to log in|"
-    r"no pg_hba\.conf entry|permission denied for database|"
+    r"no pg_hba\.conf entry|pg_hba\.conf rejects|permission denied for database|"
     r"server does not support SSL|certificate|invalid port number|invalid connection option",
 )
 
-# Failures that pass by themselves although the server answered: it is going down or coming up, or
-# two transactions stood in each other's way. The whole transaction may be sent again.
-_PASSING_STATES = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "53300"})
+# Failures that pass by themselves although the server answered: it is going down or coming up, it
+# has ended a session that was idle for long (57P05), or two transactions stood in each other's way.
+# The whole transaction may be sent again.
+_PASSING_STATES = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "57P05", "53300"})
+
+# Failures that stay until a person acts: something is missing, wrong or not granted (class 42), or
+# is of a kind that PostgreSQL cannot do this with (class 0A), or it takes no writes (25006: a
+# standby). Source: https://www.postgresql.org/docs/current/errcodes-appendix.html.
+_STRUCTURAL_STATES = ("42", "0A", "25006")
 
 
 class LoaderError(Exception):
@@ -77,12 +83,9 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_structural(error: BaseException) -> bool:
-    """Tell whether a person has to act: a grant, a table or a column is missing or wrong.
-
-    Class 42 of the SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html.
-    """
+    """Tell whether a person has to act: a grant, a table or a column is missing or wrong."""
     origin = driver_error(error)
-    return origin is not None and (origin.sqlstate or "").startswith("42")
+    return origin is not None and (origin.sqlstate or "").startswith(_STRUCTURAL_STATES)
 
 
 def is_refused_connection(error: BaseException) -> bool:

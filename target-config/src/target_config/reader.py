@@ -24,10 +24,11 @@ else:
 class ExactReader(GenericSingerReader[bytes]):
     """Like the SDK's msgspec reader, but on bytes and with an eye on the end of the input.
 
-    A line that does not end in a newline is the last one, and of a tap that was killed while it was
-    writing: it is dropped and the load ends with exit code 1. Everything up to the last STATE is
-    committed and was reported by then, rows after it were not: the next run sends them again. It is
-    not exit code 0 because in a plain `tap | target` nobody else would tell.
+    A last line without a newline is taken when it is a whole message. When it is not, it is of a
+    tap that was killed while it was writing: it is dropped and the load ends with exit code 1.
+    Everything up to the last STATE is committed and was reported by then, rows after it were not:
+    the next run sends them again. It is not exit code 0 because in a plain `tap | target` nobody
+    else would tell.
     """
 
     _decoder = msgspec.json.Decoder(float_hook=decimal.Decimal)

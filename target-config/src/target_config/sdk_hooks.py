@@ -52,15 +52,10 @@ class HookedTarget(TargetPostgres, abc.ABC):
     @override
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:
         # The SDK only remembers the STATE here and hands it back every five minutes or at the end
-        # (meltano/sdk issue 2692). There is no public place that sees a STATE arrive.
+        # (meltano/sdk issue 2692). There is no public place that sees a STATE arrive. We leave the
+        # remembering out, so drain_all has none to print: checkpoint.hand_on prints, nothing else.
         self._assert_line_requires(message_dict, requires={"value"})
         self.on_state(message_dict["value"])
-
-    @override
-    def _write_state_message(self, state: dict[str, Any]) -> None:
-        # drain_all prints the last STATE as soon as the rows are written, before we have committed
-        # the checkpoint: it must not. checkpoint.hand_on prints, nothing else.
-        pass
 
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:

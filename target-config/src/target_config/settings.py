@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from target_postgres.target import TargetPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULTS: dict[str, Any] = {
     # The tables lie where everybody looks for them.
@@ -30,3 +33,8 @@ def config_jsonschema() -> dict[str, Any]:
     for name, value in DEFAULTS.items():
         schema["properties"][name]["default"] = value
     return schema
+
+
+def schema_of(config: Mapping[str, Any]) -> str:
+    """Return the schema of the tables; null and an empty name mean the default too."""
+    return str(config.get("default_target_schema") or DEFAULTS["default_target_schema"])

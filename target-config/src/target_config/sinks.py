@@ -7,11 +7,14 @@ import sys
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from singer_sdk.mapper import SameRecordTransform
 from target_postgres.sinks import PostgresSink
 
 from target_config import batchfiles
 from target_config.bulk import BulkLoader
 from target_config.connector import CheckpointConnector
+from target_config.failures import SettingsError
+from target_config.settings import schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +50,12 @@ class CheckpointSink(PostgresSink):
         if self.logger.getEffectiveLevel() >= logging.INFO:
             self.logger.setLevel(logging.WARNING)
 
+    @property
+    @override
+    def schema_name(self) -> str:
+        # Where the SQL has made the tables.
+        return schema_of(self.config)
+
     @override
     def setup(self) -> None:
         self._target.prepare()
@@ -67,9 +76,29 @@ class CheckpointSink(PostgresSink):
             keys=self.key_properties,
         )
 
+    @property
+    def _is_changed_on_its_way(self) -> bool:
+        """Whether other rows are asked for than those that come: by stream maps, or flattening."""
+        # A map may give the stream, or a copy of it, another name: all maps of its source count.
+        return any(
+            type(stream_map) is not SameRecordTransform or stream_map.flattening_enabled
+            for stream_maps in self._target.mapper.stream_maps.values()
+            if self.stream_name in {stream_map.stream_alias for stream_map in stream_maps}
+            for stream_map in stream_maps
+        )
+
     @override
     def process_batch_files(self, encoding: BaseBatchFileEncoding, files: Sequence[str]) -> None:
-        """Load the files of a BATCH message, each in a transaction, and remove each after it."""
+        """Load the files of a BATCH message, each in a transaction, and remove each after it.
+
+        Raises:
+            SettingsError: If settings ask for other rows than the files hold.
+        """
+        if self._is_changed_on_its_way:
+            message = (
+                "Batch files go in as they are: stream maps and flattening need the default lane."
+            )
+            raise SettingsError(message)
         for path in map(batchfiles.local_path, files):
             self._target.clean_up_beside(path)
             # A signal between the commit and the removal would leave the file behind.

@@ -16,7 +16,7 @@ from target_config.database import Database
 from target_config.failures import SettingsError, secrets_of, without
 from target_config.reader import ExactReader
 from target_config.sdk_hooks import ConfigInput, HookedTarget
-from target_config.settings import config_jsonschema
+from target_config.settings import config_jsonschema, schema_of
 from target_config.shutdown import Shutdown
 from target_config.sinks import CheckpointSink
 
@@ -82,7 +82,7 @@ class TargetPostgresCheckpoint(HookedTarget):
 
     @property
     def _schema(self) -> str:
-        return str(self.config["default_target_schema"])
+        return schema_of(self.config)
 
     @override
     def on_state(self, state: dict[str, Any]) -> None:
