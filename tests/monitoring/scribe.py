@@ -188,9 +188,9 @@ def tell(scribe: Scribe, story: str) -> None:
             waited=pause,
             rejected={4: 2, 11: 1}.get(number, 0),
             retries={
-                3: {"http_503": 2},
+                3: {"503": 2},
                 7: {"timeout": 1},
-                12: {"http_503": 1, "broken_page": 1},
+                12: {"503": 1, "broken page": 1},
             }.get(number),
         )
     _events(scribe)

@@ -214,7 +214,7 @@ def test_it_refreshes_by_itself(scribe: Scribe, look: Watched) -> None:
 
 def test_waiting_for_the_limit_is_said_as_such(scribe: Scribe, look: Watched) -> None:
     tell(scribe, "waiting")
-    look.shows("for the API's limit")
+    look.shows("waiting: 50,000 of 100,000 events, 50.0 %, waiting")
     assert look.metric("Requests left") == "0 of 10"
     look.photograph("waiting")
 

@@ -6,10 +6,13 @@ import fcntl
 import os
 import pty
 import select
+import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
+import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
@@ -180,10 +183,12 @@ def test_watch_on_a_terminal_shows_the_bar_and_ends_with_the_load(
         command = [sys.executable, "-m", "datasync_monitor.cli", "watch", "--every", "0.05"]
         os.execve(sys.executable, command, {**environment(settings), "TERM": "xterm-256color"})  # noqa: S606
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    deadline = time.monotonic() + 60
 
     def seen(text: str) -> bool:
         while not any(text in shown for shown in screen.display):
-            if not select.select([terminal], [], [], 30)[0]:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([terminal], [], [], left)[0]:
                 return False
             try:
                 stream.feed(os.read(terminal, 65536))
@@ -191,15 +196,20 @@ def test_watch_on_a_terminal_shows_the_bar_and_ends_with_the_load(
                 return any(text in shown for shown in screen.display)
         return True
 
-    assert seen("85,000 of 100,000 events"), screen.display
-    assert seen("85.0 %")
-    assert seen("3 rejected")
-    assert seen("1 restart")
-    for number in range(3):
-        scribe.page(remaining=2 - number)
-    scribe.finish()
-    assert seen("finished"), screen.display
-    assert seen("everything up to 2026-01-27 19:00:00 UTC is loaded"), screen.display
-    _, status = os.waitpid(pid, 0)
-    os.close(terminal)
+    try:
+        assert seen("85,000 of 100,000 events"), screen.display
+        assert seen("85.0 %")
+        assert seen("3 rejected")
+        assert seen("1 restart")
+        for number in range(3):
+            scribe.page(remaining=2 - number)
+        scribe.finish()
+        assert seen("finished"), screen.display
+        assert seen("everything up to 2026-01-27 19:00:00 UTC is loaded"), screen.display
+        assert not seen("what is never said"), "read until the command has closed the terminal"
+        assert time.monotonic() < deadline, "it ends by itself"
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        os.close(terminal)
     assert os.waitstatus_to_exitcode(status) == 0

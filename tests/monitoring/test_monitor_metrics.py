@@ -72,7 +72,7 @@ def test_the_numbers_equal_sql(settings: Settings, scribe: Scribe) -> None:
         "SELECT events_seen, total_events FROM checkpoint"
     ).fetchone()
     assert (served["datasync_walk_events_seen"], served["datasync_api_events"]) == (seen, total)
-    assert served["datasync_request_retries_total{cause=http_503}"] == 3
+    assert served["datasync_request_retries_total{cause=503}"] == 3
     assert served["datasync_load_state{state=running}"] == 1
     assert (
         sum(value for name, value in served.items() if name.startswith("datasync_load_state")) == 1

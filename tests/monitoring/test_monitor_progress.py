@@ -78,7 +78,7 @@ def test_the_eta_of_three_million_events_is_an_hour_from_the_first_page_on(
 def test_requests_that_no_page_tells_of_count_against_the_eta(scribe: Scribe, read) -> None:
     """Three retries spent the budget too: the header says 6 left, not 9."""
     scribe.total = 50_000
-    scribe.page(took=1, remaining=6, reset=57, retries={"http_503": 3})
+    scribe.page(took=1, remaining=6, reset=57, retries={"503": 3})
     # 9 pages left: 6 at once, 3 more when the oldest counted request leaves, 57 s after ours; that
     # was 1 s ago.
     assert read().eta == timedelta(seconds=57 - 1 + 3)

@@ -37,7 +37,7 @@ def busy(scribe: Scribe, read) -> Progress:
             remaining=9 - number,
             reset=60 - number,
             rejected=int(number == 4),
-            retries={"http_503": 2} if number == 3 else None,
+            retries={"503": 2} if number == 3 else None,
         )
     scribe.later(30)
     return read()
@@ -175,7 +175,8 @@ def test_a_frame_that_the_terminal_wrapped_is_taken_back_whole(busy: Progress) -
 def test_no_color_is_obeyed(busy: Progress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
-    LiveView(Console(file=out, force_terminal=True, width=80)).update(busy)
+    console = Console(file=out, force_terminal=True, color_system="standard", width=80)
+    LiveView(console).update(busy)
     assert "50,000 of 100,000 events" in out.getvalue()
     # Bold and dim are no colours; 30 to 37 and 90 to 97 would be.
     assert not any(f"\x1b[{code}m" in out.getvalue() for code in (*range(30, 38), *range(90, 98)))
