@@ -95,6 +95,13 @@ def test_without_a_database_only_that_is_said() -> None:
     assert scrape(Settings(port=1)) == {"datasync_database_up": 0}
 
 
+def test_a_database_that_refuses_is_no_error_of_the_exporter(
+    settings: Settings, scribe: Scribe
+) -> None:
+    scribe.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    assert scrape(settings) == {"datasync_database_up": 0}
+
+
 @needs_promtool
 @pytest.mark.parametrize("story", ["empty", "waiting", "finished"])
 def test_promtool_approves_of_the_metrics(settings: Settings, scribe: Scribe, story: str) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 CONNECT_TIMEOUT_S = 5
 _SESSION = "-c default_transaction_read_only=on -c statement_timeout=10s -c timezone=UTC"
 
 
 class Unreachable(Exception):  # noqa: N818 - named after what it means to the reader
-    """The database does not answer. The message is one plain sentence without the password."""
+    """The database does not answer, or refuses to. The message is one plain sentence.
+
+    The password is not in it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +100,42 @@ def connect(settings: Settings) -> psycopg.Connection:
         raise Unreachable(message) from None
 
 
+@contextmanager
+def translated(connection: psycopg.Connection[Any], settings: Settings) -> Iterator[None]:
+    """Turn whatever goes wrong with a query into one plain sentence.
+
+    Raises:
+        Unreachable: the connection was lost, the answer took too long, or it was refused, as to a
+            role that may not read a table.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if connection.closed:
+            happened = "went away"
+        elif isinstance(error, psycopg.OperationalError):
+            happened = "did not answer"
+        else:
+            happened = "refuses"
+        message = f"The database {settings.place} {happened}: {reason(error)}."
+        raise Unreachable(message) from None
+
+
 def reason(error: Exception) -> str:
     """Take the sentence that matters out of an error of several lines: the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     return lines[0].removeprefix("connection failed: ").removesuffix(".")
+
+
+def has_table(connection: psycopg.Connection[Any], schema: str, table: str) -> bool:
+    """Tell whether a table is there: before the first load none is, and `pages` may never be."""
+    query = "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL"
+    row = connection.execute(query, (schema, table)).fetchone()
+    return bool(row and row[0])
+
+
+def in_schema(schema: str, query: str, **parts: sql.Composable) -> sql.Composed:
+    """Put the schema, and what else differs, into the query's `{schema}` and its like."""
+    return sql.SQL(query).format(schema=sql.Identifier(schema), **parts)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
-from datasync_monitor.database import Unreachable, reason
+from datasync_monitor.database import has_table, in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+
+    import psycopg
 
 RECENT_PAGES = 240
 """Pages read for the pace: five minutes under the API's limit and more, and a bound without one."""
@@ -84,12 +84,6 @@ class Facts:
     in_table: int | None = None
 
 
-_PRESENT = """
-    SELECT clock_timestamp() AS now,
-           to_regclass(format('%%I.checkpoint', %(schema)s::text)) IS NOT NULL AS checkpoint,
-           to_regclass(format('%%I.pages', %(schema)s::text)) IS NOT NULL AS pages
-"""
-
 _CHECKPOINT = """
     SELECT updated_at, coalesce(walk_open, false) AS walk_open, cursor_expires_at, walk_newest,
            walk_oldest, complete_to, events_seen, events_emitted, total_events
@@ -136,37 +130,22 @@ def read_facts(connection: psycopg.Connection[Any], schema: str = "public") -> F
     A database without the tables, or with empty ones, is a fact too, not an error.
 
     Raises:
-        Unreachable: the database went away, or does not answer.
+        psycopg.Error: see `database.translated`.
     """
-    try:
-        return _read(connection, schema)
-    except psycopg.OperationalError as error:
-        message = f"The database went away: {reason(error)}."
-        raise Unreachable(message) from None
-
-
-def _read(connection: psycopg.Connection[Any], schema: str) -> Facts:
-    def query(text: str) -> sql.Composed:
-        return sql.SQL(text).format(schema=sql.Identifier(schema))
-
-    here = {"schema": schema}
-    present = connection.execute(_PRESENT, here).fetchone()
-    if present is None:  # pragma: no cover - a SELECT without FROM always has a row
-        message = "the database gave no answer"
-        raise Unreachable(message)
-    now, has_checkpoint, has_pages = present
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     checkpoint: Checkpoint | None = None
     totals, pages = WalkTotals(), tuple[Page, ...]()
-    if has_checkpoint:
+    if has_table(connection, schema, "checkpoint"):
         with connection.cursor(row_factory=class_row(Checkpoint)) as cursor:
-            checkpoint = cursor.execute(query(_CHECKPOINT)).fetchone()
-    if has_pages:
+            checkpoint = cursor.execute(in_schema(schema, _CHECKPOINT)).fetchone()
+    if has_table(connection, schema, "pages"):
         with connection.cursor(row_factory=class_row(WalkTotals)) as summing:
-            totals = summing.execute(query(_TOTALS)).fetchone() or totals
+            totals = summing.execute(in_schema(schema, _TOTALS)).fetchone() or totals
         with connection.cursor(row_factory=class_row(Page)) as reading:
-            pages = tuple(reversed(reading.execute(query(_RECENT)).fetchall()))
-    estimate = connection.execute(_IN_TABLE, here).fetchone()
+            pages = tuple(reversed(reading.execute(in_schema(schema, _RECENT)).fetchall()))
+    estimate = connection.execute(_IN_TABLE, {"schema": schema}).fetchone()
     in_table = (
         None if estimate is None or estimate[0] is None or estimate[0] < 0 else int(estimate[0])
     )
-    return Facts(now=now, checkpoint=checkpoint, totals=totals, pages=pages, in_table=in_table)
+    return Facts(now=row[0], checkpoint=checkpoint, totals=totals, pages=pages, in_table=in_table)

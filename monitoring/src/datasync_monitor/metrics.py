@@ -11,12 +11,11 @@ import time
 from threading import Event
 from typing import TYPE_CHECKING
 
-import psycopg
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from datasync_monitor.database import Settings, Unreachable, connect
+from datasync_monitor.database import Settings, Unreachable, connect, translated
 from datasync_monitor.health import State
 from datasync_monitor.history import Totals, read_totals
 from datasync_monitor.progress import Progress, read_progress
@@ -41,11 +40,11 @@ class LoadCollector(Collector):
         started = time.perf_counter()
         try:
             # A connection for each scrape: four in a minute, and none to look after in between.
-            with connect(self._settings) as connection:
+            with connect(self._settings) as connection, translated(connection, self._settings):
                 schema = self._settings.schema
                 progress = read_progress(connection, schema=schema, patience=self._patience)
                 totals = read_totals(connection, schema)
-        except (Unreachable, psycopg.OperationalError):
+        except Unreachable:
             yield GaugeMetricFamily("datasync_database_up", "Whether the database answers.", 0)
             return
         yield GaugeMetricFamily("datasync_database_up", "Whether the database answers.", 1)

@@ -145,7 +145,7 @@ def read_progress(
         patience: how long silence is allowed beyond every announced wait.
 
     Raises:
-        Unreachable: the database went away.
+        psycopg.Error: see `database.translated`.
     """
     facts = read_facts(connection, schema)
     return derive(facts, clock() if clock else facts.now, since=since, patience=patience)
