@@ -18,8 +18,10 @@ _DESCRIPTION = (
 _ENVIRONMENT = """\
 environment:
   DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME
-                        the database; the defaults are those of the sandbox
-                        (127.0.0.1, 54329, datasync, sandbox, events)
+                        the database; by default that of the sandbox
+                        (127.0.0.1, 54329, datasync, sandbox, events). With
+                        DB_HOST the port is 5432 by default, and the password
+                        is left to libpq (~/.pgpass).
 """
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 5
 _SESSION = "-c default_transaction_read_only=on -c statement_timeout=10s -c timezone=UTC"
+_DEFAULT_PORT = 5432
 
 
 class Unreachable(Exception):  # noqa: N818 - named after what it means to the reader
@@ -26,7 +27,7 @@ class Unreachable(Exception):  # noqa: N818 - named after what it means to the r
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the tables are.
+    """Where the tables are. An empty password lets libpq find one (`~/.pgpass`).
 
     The defaults are those of the sandbox, so that nothing has to be set on a laptop.
     """
@@ -39,28 +40,27 @@ class Settings:
     schema: str = "public"
 
     @classmethod
-    def from_environment(
-        cls, environ: Mapping[str, str] | None = None, *, schema: str = "public"
-    ) -> Settings:
+    def from_environment(cls, *, schema: str = "public") -> Settings:
         """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` and `DB_NAME`.
 
-        An empty value counts as unset.
+        An empty value counts as unset. Port and password of the sandbox are taken only while no
+        host is named: another database has PostgreSQL's port, and no password that we know.
 
         Raises:
             ValueError: `DB_PORT` is not a port number.
         """
-        environ = os.environ if environ is None else environ
         sandbox = cls()
-        port = environ.get("DB_PORT") or str(sandbox.port)
-        if not port.isdecimal() or not 0 < int(port) < 65536:  # noqa: PLR2004 - the highest TCP port
+        host = os.environ.get("DB_HOST")
+        port = os.environ.get("DB_PORT") or str(_DEFAULT_PORT if host else sandbox.port)
+        if not is_port(port):
             message = f"DB_PORT is {port!r}, not a port number."
             raise ValueError(message)
         return cls(
-            host=environ.get("DB_HOST") or sandbox.host,
+            host=host or sandbox.host,
             port=int(port),
-            user=environ.get("DB_USER") or sandbox.user,
-            password=environ.get("DB_PASSWORD") or sandbox.password,
-            dbname=environ.get("DB_NAME") or sandbox.dbname,
+            user=os.environ.get("DB_USER") or sandbox.user,
+            password=os.environ.get("DB_PASSWORD") or ("" if host else sandbox.password),
+            dbname=os.environ.get("DB_NAME") or sandbox.dbname,
             schema=schema,
         )
 
@@ -68,6 +68,11 @@ class Settings:
     def place(self) -> str:
         """The database in a form fit for people, without the password."""
         return f"{self.dbname} at {self.host}:{self.port}"
+
+
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a TCP port."""
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 65536  # noqa: PLR2004 - one more than the highest
 
 
 def connect(settings: Settings) -> psycopg.Connection:
@@ -83,7 +88,7 @@ def connect(settings: Settings) -> psycopg.Connection:
             host=settings.host,
             port=settings.port,
             user=settings.user,
-            password=settings.password,
+            password=settings.password or None,
             dbname=settings.dbname,
             connect_timeout=CONNECT_TIMEOUT_S,
             autocommit=True,
