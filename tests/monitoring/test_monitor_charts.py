@@ -73,6 +73,19 @@ def test_runs_have_start_end_outcome_and_sums(
     assert (middle.events, middle.emitted) == (5000, 4000)
 
 
+def test_a_run_that_fails_on_the_first_page_of_a_walk_is_not_called_finished(
+    scribe: Scribe, connection: psycopg.Connection
+) -> None:
+    scribe.lost_page()
+    (run,) = read_runs(connection, "public")
+    assert run.outcome == "open"
+    scribe.later(10)
+    scribe.new_run("second")
+    scribe.page()
+    scribe.finish()
+    assert [run.outcome for run in read_runs(connection, "public")] == ["finished", "cut off"]
+
+
 def test_the_timeline_holds_every_page_once(scribe: Scribe, connection: psycopg.Connection) -> None:
     tell(scribe, "finished")
     timeline = read_timeline(connection, "public", LONG_AGO, scribe.now)

@@ -92,6 +92,27 @@ def test_check_on_a_database_that_answers_but_refuses_the_login(settings: Settin
     assert 'database "no_such_database" does not exist' in outcome.text
 
 
+def test_check_on_tables_that_may_not_be_read_exits_2_with_one_line(
+    settings: Settings, scribe: Scribe
+) -> None:
+    tell(scribe, "running")
+    scribe.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    done = run(settings, "check")
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout == (
+        f"The database {settings.place} refuses: permission denied for table pages.\n"
+    )
+
+
+def test_check_does_not_call_a_run_that_failed_on_its_first_page_finished(
+    settings: Settings, scribe: Scribe
+) -> None:
+    scribe.lost_page()
+    assert check(settings, patience=PATIENCE, clock=scribe.clock).text.startswith("running: ")
+    scribe.later(PATIENCE.total_seconds() + 1)
+    assert check(settings, patience=PATIENCE, clock=scribe.clock).verdict is Verdict.STUCK
+
+
 def test_a_stopped_tap_is_stuck_once_the_patience_is_over(
     settings: Settings, scribe: Scribe
 ) -> None:

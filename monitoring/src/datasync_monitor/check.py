@@ -20,7 +20,7 @@ class Verdict(IntEnum):
     HEALTHY = 0
     """Running and moving, waiting for the API's limit, finished, or nothing ever begun."""
     STUCK = 1
-    """A walk is open and nothing has moved for longer than any announced wait."""
+    """A walk has not ended, and nothing has moved for longer than any announced wait."""
     NO_DATABASE = 2
     """It does not answer, or refuses to be read."""
 

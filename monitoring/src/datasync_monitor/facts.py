@@ -59,15 +59,27 @@ class Page:
     events_seen: int = 0
     total_events: int | None = None
 
+    @property
+    def counted(self) -> bool:
+        """Whether the walk goes on, or ends, behind this page.
+
+        It does not where a run fails on the first page of a walk, or starts the walk over: then
+        the row tells of a walk that has seen nothing, not even this page, and knows no total.
+        """
+        return self.total_events is not None and self.events_seen >= self.events
+
 
 @dataclass(frozen=True, slots=True)
 class WalkTotals:
-    """Sums over all pages of the newest walk, over all its restarts."""
+    """Sums over all pages of the newest walk, over all its restarts.
+
+    `window` is the longest `budget_reset` of the last day, in seconds: a walk that begins on a
+    spent budget sees only short ones at first.
+    """
 
     pages: int = 0
     runs: int = 0
     rejected: int = 0
-    waited: float = 0.0
     window: int | None = None
     started_at: datetime | None = None
     retries: Mapping[str, int] = field(default_factory=dict)
@@ -92,13 +104,19 @@ _CHECKPOINT = """
 
 # A walk begins with the page that has seen no event but its own. The tap counts events seen over
 # the whole walk, so this holds over restarts, and for a page that was asked for twice after a
-# crash.
-_WALK = "received_at >= (SELECT max(received_at) FROM {schema}.pages WHERE events_seen <= events)"
+# crash. Where old pages were deleted, that page may be gone: then all that are left are the walk's.
+_WALK = (
+    "received_at >= coalesce((SELECT max(received_at) FROM {schema}.pages "
+    "WHERE events_seen <= events), '-infinity')"
+)
 
+# A day counts back from the newest page: by the tap's clock, which `pages` carries.
 _TOTALS = f"""
     SELECT count(*)::int AS pages, count(DISTINCT run_id)::int AS runs,
-           coalesce(sum(rejected), 0)::int AS rejected, coalesce(sum(waited), 0)::float8 AS waited,
-           max(budget_reset)::int AS window, min(requested_at) AS started_at,
+           coalesce(sum(rejected), 0)::int AS rejected,
+           (SELECT max(budget_reset) FROM {{schema}}.pages WHERE received_at >= (
+               SELECT max(received_at) - interval '1 day' FROM {{schema}}.pages)) AS window,
+           min(requested_at) AS started_at,
            coalesce((SELECT jsonb_object_agg(cause, n) FROM (
                SELECT cause, sum(value::int)::int AS n
                FROM {{schema}}.pages, jsonb_each_text(retries) AS r(cause, value)

@@ -86,11 +86,13 @@ class Totals:
     retries: Mapping[str, int] = field(default_factory=dict)
 
 
-# The page that ends a walk is the one after which the tap keeps no cursor. A run may end one walk
-# and be cut off in the next, so its last page decides.
+# The page that ends a walk is the one after which the tap keeps no cursor. A page that was not
+# counted (see `facts.Page.counted`) has none either, but ends nothing. A run may end one walk and
+# be cut off in the next, so its last page decides.
 _RUNS = """
     SELECT run_id, min(requested_at) AS started, max(received_at) AS ended,
-           CASE WHEN (array_agg(cursor_expires_at ORDER BY page DESC))[1] IS NULL THEN 'finished'
+           CASE WHEN (array_agg(cursor_expires_at IS NULL AND total_events IS NOT NULL
+                                AND events_seen >= events ORDER BY page DESC))[1] THEN 'finished'
                 WHEN max(received_at) = (SELECT max(received_at) FROM {schema}.pages) THEN 'open'
                 ELSE 'cut off' END AS outcome,
            count(*)::int AS pages, coalesce(sum(events), 0)::bigint AS events,
