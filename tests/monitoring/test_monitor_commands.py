@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 import pyte
 import pytest
+from datasync_monitor import cli
+from datasync_monitor import watch as watching
 from datasync_monitor.check import Verdict, check
 from datasync_monitor.cli import main
 from datasync_monitor.database import Settings, Unreachable
-from datasync_monitor.progress import Progress, State
+from datasync_monitor.health import PATIENCE
+from datasync_monitor.progress import Progress
 from datasync_monitor.watch import readings, watch
 from scribe import tell
 
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
 
     from datasync_sandbox.postgres import Cluster
     from scribe import Scribe
-
-PATIENCE = timedelta(seconds=180)
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -168,10 +169,20 @@ def _pages_until(scribe: Scribe, finished_after: int) -> Callable[[], None]:
 def test_watch_without_a_terminal_prints_lines_until_the_end(
     settings: Settings, scribe: Scribe, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert watch(settings, patience=PATIENCE, pause=_pages_until(scribe, 3)) is State.FINISHED
+    watch(settings, patience=PATIENCE, pause=_pages_until(scribe, 3))
     lines = capsys.readouterr().out.splitlines()
     assert " idle " in lines[0]
     assert " finished page=3 events=15000 total=15000 percent=100.0 " in lines[-1]
+
+
+def test_the_live_view_does_not_say_what_a_database_holds_that_never_answered(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gone = Unreachable("No database events at db.test:5432.")
+    watching._live([gone], pause=lambda: None, follow=False)
+    said = capsys.readouterr().out
+    assert "No database events at db.test:5432. Trying again." in said
+    assert "idle" not in said
 
 
 def test_a_database_that_goes_away_and_returns_is_read_again(

@@ -85,6 +85,25 @@ def test_a_note_of_the_caller_is_the_last_line(busy: Progress) -> None:
     assert frame(busy, 80, note="starting again in 4 s")[-1] == "starting again in 4 s"
 
 
+def test_a_long_note_is_wrapped_and_not_cut(busy: Progress) -> None:
+    note = " ".join(f"word{number}" for number in range(40))
+    lines = frame(busy, 60, note=note)
+    assert all(len(text) <= 60 for text in lines)
+    assert " ".join(text.strip() for text in lines).endswith(note)
+
+
+def test_before_the_first_contact_there_is_the_note_alone(busy: Progress) -> None:
+    """Nobody knows then that nothing is loaded yet."""
+    screen = Screen(60)
+    view = LiveView(screen.console)
+    note = f"No database events at db.test:5432: {'timeout ' * 8}expired. Trying again."
+    view.update(None, note=note)
+    view.update(None, note=note)
+    assert " ".join(screen.lines) == note
+    view.update(busy)
+    assert screen.lines[0].startswith("waiting")
+
+
 def test_an_expired_cursor_is_said(scribe: Scribe, read) -> None:
     scribe.page()
     scribe.later(150)
@@ -249,6 +268,18 @@ def test_a_hundred_percent_is_said_of_the_whole_alone() -> None:
         "29.0 %",
         "57.0 %",
         "99.9 %",
+    ]
+
+
+def test_one_is_not_many() -> None:
+    assert [words.plural(number, "restart") for number in (0, 1, 1000)] == [
+        "0 restarts",
+        "1 restart",
+        "1,000 restarts",
+    ]
+    assert [words.plural(number, "retry", "retries") for number in (1, 2)] == [
+        "1 retry",
+        "2 retries",
     ]
 
 

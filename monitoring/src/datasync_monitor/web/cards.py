@@ -22,7 +22,7 @@ def rows(progress: Progress) -> tuple[tuple[tuple[str, str, str], ...], ...]:
     )
     life, age, budget = progress.cursor_life, progress.checkpoint_age, progress.budget
     wait = budget.wait(progress.now) if budget else None
-    repeated = sum(progress.retries.values())
+    repeated = words.plural(sum(progress.retries.values()), "request repeated", "requests repeated")
     moving = progress.state in {State.RUNNING, State.WAITING}
     took = (
         progress.moved_at - progress.started_at
@@ -65,7 +65,7 @@ def rows(progress: Progress) -> tuple[tuple[tuple[str, str, str], ...], ...]:
             (
                 "Rejected events",
                 words.count(progress.rejected),
-                f"{words.plural(progress.restarts, 'restart')}, {repeated} requests repeated",
+                f"{words.plural(progress.restarts, 'restart')}, {repeated}",
             ),
         ),
     )
