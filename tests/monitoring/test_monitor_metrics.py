@@ -10,7 +10,6 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ pytest.importorskip(
 )
 
 from datasync_monitor.database import Settings
+from datasync_monitor.health import PATIENCE
 from datasync_monitor.metrics import registry
 from prometheus_client import generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ROOM = Path(__file__).parents[2] / "monitoring"
 DASHBOARD = ROOM / "grafana" / "dashboard.json"
 ALERTS = ROOM / "prometheus" / "alerts.yml"
-PATIENCE = timedelta(seconds=180)
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is missing (apt-get install prometheus)"

@@ -11,6 +11,7 @@ import pyte
 import pytest
 from datasync_monitor import words
 from datasync_monitor.database import connect
+from datasync_monitor.health import PATIENCE
 from datasync_monitor.plain import PlainLines, line
 from datasync_monitor.progress import Progress, State, read_progress
 from datasync_monitor.terminal import LiveView, ProgressView, is_live
@@ -240,7 +241,7 @@ def test_a_change_of_state_is_news(scribe: Scribe, read) -> None:
     lines = PlainLines()
     scribe.page()
     lines.next(read())
-    scribe.later(200)
+    scribe.later(PATIENCE.total_seconds() + 1)
     assert " stuck " in (lines.next(read()) or "")
 
 

@@ -3,7 +3,8 @@
 A walk is open or it is not: the checkpoint says so. An open walk is alive while its checkpoint or
 its pages move. Silence is judged against what was announced: while the API's limit is known to
 hold the tap back, silence is waiting; after that, the tap has `patience` to ask, receive and load
-one page. A walk that is silent for longer is stuck, whether its process hangs or is gone.
+one page. A walk that is silent for longer is stuck, whether its process hangs, is gone, or gets no
+answer from the API.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from datasync_monitor.facts import Facts
     from datasync_monitor.pace import Budget
 
-PATIENCE = timedelta(seconds=180)
-"""Longer than a cursor lives (120 s): after such a silence the walk's place is lost as well."""
+PATIENCE = timedelta(seconds=360)
+"""Longer than the retries of one page, of which no table tells before that page comes: 8 tries of
+30 s and the pauses between them, 331 s. Longer than a cursor lives (120 s), too: after such a
+silence the walk's place is lost as well."""
 
 
 class State(str, Enum):

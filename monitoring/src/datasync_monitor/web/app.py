@@ -70,8 +70,8 @@ def _now() -> None:
         return
     if progress.state is State.STUCK:
         st.error(
-            f"The load is stuck: {progress.activity}. Its process hangs or is gone; "
-            "starting it again goes on from the checkpoint."
+            f"The load is stuck: {progress.activity}. Its process hangs, is gone, or gets no "
+            "answer from the API; starting it again goes on from the checkpoint."
         )
     _numbers(progress)
 
