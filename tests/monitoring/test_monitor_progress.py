@@ -187,16 +187,20 @@ def test_faults_are_summed_over_the_walk(scribe: Scribe, read) -> None:
 def test_a_walk_for_new_events_is_measured_by_time_and_not_by_the_whole_set(
     scribe: Scribe, read
 ) -> None:
-    """3 of 4 new pages are loaded: that is 75 %, not 0.5 % of three million."""
+    """3 of 4 new pages are loaded, and an hour lies below them: that is 62 %, not 0.5 %."""
     scribe.total = 3_000_000
     scribe.bookmark["complete_to"] = (T0 - timedelta(seconds=20_000 * 0.864)).isoformat()
     for n in range(3):
         scribe.page(remaining=9 - n)
     progress = read()
     assert progress.catching_up
-    assert progress.fraction == pytest.approx(0.75)
-    assert progress.eta == timedelta(seconds=1)
+    assert progress.fraction == pytest.approx(15_000 * 0.864 / (20_000 * 0.864 + 3600))
+    assert progress.eta == timedelta(seconds=2), "one page of what is new, and the hour"
     assert progress.amount == "15,000 new events"
+    scribe.page(remaining=6)
+    progress = read()
+    assert progress.fraction < 0.9, "the newest event of the last walk is not the end of this one"
+    assert progress.eta > timedelta(0)
 
 
 def test_a_new_run_is_not_judged_by_what_an_old_one_left(scribe: Scribe, read) -> None:
