@@ -72,6 +72,7 @@ def test_the_numbers_equal_sql(settings: Settings, scribe: Scribe) -> None:
     ).fetchone()
     assert (served["datasync_walk_events_seen"], served["datasync_api_events"]) == (seen, total)
     assert served["datasync_request_retries_total{cause=503}"] == 3
+    assert served["datasync_requests_repeated_total"] == 5
     assert served["datasync_load_state{state=running}"] == 1
     assert (
         sum(value for name, value in served.items() if name.startswith("datasync_load_state")) == 1
@@ -88,6 +89,13 @@ def test_every_state_is_told(settings: Settings, scribe: Scribe, story: str) -> 
 def test_without_tables_the_exporter_says_idle(settings: Settings) -> None:
     served = scrape(settings)
     assert (served["datasync_database_up"], served["datasync_load_state{state=idle}"]) == (1, 1)
+
+
+def test_the_counter_of_repeated_requests_is_there_before_the_first(
+    settings: Settings, scribe: Scribe
+) -> None:
+    scribe.page()
+    assert scrape(settings)["datasync_requests_repeated_total"] == 0
 
 
 def test_without_a_database_only_that_is_said() -> None:
@@ -141,9 +149,23 @@ def test_promtool_approves_of_the_configuration() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def panels() -> list[dict[str, Any]]:
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+
+
 def queries() -> list[str]:
-    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return [target["expr"] for panel in panels for target in panel["targets"]]
+    return [target["expr"] for panel in panels() for target in panel["targets"]]
+
+
+def test_a_panel_of_one_number_asks_for_this_moment_alone() -> None:
+    """Of a range, the last number that was not null would stay for as long as the range is."""
+    asked = [
+        (target.get("instant"), target.get("range"))
+        for panel in panels()
+        if panel["type"] in {"stat", "gauge"}
+        for target in panel["targets"]
+    ]
+    assert asked == [(True, False)] * 7
 
 
 def test_the_dashboard_and_the_alerts_ask_for_nothing_that_is_not_served(

@@ -148,6 +148,9 @@ def _counters(totals: Totals) -> Iterator[Metric]:
         ("events_rejected", "Events of which something did not fit.", totals.rejected),
         ("received_bytes", "Bytes of pages received.", totals.bytes),
         ("rate_limit_wait_seconds", "Time spent waiting for the API's limit.", totals.waited),
+        # Beside the causes below: none of those is there before it has happened, and Prometheus
+        # sees no increase in a series that begins.
+        ("requests_repeated", "Requests repeated, for any cause.", sum(totals.retries.values())),
     )
     for name, text, value in rows:
         yield CounterMetricFamily(f"datasync_{name}", text, value)
