@@ -143,14 +143,55 @@ def test_a_port_that_is_no_port_is_said(
     assert capsys.readouterr().err == "DB_PORT is 'fivefour', not a port number.\n"
 
 
-@pytest.mark.parametrize("patience", ["0", "-1", "nan", "soon"])
-def test_patience_must_be_more_than_nothing(
+@pytest.mark.parametrize("patience", ["0", "-1", "nan", "inf", "soon"])
+def test_patience_must_be_a_number_of_seconds(
     patience: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
         main(["check", f"--patience={patience}"])
     assert left.value.code == 2
     assert "--patience" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["web", "metrics"])
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_a_port_to_listen_on_is_a_number_from_1_to_65535(
+    command: str, port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli._parser().parse_args([command, f"--port={port}"])
+    assert left.value.code == 2
+    assert "argument --port: must be a port number, 1 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "package"), [("web", "streamlit"), ("metrics", "prometheus_client")]
+)
+def test_a_port_that_is_taken_is_said_in_one_sentence(command: str, package: str) -> None:
+    pytest.importorskip(package, reason=f"the extra `{command}` is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(Settings(), command, "--port", str(port))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == f"Cannot listen on 127.0.0.1:{port}: Address already in use.\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "package"), [("web", "streamlit"), ("metrics", "prometheus_client")]
+)
+def test_a_package_that_is_missing_is_named_with_the_ways_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    package: str,
+) -> None:
+    monkeypatch.delitem(sys.modules, "datasync_monitor.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([command]) == 3
+    assert capsys.readouterr().err == (
+        f"{package} is not installed: `meltano invoke datasync-monitor:{command}` brings it, "
+        f"or pip install './monitoring[{command}]'.\n"
+    )
 
 
 def _pages_until(scribe: Scribe, finished_after: int) -> Callable[[], None]:

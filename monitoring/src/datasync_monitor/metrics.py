@@ -8,7 +8,6 @@ from nothing only when the table is emptied, which Prometheus takes for a restar
 from __future__ import annotations
 
 import time
-from threading import Event
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -173,9 +172,10 @@ def registry(settings: Settings, patience: timedelta) -> CollectorRegistry:
     return made
 
 
-def serve(settings: Settings, *, host: str, port: int, patience: timedelta) -> int:
-    """Serve `/metrics` until the process is told to stop."""
-    server, _ = start_http_server(port, addr=host, registry=registry(settings, patience))
-    print(f"Metrics of {settings.place}: http://{host}:{server.server_port}/metrics", flush=True)  # noqa: T201
-    Event().wait()
-    return 0
+def serve(settings: Settings, *, host: str, port: int, patience: timedelta) -> None:
+    """Serve `/metrics` from a thread of its own.
+
+    Raises:
+        OSError: nobody can listen there.
+    """
+    start_http_server(port, addr=host, registry=registry(settings, patience))
