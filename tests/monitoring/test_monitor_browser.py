@@ -201,6 +201,7 @@ def test_a_running_load_shows_the_numbers_of_sql(scribe: Scribe, look: Watched) 
         look.shows(f"{events:,} · {100 * events / 85_000:.1f} %")
         look.shows(name)
     look.shows("All 85,000 events counted.")
+    look.shows("The reasons of the newest 1,000, and the newest 3 themselves.")
     look.photograph("running")
     assert look.errors == []
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 from datasync_monitor import shape as shapes
-from datasync_monitor.database import connect
+from datasync_monitor.database import connect, in_schema
 from datasync_monitor.history import BARS, Totals, bar_width, read_runs, read_timeline, read_totals
 from datasync_monitor.progress import read_progress
 from datasync_monitor.shape import Shape, read_reasons, read_rejected, read_shape
+from datasync_monitor.web import cards
 from psycopg import sql
 from scribe import T0, tell
 
@@ -145,8 +146,8 @@ def test_the_sample_reads_no_more_than_its_blocks(
     """The plan says it: rows are fetched by address, and the table is not scanned."""
     tell(scribe, "finished")
     scribe.connection.execute("ANALYZE events")
-    query = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + sql.SQL(shapes._COUNT).format(
-        schema=sql.Identifier("public"), where=sql.SQL(shapes._EVERY_NTH_BLOCK)
+    query = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + in_schema(
+        "public", shapes._COUNT, where=sql.SQL(shapes._EVERY_NTH_BLOCK)
     )
     row = connection.execute(query, {"blocks": 3000, "one_in": 100, "rows": 60}).fetchone()
     assert row is not None
@@ -192,6 +193,39 @@ def test_rejected_events_come_newest_first_with_their_reasons(
     rows = read_rejected(connection, "public", limit=2)
     assert [row.reasons for row in rows] == [["timestamp: cannot be read"]] * 2
     assert rows[0].rejected_at > rows[1].rejected_at
+
+
+def test_the_newest_rejected_events_are_found_without_reading_all_of_them(
+    scribe: Scribe, connection: psycopg.Connection
+) -> None:
+    """The plan says it: of 1,500 blocks the last 512 are read."""
+    scribe.connection.execute(
+        """INSERT INTO rejected_events (rejection_id, reasons, raw, rejected_at)
+           SELECT n::text, to_jsonb(ARRAY[CASE WHEN n <= 5000 THEN 'old' ELSE 'new' END]),
+                  repeat(md5(n::text), 50), %s::timestamptz + n * interval '1 second'
+           FROM generate_series(1, 6000) AS n""",
+        (T0,),
+    )
+    assert read_reasons(connection, "public") == {"new": 1000}
+    assert read_reasons(connection, "public", limit=1001) == {"new": 1000, "old": 1}
+    assert [row.rejected_at for row in read_rejected(connection, "public", limit=2)] == [
+        T0 + timedelta(seconds=seconds) for seconds in (6000, 5999)
+    ]
+    start = shapes._start_of_newest(connection, "public")
+    assert start is not None
+    query = sql.SQL("EXPLAIN (FORMAT JSON) ") + in_schema("public", shapes._REASONS)
+    row = connection.execute(query, {"start": start, "limit": 1000}).fetchone()
+    assert row is not None
+    plan = json.dumps(row[0])
+    assert "Tid Range Scan" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_one_repeated_request_is_not_many(scribe: Scribe, connection: psycopg.Connection) -> None:
+    scribe.page(retries={"503": 1})
+    progress = read_progress(connection, clock=scribe.clock)
+    beside = {text for row in cards.rows(progress) for _, _, text in row}
+    assert "0 restarts, 1 request repeated" in beside
 
 
 def test_totals_are_sums_over_all_walks(scribe: Scribe, connection: psycopg.Connection) -> None:

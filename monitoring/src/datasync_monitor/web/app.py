@@ -13,6 +13,7 @@ import streamlit as st
 from datasync_monitor import words
 from datasync_monitor.database import Unreachable
 from datasync_monitor.health import State
+from datasync_monitor.shape import REJECTED
 from datasync_monitor.web import cards, figures, readings, tables
 
 if TYPE_CHECKING:
@@ -174,6 +175,9 @@ def _contents() -> None:
     if not rows:
         st.caption("None.")
         return
+    st.caption(
+        f"The reasons of the newest {words.count(REJECTED)}, and the newest {len(rows)} themselves."
+    )
     left, right = st.columns([2, 3])
     left.dataframe(
         [{"reason": reason, "events": n} for reason, n in reasons.items()], hide_index=True
