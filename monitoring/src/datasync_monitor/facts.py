@@ -47,10 +47,6 @@ class Page:
     requested_at: datetime
     received_at: datetime
     events: int
-    emitted: int = 0
-    skipped: int = 0
-    rejected: int = 0
-    retries: Mapping[str, int] = field(default_factory=dict)
     waited: float = 0.0
     budget_limit: int | None = None
     budget_remaining: int | None = None
@@ -125,8 +121,7 @@ _TOTALS = f"""
 """  # noqa: S608 - joined from constants of this module
 
 _RECENT = f"""
-    SELECT run_id, page, requested_at, received_at, events, emitted, skipped, rejected,
-           coalesce(retries, '{{{{}}}}') AS retries, waited::float8 AS waited,
+    SELECT run_id, page, requested_at, received_at, events, waited::float8 AS waited,
            budget_limit, budget_remaining, budget_reset, cursor_expires_at, events_seen,
            total_events
     FROM {{schema}}.pages WHERE {_WALK}

@@ -52,8 +52,6 @@ class Progress:
     checkpoint_at: datetime | None = None
     started_at: datetime | None = None
     complete_to: datetime | None = None
-    walk_newest: datetime | None = None
-    walk_oldest: datetime | None = None
     in_table: int | None = None
     last_page: Page | None = None
 
@@ -193,8 +191,6 @@ def derive(
         checkpoint_at=checkpoint.updated_at if checkpoint else None,
         started_at=totals.started_at,
         complete_to=checkpoint.complete_to if checkpoint else None,
-        walk_newest=checkpoint.walk_newest if checkpoint else None,
-        walk_oldest=checkpoint.walk_oldest if checkpoint else None,
         in_table=facts.in_table,
         last_page=last,
     )

@@ -42,7 +42,7 @@ def rows(progress: Progress) -> tuple[tuple[tuple[str, str, str], ...], ...]:
                 _or_dash(progress.rate, words.per_second),
                 "over the last 5 minutes" if moving else "in its last 5 minutes",
             ),
-            ("Took", _or_dash(took, words.duration), "from its first page to its last")
+            ("Took", _or_dash(took, words.duration), "from first request to checkpoint")
             if progress.state is State.FINISHED
             else (
                 "Time left",
