@@ -104,6 +104,29 @@ class Scribe:
             (state, self.now),
         )
 
+    def lost_page(self, *, events: int = 5000) -> None:
+        """Receive a page behind which there is no place, as a walk that has seen nothing.
+
+        So the tap tells of the first page of a walk on which its run fails, and of one that makes
+        the walk start over.
+        """
+        self.page(events=events, save=False)
+        self.seen = 0
+        self.connection.execute(
+            """UPDATE pages SET cursor_expires_at = NULL, events_seen = 0, total_events = NULL
+               WHERE run_id = %s AND page = %s""",
+            (self.run_id, self.page_number),
+        )
+        self.bookmark |= {
+            "cursor": None,
+            "cursor_expires_at": None,
+            "walk": None,
+            "events_seen": 0,
+            "events_emitted": 0,
+            "total_events": None,
+        }
+        self.save()
+
     def finish(self) -> None:
         """Close the walk, as the state after its last page does."""
         newest = self.bookmark["walk"]["newest"]
@@ -188,9 +211,9 @@ def tell(scribe: Scribe, story: str) -> None:
             waited=pause,
             rejected={4: 2, 11: 1}.get(number, 0),
             retries={
-                3: {"http_503": 2},
+                3: {"503": 2},
                 7: {"timeout": 1},
-                12: {"http_503": 1, "broken_page": 1},
+                12: {"503": 1, "broken page": 1},
             }.get(number),
         )
     _events(scribe)

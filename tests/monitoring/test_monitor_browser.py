@@ -201,6 +201,7 @@ def test_a_running_load_shows_the_numbers_of_sql(scribe: Scribe, look: Watched) 
         look.shows(f"{events:,} · {100 * events / 85_000:.1f} %")
         look.shows(name)
     look.shows("All 85,000 events counted.")
+    look.shows("The reasons of the newest 1,000, and the newest 3 themselves.")
     look.photograph("running")
     assert look.errors == []
 
@@ -214,7 +215,7 @@ def test_it_refreshes_by_itself(scribe: Scribe, look: Watched) -> None:
 
 def test_waiting_for_the_limit_is_said_as_such(scribe: Scribe, look: Watched) -> None:
     tell(scribe, "waiting")
-    look.shows("for the API's limit")
+    look.shows("waiting: 50,000 of 100,000 events, 50.0 %, waiting")
     assert look.metric("Requests left") == "0 of 10"
     look.photograph("waiting")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 from datasync_monitor import shape as shapes
-from datasync_monitor.database import connect
+from datasync_monitor.database import connect, in_schema
 from datasync_monitor.history import BARS, Totals, bar_width, read_runs, read_timeline, read_totals
 from datasync_monitor.progress import read_progress
 from datasync_monitor.shape import Shape, read_reasons, read_rejected, read_shape
+from datasync_monitor.web import cards
 from psycopg import sql
 from scribe import T0, tell
 
@@ -72,6 +74,19 @@ def test_runs_have_start_end_outcome_and_sums(
     assert (middle.events, middle.emitted) == (5000, 4000)
 
 
+def test_a_run_that_fails_on_the_first_page_of_a_walk_is_not_called_finished(
+    scribe: Scribe, connection: psycopg.Connection
+) -> None:
+    scribe.lost_page()
+    (run,) = read_runs(connection, "public")
+    assert run.outcome == "open"
+    scribe.later(10)
+    scribe.new_run("second")
+    scribe.page()
+    scribe.finish()
+    assert [run.outcome for run in read_runs(connection, "public")] == ["finished", "cut off"]
+
+
 def test_the_timeline_holds_every_page_once(scribe: Scribe, connection: psycopg.Connection) -> None:
     tell(scribe, "finished")
     timeline = read_timeline(connection, "public", LONG_AGO, scribe.now)
@@ -80,11 +95,10 @@ def test_the_timeline_holds_every_page_once(scribe: Scribe, connection: psycopg.
         point.rate for point in timeline.slices
     ) * timeline.width.total_seconds() == pytest.approx(130_000)
     assert sum(point.waited for point in timeline.slices) == pytest.approx(34)
-    assert {fault.cause: 0 for fault in timeline.faults} == {
-        "http_503": 0,
-        "timeout": 0,
-        "broken_page": 0,
-    }
+    causes = Counter[str]()
+    for fault in timeline.faults:
+        causes[fault.cause] += fault.retries
+    assert causes == {"503": 3, "timeout": 1, "broken page": 1}
     assert len(timeline.slices) <= BARS + 1
     steps = {
         after.at - before.at
@@ -132,8 +146,8 @@ def test_the_sample_reads_no_more_than_its_blocks(
     """The plan says it: rows are fetched by address, and the table is not scanned."""
     tell(scribe, "finished")
     scribe.connection.execute("ANALYZE events")
-    query = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + sql.SQL(shapes._COUNT).format(
-        schema=sql.Identifier("public"), where=sql.SQL(shapes._EVERY_NTH_BLOCK)
+    query = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) ") + in_schema(
+        "public", shapes._COUNT, where=sql.SQL(shapes._EVERY_NTH_BLOCK)
     )
     row = connection.execute(query, {"blocks": 3000, "one_in": 100, "rows": 60}).fetchone()
     assert row is not None
@@ -181,8 +195,41 @@ def test_rejected_events_come_newest_first_with_their_reasons(
     assert rows[0].rejected_at > rows[1].rejected_at
 
 
+def test_the_newest_rejected_events_are_found_without_reading_all_of_them(
+    scribe: Scribe, connection: psycopg.Connection
+) -> None:
+    """The plan says it: of 1,500 blocks the last 512 are read."""
+    scribe.connection.execute(
+        """INSERT INTO rejected_events (rejection_id, reasons, raw, rejected_at)
+           SELECT n::text, to_jsonb(ARRAY[CASE WHEN n <= 5000 THEN 'old' ELSE 'new' END]),
+                  repeat(md5(n::text), 50), %s::timestamptz + n * interval '1 second'
+           FROM generate_series(1, 6000) AS n""",
+        (T0,),
+    )
+    assert read_reasons(connection, "public") == {"new": 1000}
+    assert read_reasons(connection, "public", limit=1001) == {"new": 1000, "old": 1}
+    assert [row.rejected_at for row in read_rejected(connection, "public", limit=2)] == [
+        T0 + timedelta(seconds=seconds) for seconds in (6000, 5999)
+    ]
+    start = shapes._start_of_newest(connection, "public")
+    assert start is not None
+    query = sql.SQL("EXPLAIN (FORMAT JSON) ") + in_schema("public", shapes._REASONS)
+    row = connection.execute(query, {"start": start, "limit": 1000}).fetchone()
+    assert row is not None
+    plan = json.dumps(row[0])
+    assert "Tid Range Scan" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_one_repeated_request_is_not_many(scribe: Scribe, connection: psycopg.Connection) -> None:
+    scribe.page(retries={"503": 1})
+    progress = read_progress(connection, clock=scribe.clock)
+    beside = {text for row in cards.rows(progress) for _, _, text in row}
+    assert "0 restarts, 1 request repeated" in beside
+
+
 def test_totals_are_sums_over_all_walks(scribe: Scribe, connection: psycopg.Connection) -> None:
     tell(scribe, "finished")
     totals = read_totals(connection, "public")
     assert (totals.runs, totals.pages, totals.events, totals.rejected) == (3, 26, 130_000, 3)
-    assert totals.retries == {"http_503": 3, "timeout": 1, "broken_page": 1}
+    assert totals.retries == {"503": 3, "timeout": 1, "broken page": 1}

@@ -10,7 +10,6 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ pytest.importorskip(
 )
 
 from datasync_monitor.database import Settings
+from datasync_monitor.health import PATIENCE
 from datasync_monitor.metrics import registry
 from prometheus_client import generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 ROOM = Path(__file__).parents[2] / "monitoring"
 DASHBOARD = ROOM / "grafana" / "dashboard.json"
 ALERTS = ROOM / "prometheus" / "alerts.yml"
-PATIENCE = timedelta(seconds=180)
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is missing (apt-get install prometheus)"
@@ -72,7 +71,8 @@ def test_the_numbers_equal_sql(settings: Settings, scribe: Scribe) -> None:
         "SELECT events_seen, total_events FROM checkpoint"
     ).fetchone()
     assert (served["datasync_walk_events_seen"], served["datasync_api_events"]) == (seen, total)
-    assert served["datasync_request_retries_total{cause=http_503}"] == 3
+    assert served["datasync_request_retries_total{cause=503}"] == 3
+    assert served["datasync_requests_repeated_total"] == 5
     assert served["datasync_load_state{state=running}"] == 1
     assert (
         sum(value for name, value in served.items() if name.startswith("datasync_load_state")) == 1
@@ -91,8 +91,22 @@ def test_without_tables_the_exporter_says_idle(settings: Settings) -> None:
     assert (served["datasync_database_up"], served["datasync_load_state{state=idle}"]) == (1, 1)
 
 
+def test_the_counter_of_repeated_requests_is_there_before_the_first(
+    settings: Settings, scribe: Scribe
+) -> None:
+    scribe.page()
+    assert scrape(settings)["datasync_requests_repeated_total"] == 0
+
+
 def test_without_a_database_only_that_is_said() -> None:
     assert scrape(Settings(port=1)) == {"datasync_database_up": 0}
+
+
+def test_a_database_that_refuses_is_no_error_of_the_exporter(
+    settings: Settings, scribe: Scribe
+) -> None:
+    scribe.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    assert scrape(settings) == {"datasync_database_up": 0}
 
 
 @needs_promtool
@@ -135,9 +149,23 @@ def test_promtool_approves_of_the_configuration() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def panels() -> list[dict[str, Any]]:
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+
+
 def queries() -> list[str]:
-    panels = json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
-    return [target["expr"] for panel in panels for target in panel["targets"]]
+    return [target["expr"] for panel in panels() for target in panel["targets"]]
+
+
+def test_a_panel_of_one_number_asks_for_this_moment_alone() -> None:
+    """Of a range, the last number that was not null would stay for as long as the range is."""
+    asked = [
+        (target.get("instant"), target.get("range"))
+        for panel in panels()
+        if panel["type"] in {"stat", "gauge"}
+        for target in panel["targets"]
+    ]
+    assert asked == [(True, False)] * 7
 
 
 def test_the_dashboard_and_the_alerts_ask_for_nothing_that_is_not_served(

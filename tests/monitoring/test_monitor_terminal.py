@@ -11,6 +11,7 @@ import pyte
 import pytest
 from datasync_monitor import words
 from datasync_monitor.database import connect
+from datasync_monitor.health import PATIENCE
 from datasync_monitor.plain import PlainLines, line
 from datasync_monitor.progress import Progress, State, read_progress
 from datasync_monitor.terminal import LiveView, ProgressView, is_live
@@ -37,7 +38,7 @@ def busy(scribe: Scribe, read) -> Progress:
             remaining=9 - number,
             reset=60 - number,
             rejected=int(number == 4),
-            retries={"http_503": 2} if number == 3 else None,
+            retries={"503": 2} if number == 3 else None,
         )
     scribe.later(30)
     return read()
@@ -83,6 +84,25 @@ def test_a_terminal_too_narrow_for_a_bar_is_not_overrun(busy: Progress, width: i
 
 def test_a_note_of_the_caller_is_the_last_line(busy: Progress) -> None:
     assert frame(busy, 80, note="starting again in 4 s")[-1] == "starting again in 4 s"
+
+
+def test_a_long_note_is_wrapped_and_not_cut(busy: Progress) -> None:
+    note = " ".join(f"word{number}" for number in range(40))
+    lines = frame(busy, 60, note=note)
+    assert all(len(text) <= 60 for text in lines)
+    assert " ".join(text.strip() for text in lines).endswith(note)
+
+
+def test_before_the_first_contact_there_is_the_note_alone(busy: Progress) -> None:
+    """Nobody knows then that nothing is loaded yet."""
+    screen = Screen(60)
+    view = LiveView(screen.console)
+    note = f"No database events at db.test:5432: {'timeout ' * 8}expired. Trying again."
+    view.update(None, note=note)
+    view.update(None, note=note)
+    assert " ".join(screen.lines) == note
+    view.update(busy)
+    assert screen.lines[0].startswith("waiting")
 
 
 def test_an_expired_cursor_is_said(scribe: Scribe, read) -> None:
@@ -175,7 +195,8 @@ def test_a_frame_that_the_terminal_wrapped_is_taken_back_whole(busy: Progress) -
 def test_no_color_is_obeyed(busy: Progress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     out = io.StringIO()
-    LiveView(Console(file=out, force_terminal=True, width=80)).update(busy)
+    console = Console(file=out, force_terminal=True, color_system="standard", width=80)
+    LiveView(console).update(busy)
     assert "50,000 of 100,000 events" in out.getvalue()
     # Bold and dim are no colours; 30 to 37 and 90 to 97 would be.
     assert not any(f"\x1b[{code}m" in out.getvalue() for code in (*range(30, 38), *range(90, 98)))
@@ -220,7 +241,7 @@ def test_a_change_of_state_is_news(scribe: Scribe, read) -> None:
     lines = PlainLines()
     scribe.page()
     lines.next(read())
-    scribe.later(200)
+    scribe.later(PATIENCE.total_seconds() + 1)
     assert " stuck " in (lines.next(read()) or "")
 
 
@@ -248,6 +269,18 @@ def test_a_hundred_percent_is_said_of_the_whole_alone() -> None:
         "29.0 %",
         "57.0 %",
         "99.9 %",
+    ]
+
+
+def test_one_is_not_many() -> None:
+    assert [words.plural(number, "restart") for number in (0, 1, 1000)] == [
+        "0 restarts",
+        "1 restart",
+        "1,000 restarts",
+    ]
+    assert [words.plural(number, "retry", "retries") for number in (1, 2)] == [
+        "1 retry",
+        "2 retries",
     ]
 
 

@@ -6,9 +6,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from datasync_monitor.database import Settings, Unreachable, connect
+from datasync_monitor.database import Settings, Unreachable
 from datasync_monitor.plain import PlainLines
 from datasync_monitor.progress import read_progress
+from datasync_monitor.reader import Reader
 from datasync_monitor.terminal import LiveView, is_live
 
 from datasync_ingestion.console import say
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    import psycopg
     from datasync_monitor.health import State
     from typing_extensions import Self
 
@@ -36,15 +36,16 @@ class View:
             database: Where the progress is read.
             since: When this run began, by the database's clock.
         """
-        self._settings = Settings(
-            host=database.host,
-            port=database.port,
-            user=database.user,
-            password=database.password,
-            dbname=database.name,
+        self._reader = Reader(
+            Settings(
+                host=database.host,
+                port=database.port,
+                user=database.user,
+                password=database.password,
+                dbname=database.name,
+            )
         )
         self._since = since
-        self._connection: psycopg.Connection | None = None
         self._live = LiveView() if is_live(sys.stdout) else None
         self._lines = PlainLines()
         self._said: tuple[State, int] | None = None
@@ -66,8 +67,7 @@ class View:
     ) -> None:
         if self._live:
             self._live.__exit__(kind, error, trace)
-        if self._connection:
-            self._connection.close()
+        self._reader.close()
 
     def say(self, message: str) -> None:
         """Put a line where it stays."""
@@ -86,15 +86,15 @@ class View:
             return
         self._next = time.monotonic() + _EVERY_S
         try:
-            self._connection = self._connection or connect(self._settings)
-            progress = read_progress(self._connection, since=self._since)
+            progress = self._reader.read(
+                lambda connection, schema: read_progress(
+                    connection, schema=schema, since=self._since
+                )
+            )
             self.blind = False
         except Unreachable:
-            self.blind = True
             # The loader copes with it and tells of it; the view comes back by itself.
-            if self._connection:
-                self._connection.close()
-            self._connection = None
+            self.blind = True
             return
         if self._live:
             self._live.update(progress, self.note)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from datasync_monitor.database import Settings, Unreachable, connect
+from datasync_monitor.database import Settings, Unreachable, connect, translated
 from datasync_monitor.progress import read_progress
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ class Verdict(IntEnum):
     HEALTHY = 0
     """Running and moving, waiting for the API's limit, finished, or nothing ever begun."""
     STUCK = 1
-    """A walk is open and nothing has moved for longer than any announced wait."""
+    """A walk has not ended, and nothing has moved for longer than any announced wait."""
     NO_DATABASE = 2
+    """It does not answer, or refuses to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def check(
 ) -> Outcome:
     """Look at the database once and judge."""
     try:
-        with connect(settings) as connection:
+        with connect(settings) as connection, translated(connection, settings):
             progress = read_progress(
                 connection, schema=settings.schema, clock=clock, patience=patience
             )

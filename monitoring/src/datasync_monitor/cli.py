@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from datetime import timedelta
+from threading import Event
 
 from datasync_monitor import __version__
 from datasync_monitor.check import Verdict, check
-from datasync_monitor.database import Settings
+from datasync_monitor.database import Settings, is_port
 from datasync_monitor.health import PATIENCE
 
 _DESCRIPTION = (
@@ -18,9 +20,12 @@ _DESCRIPTION = (
 _ENVIRONMENT = """\
 environment:
   DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME
-                        the database; the defaults are those of the sandbox
-                        (127.0.0.1, 54329, datasync, sandbox, events)
+                        the database; by default that of the sandbox
+                        (127.0.0.1, 54329, datasync, sandbox, events). With
+                        DB_HOST the port is 5432 by default, and the password
+                        is left to libpq (~/.pgpass).
 """
+_CANNOT_RUN = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,9 +44,12 @@ def main(argv: list[str] | None = None) -> int:
         if error.name not in {"streamlit", "prometheus_client"}:
             raise
         extra = "web" if error.name == "streamlit" else "metrics"
-        message = f"{error.name} is not installed: pip install 'datasync-monitoring[{extra}]'"
+        message = (
+            f"{error.name} is not installed: `meltano invoke datasync-monitor:{extra}` brings it, "
+            f"or pip install './monitoring[{extra}]'."
+        )
         print(message, file=sys.stderr)  # noqa: T201
-        return 3
+        return _CANNOT_RUN
 
 
 def _check(settings: Settings, arguments: argparse.Namespace) -> int:
@@ -65,24 +73,35 @@ def _watch(settings: Settings, arguments: argparse.Namespace) -> int:
 def _web(settings: Settings, arguments: argparse.Namespace) -> int:
     from datasync_monitor.web.launch import serve  # noqa: PLC0415 - needs the extra `web`
 
-    serve(
-        settings,
-        host=arguments.host,
-        port=arguments.port,
-        every=arguments.every,
-        patience=arguments.patience,
-    )
+    try:
+        serve(
+            settings,
+            host=arguments.host,
+            port=arguments.port,
+            every=arguments.every,
+            patience=arguments.patience,
+        )
+    except OSError as error:
+        return _cannot_listen(arguments, error)
 
 
 def _metrics(settings: Settings, arguments: argparse.Namespace) -> int:
     from datasync_monitor.metrics import serve  # noqa: PLC0415 - needs the extra `metrics`
 
-    return serve(
-        settings,
-        host=arguments.host,
-        port=arguments.port,
-        patience=timedelta(seconds=arguments.patience),
-    )
+    host, port = arguments.host, arguments.port
+    try:
+        serve(settings, host=host, port=port, patience=timedelta(seconds=arguments.patience))
+    except OSError as error:
+        return _cannot_listen(arguments, error)
+    print(f"Metrics of {settings.place}: http://{host}:{port}/metrics", flush=True)  # noqa: T201
+    Event().wait()
+    return 0
+
+
+def _cannot_listen(arguments: argparse.Namespace, error: OSError) -> int:
+    message = f"Cannot listen on {arguments.host}:{arguments.port}: {error.strerror}."
+    print(message, file=sys.stderr)  # noqa: T201
+    return _CANNOT_RUN
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
 
     web = commands.add_parser("web", parents=[common], help="the dashboard in the browser")
     web.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    web.add_argument("--port", type=int, default=8501, help="port to listen on (%(default)s)")
+    web.add_argument("--port", type=_port, default=8501, help="port to listen on (%(default)s)")
     web.add_argument(
         "--every",
         type=_positive,
@@ -142,17 +161,24 @@ def _parser() -> argparse.ArgumentParser:
         "metrics", parents=[common], help="the same numbers for Prometheus, at /metrics"
     )
     metrics.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    metrics.add_argument("--port", type=int, default=9464, help="port to listen on (%(default)s)")
+    metrics.add_argument("--port", type=_port, default=9464, help="port to listen on (%(default)s)")
     metrics.set_defaults(run=_metrics)
     return parser
 
 
 def _positive(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        message = "must be more than 0"
+    if not (math.isfinite(value) and value > 0):
+        message = "must be a number of seconds, more than 0"
         raise argparse.ArgumentTypeError(message)
     return value
+
+
+def _port(text: str) -> int:
+    if not is_port(text):
+        message = "must be a port number, 1 to 65535"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 CONNECT_TIMEOUT_S = 5
 _SESSION = "-c default_transaction_read_only=on -c statement_timeout=10s -c timezone=UTC"
+_DEFAULT_PORT = 5432
 
 
 class Unreachable(Exception):  # noqa: N818 - named after what it means to the reader
-    """The database does not answer. The message is one plain sentence without the password."""
+    """The database does not answer, or refuses to. The message is one plain sentence.
+
+    The password is not in it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the tables are.
+    """Where the tables are. An empty password lets libpq find one (`~/.pgpass`).
 
     The defaults are those of the sandbox, so that nothing has to be set on a laptop.
     """
@@ -34,28 +40,27 @@ class Settings:
     schema: str = "public"
 
     @classmethod
-    def from_environment(
-        cls, environ: Mapping[str, str] | None = None, *, schema: str = "public"
-    ) -> Settings:
+    def from_environment(cls, *, schema: str = "public") -> Settings:
         """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` and `DB_NAME`.
 
-        An empty value counts as unset.
+        An empty value counts as unset. Port and password of the sandbox are taken only while no
+        host is named: another database has PostgreSQL's port, and no password that we know.
 
         Raises:
             ValueError: `DB_PORT` is not a port number.
         """
-        environ = os.environ if environ is None else environ
         sandbox = cls()
-        port = environ.get("DB_PORT") or str(sandbox.port)
-        if not port.isdecimal() or not 0 < int(port) < 65536:  # noqa: PLR2004 - the highest TCP port
+        host = os.environ.get("DB_HOST")
+        port = os.environ.get("DB_PORT") or str(_DEFAULT_PORT if host else sandbox.port)
+        if not is_port(port):
             message = f"DB_PORT is {port!r}, not a port number."
             raise ValueError(message)
         return cls(
-            host=environ.get("DB_HOST") or sandbox.host,
+            host=host or sandbox.host,
             port=int(port),
-            user=environ.get("DB_USER") or sandbox.user,
-            password=environ.get("DB_PASSWORD") or sandbox.password,
-            dbname=environ.get("DB_NAME") or sandbox.dbname,
+            user=os.environ.get("DB_USER") or sandbox.user,
+            password=os.environ.get("DB_PASSWORD") or ("" if host else sandbox.password),
+            dbname=os.environ.get("DB_NAME") or sandbox.dbname,
             schema=schema,
         )
 
@@ -63,6 +68,11 @@ class Settings:
     def place(self) -> str:
         """The database in a form fit for people, without the password."""
         return f"{self.dbname} at {self.host}:{self.port}"
+
+
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a TCP port."""
+    return text.isascii() and text.isdecimal() and 0 < int(text) < 65536  # noqa: PLR2004 - one more than the highest
 
 
 def connect(settings: Settings) -> psycopg.Connection:
@@ -78,7 +88,7 @@ def connect(settings: Settings) -> psycopg.Connection:
             host=settings.host,
             port=settings.port,
             user=settings.user,
-            password=settings.password,
+            password=settings.password or None,
             dbname=settings.dbname,
             connect_timeout=CONNECT_TIMEOUT_S,
             autocommit=True,
@@ -95,9 +105,42 @@ def connect(settings: Settings) -> psycopg.Connection:
         raise Unreachable(message) from None
 
 
+@contextmanager
+def translated(connection: psycopg.Connection[Any], settings: Settings) -> Iterator[None]:
+    """Turn whatever goes wrong with a query into one plain sentence.
+
+    Raises:
+        Unreachable: the connection was lost, the answer took too long, or it was refused, as to a
+            role that may not read a table.
+    """
+    try:
+        yield
+    except psycopg.Error as error:
+        if connection.closed:
+            happened = "went away"
+        elif isinstance(error, psycopg.OperationalError):
+            happened = "did not answer"
+        else:
+            happened = "refuses"
+        message = f"The database {settings.place} {happened}: {reason(error)}."
+        raise Unreachable(message) from None
+
+
 def reason(error: Exception) -> str:
     """Take the sentence that matters out of an error of several lines: the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     return lines[0].removeprefix("connection failed: ").removesuffix(".")
+
+
+def has_table(connection: psycopg.Connection[Any], schema: str, table: str) -> bool:
+    """Tell whether a table is there: before the first load none is, and `pages` may never be."""
+    query = "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL"
+    row = connection.execute(query, (schema, table)).fetchone()
+    return bool(row and row[0])
+
+
+def in_schema(schema: str, query: str, **parts: sql.Composable) -> sql.Composed:
+    """Put the schema, and what else differs, into the query's `{schema}` and its like."""
+    return sql.SQL(query).format(schema=sql.Identifier(schema), **parts)

@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from datasync_monitor.facts import Checkpoint, Facts
 
 LOOKBACK = timedelta(hours=1)
-"""The tap's default: a walk for new events ends this far below the end of the last one."""
+"""The tap's default: a walk for new events ends this far below the newest event of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Distance:
     """How far a walk is.
 
-    A walk to the end is measured by events. One that only fetches what is new ends where the last
-    one began: against the whole set it would be done at one percent, so it is measured by time.
+    A walk to the end is measured by events. One that only fetches what is new ends an hour below
+    where the last one began: against the whole set it would be done at one percent, so it is
+    measured by time.
     """
 
     seen: int = 0
@@ -50,12 +51,14 @@ def measure(facts: Facts, *, finished: bool) -> Distance:
 
 
 def _caught_up(checkpoint: Checkpoint) -> float | None:
-    """Tell how much of the time since the last finished walk is done; None in a walk to the end.
+    """Tell how much of the time down to the end is done; None in a walk to the end of the set.
 
-    A walk that is already below that place, by more than the lookback, was told to go to the end.
+    A walk for new events ends the lookback below what is complete. One that is already below that
+    was told to go on.
     """
     newest, oldest, goal = checkpoint.walk_newest, checkpoint.walk_oldest, checkpoint.complete_to
-    if newest is None or oldest is None or goal is None or oldest <= goal - LOOKBACK:
+    if newest is None or oldest is None or goal is None:
         return None
-    span = newest - goal
-    return min(1.0, (newest - oldest) / span) if span > timedelta(0) else 1.0
+    end = goal - LOOKBACK
+    # An event from the future may lie above where the walk is said to begin.
+    return max(0.0, (newest - oldest) / (newest - end)) if min(newest, oldest) > end else None

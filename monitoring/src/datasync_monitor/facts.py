@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
-from datasync_monitor.database import Unreachable, reason
+from datasync_monitor.database import has_table, in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+
+    import psycopg
 
 RECENT_PAGES = 240
 """Pages read for the pace: five minutes under the API's limit and more, and a bound without one."""
@@ -47,10 +47,6 @@ class Page:
     requested_at: datetime
     received_at: datetime
     events: int
-    emitted: int = 0
-    skipped: int = 0
-    rejected: int = 0
-    retries: Mapping[str, int] = field(default_factory=dict)
     waited: float = 0.0
     budget_limit: int | None = None
     budget_remaining: int | None = None
@@ -59,15 +55,27 @@ class Page:
     events_seen: int = 0
     total_events: int | None = None
 
+    @property
+    def counted(self) -> bool:
+        """Whether the walk goes on, or ends, behind this page.
+
+        It does not where a run fails on the first page of a walk, or starts the walk over: then
+        the row tells of a walk that has seen nothing, not even this page, and knows no total.
+        """
+        return self.total_events is not None and self.events_seen >= self.events
+
 
 @dataclass(frozen=True, slots=True)
 class WalkTotals:
-    """Sums over all pages of the newest walk, over all its restarts."""
+    """Sums over all pages of the newest walk, over all its restarts.
+
+    `window` is the longest `budget_reset` of the last day, in seconds: a walk that begins on a
+    spent budget sees only short ones at first.
+    """
 
     pages: int = 0
     runs: int = 0
     rejected: int = 0
-    waited: float = 0.0
     window: int | None = None
     started_at: datetime | None = None
     retries: Mapping[str, int] = field(default_factory=dict)
@@ -84,12 +92,6 @@ class Facts:
     in_table: int | None = None
 
 
-_PRESENT = """
-    SELECT clock_timestamp() AS now,
-           to_regclass(format('%%I.checkpoint', %(schema)s::text)) IS NOT NULL AS checkpoint,
-           to_regclass(format('%%I.pages', %(schema)s::text)) IS NOT NULL AS pages
-"""
-
 _CHECKPOINT = """
     SELECT updated_at, coalesce(walk_open, false) AS walk_open, cursor_expires_at, walk_newest,
            walk_oldest, complete_to, events_seen, events_emitted, total_events
@@ -98,13 +100,19 @@ _CHECKPOINT = """
 
 # A walk begins with the page that has seen no event but its own. The tap counts events seen over
 # the whole walk, so this holds over restarts, and for a page that was asked for twice after a
-# crash.
-_WALK = "received_at >= (SELECT max(received_at) FROM {schema}.pages WHERE events_seen <= events)"
+# crash. Where old pages were deleted, that page may be gone: then all that are left are the walk's.
+_WALK = (
+    "received_at >= coalesce((SELECT max(received_at) FROM {schema}.pages "
+    "WHERE events_seen <= events), '-infinity')"
+)
 
+# A day counts back from the newest page: by the tap's clock, which `pages` carries.
 _TOTALS = f"""
     SELECT count(*)::int AS pages, count(DISTINCT run_id)::int AS runs,
-           coalesce(sum(rejected), 0)::int AS rejected, coalesce(sum(waited), 0)::float8 AS waited,
-           max(budget_reset)::int AS window, min(requested_at) AS started_at,
+           coalesce(sum(rejected), 0)::int AS rejected,
+           (SELECT max(budget_reset) FROM {{schema}}.pages WHERE received_at >= (
+               SELECT max(received_at) - interval '1 day' FROM {{schema}}.pages)) AS window,
+           min(requested_at) AS started_at,
            coalesce((SELECT jsonb_object_agg(cause, n) FROM (
                SELECT cause, sum(value::int)::int AS n
                FROM {{schema}}.pages, jsonb_each_text(retries) AS r(cause, value)
@@ -113,8 +121,7 @@ _TOTALS = f"""
 """  # noqa: S608 - joined from constants of this module
 
 _RECENT = f"""
-    SELECT run_id, page, requested_at, received_at, events, emitted, skipped, rejected,
-           coalesce(retries, '{{{{}}}}') AS retries, waited::float8 AS waited,
+    SELECT run_id, page, requested_at, received_at, events, waited::float8 AS waited,
            budget_limit, budget_remaining, budget_reset, cursor_expires_at, events_seen,
            total_events
     FROM {{schema}}.pages WHERE {_WALK}
@@ -136,37 +143,22 @@ def read_facts(connection: psycopg.Connection[Any], schema: str = "public") -> F
     A database without the tables, or with empty ones, is a fact too, not an error.
 
     Raises:
-        Unreachable: the database went away, or does not answer.
+        psycopg.Error: see `database.translated`.
     """
-    try:
-        return _read(connection, schema)
-    except psycopg.OperationalError as error:
-        message = f"The database went away: {reason(error)}."
-        raise Unreachable(message) from None
-
-
-def _read(connection: psycopg.Connection[Any], schema: str) -> Facts:
-    def query(text: str) -> sql.Composed:
-        return sql.SQL(text).format(schema=sql.Identifier(schema))
-
-    here = {"schema": schema}
-    present = connection.execute(_PRESENT, here).fetchone()
-    if present is None:  # pragma: no cover - a SELECT without FROM always has a row
-        message = "the database gave no answer"
-        raise Unreachable(message)
-    now, has_checkpoint, has_pages = present
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     checkpoint: Checkpoint | None = None
     totals, pages = WalkTotals(), tuple[Page, ...]()
-    if has_checkpoint:
+    if has_table(connection, schema, "checkpoint"):
         with connection.cursor(row_factory=class_row(Checkpoint)) as cursor:
-            checkpoint = cursor.execute(query(_CHECKPOINT)).fetchone()
-    if has_pages:
+            checkpoint = cursor.execute(in_schema(schema, _CHECKPOINT)).fetchone()
+    if has_table(connection, schema, "pages"):
         with connection.cursor(row_factory=class_row(WalkTotals)) as summing:
-            totals = summing.execute(query(_TOTALS)).fetchone() or totals
+            totals = summing.execute(in_schema(schema, _TOTALS)).fetchone() or totals
         with connection.cursor(row_factory=class_row(Page)) as reading:
-            pages = tuple(reversed(reading.execute(query(_RECENT)).fetchall()))
-    estimate = connection.execute(_IN_TABLE, here).fetchone()
+            pages = tuple(reversed(reading.execute(in_schema(schema, _RECENT)).fetchall()))
+    estimate = connection.execute(_IN_TABLE, {"schema": schema}).fetchone()
     in_table = (
         None if estimate is None or estimate[0] is None or estimate[0] < 0 else int(estimate[0])
     )
-    return Facts(now=now, checkpoint=checkpoint, totals=totals, pages=pages, in_table=in_table)
+    return Facts(now=row[0], checkpoint=checkpoint, totals=totals, pages=pages, in_table=in_table)

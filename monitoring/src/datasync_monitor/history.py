@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
 from psycopg.rows import class_row
+
+from datasync_monitor.database import has_table, in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,11 +86,13 @@ class Totals:
     retries: Mapping[str, int] = field(default_factory=dict)
 
 
-# The page that ends a walk is the one after which the tap keeps no cursor. A run may end one walk
-# and be cut off in the next, so its last page decides.
+# The page that ends a walk is the one after which the tap keeps no cursor. A page that was not
+# counted (see `facts.Page.counted`) has none either, but ends nothing. A run may end one walk and
+# be cut off in the next, so its last page decides.
 _RUNS = """
     SELECT run_id, min(requested_at) AS started, max(received_at) AS ended,
-           CASE WHEN (array_agg(cursor_expires_at ORDER BY page DESC))[1] IS NULL THEN 'finished'
+           CASE WHEN (array_agg(cursor_expires_at IS NULL AND total_events IS NOT NULL
+                                AND events_seen >= events ORDER BY page DESC))[1] THEN 'finished'
                 WHEN max(received_at) = (SELECT max(received_at) FROM {schema}.pages) THEN 'open'
                 ELSE 'cut off' END AS outcome,
            count(*)::int AS pages, coalesce(sum(events), 0)::bigint AS events,
@@ -142,43 +145,39 @@ _SUMS = """
 
 def read_totals(connection: psycopg.Connection[Any], schema: str) -> Totals:
     """Sum all pages up; nothing, where the table is not there yet."""
-    if not has_pages(connection, schema):
+    if not has_table(connection, schema, "pages"):
         return Totals()
     with connection.cursor(row_factory=class_row(Totals)) as cursor:
-        return cursor.execute(_in(schema, _SUMS)).fetchone() or Totals()
-
-
-def has_pages(connection: psycopg.Connection[Any], schema: str) -> bool:
-    """Tell whether the tap writes the stream `pages` here."""
-    row = connection.execute(
-        "SELECT to_regclass(format('%%I.pages', %s::text)) IS NOT NULL", (schema,)
-    ).fetchone()
-    return bool(row and row[0])
+        return cursor.execute(in_schema(schema, _SUMS)).fetchone() or Totals()
 
 
 def read_runs(connection: psycopg.Connection[Any], schema: str, limit: int = 20) -> tuple[Run, ...]:
     """Read the newest runs, newest first."""
-    if not has_pages(connection, schema):
+    if not has_table(connection, schema, "pages"):
         return ()
     with connection.cursor(row_factory=class_row(Run)) as cursor:
-        return tuple(cursor.execute(_in(schema, _RUNS), {"limit": limit}).fetchall())
+        return tuple(cursor.execute(in_schema(schema, _RUNS), {"limit": limit}).fetchall())
 
 
 def read_timeline(
     connection: psycopg.Connection[Any], schema: str, since: datetime, until: datetime
 ) -> Timeline:
-    """Read the pages received from `since` to `until`, in at most about `BARS` stretches."""
-    found = has_pages(connection, schema)
-    span = connection.execute(_in(schema, _SPAN), {"since": since}).fetchone() if found else None
+    """Read the pages received since `since`, in at most about `BARS` stretches.
+
+    After the last page the chart goes on to `until`, but for five minutes at most.
+    """
+    span: Any = None
+    if has_table(connection, schema, "pages"):
+        span = connection.execute(in_schema(schema, _SPAN), {"since": since}).fetchone()
     if span is None or span[0] is None:
         return Timeline(timedelta(seconds=_WIDTHS_S[0]))
     first, last = max(span[0], since), max(span[1], min(until, span[1] + timedelta(minutes=5)))
     width = bar_width(last - first)
     values = {"since": since, "first": first, "last": last, "width": width}
     with connection.cursor(row_factory=class_row(Slice)) as cursor:
-        slices = tuple(cursor.execute(_in(schema, _SLICES), values).fetchall())
+        slices = tuple(cursor.execute(in_schema(schema, _SLICES), values).fetchall())
     with connection.cursor(row_factory=class_row(Fault)) as cursor:
-        faults = tuple(cursor.execute(_in(schema, _FAULTS), values).fetchall())
+        faults = tuple(cursor.execute(in_schema(schema, _FAULTS), values).fetchall())
     return Timeline(width, slices, faults)
 
 
@@ -188,7 +187,3 @@ def bar_width(span: timedelta) -> timedelta:
     return timedelta(
         seconds=next((width for width in _WIDTHS_S if seconds / width <= BARS), _WIDTHS_S[-1])
     )
-
-
-def _in(schema: str, text: str) -> sql.Composed:
-    return sql.SQL(text).format(schema=sql.Identifier(schema))

@@ -8,15 +8,13 @@ from nothing only when the table is emptied, which Prometheus takes for a restar
 from __future__ import annotations
 
 import time
-from threading import Event
 from typing import TYPE_CHECKING
 
-import psycopg
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from datasync_monitor.database import Settings, Unreachable, connect
+from datasync_monitor.database import Settings, Unreachable, connect, translated
 from datasync_monitor.health import State
 from datasync_monitor.history import Totals, read_totals
 from datasync_monitor.progress import Progress, read_progress
@@ -41,11 +39,11 @@ class LoadCollector(Collector):
         started = time.perf_counter()
         try:
             # A connection for each scrape: four in a minute, and none to look after in between.
-            with connect(self._settings) as connection:
+            with connect(self._settings) as connection, translated(connection, self._settings):
                 schema = self._settings.schema
                 progress = read_progress(connection, schema=schema, patience=self._patience)
                 totals = read_totals(connection, schema)
-        except (Unreachable, psycopg.OperationalError):
+        except Unreachable:
             yield GaugeMetricFamily("datasync_database_up", "Whether the database answers.", 0)
             return
         yield GaugeMetricFamily("datasync_database_up", "Whether the database answers.", 1)
@@ -149,6 +147,9 @@ def _counters(totals: Totals) -> Iterator[Metric]:
         ("events_rejected", "Events of which something did not fit.", totals.rejected),
         ("received_bytes", "Bytes of pages received.", totals.bytes),
         ("rate_limit_wait_seconds", "Time spent waiting for the API's limit.", totals.waited),
+        # Beside the causes below: none of those is there before it has happened, and Prometheus
+        # sees no increase in a series that begins.
+        ("requests_repeated", "Requests repeated, for any cause.", sum(totals.retries.values())),
     )
     for name, text, value in rows:
         yield CounterMetricFamily(f"datasync_{name}", text, value)
@@ -171,9 +172,10 @@ def registry(settings: Settings, patience: timedelta) -> CollectorRegistry:
     return made
 
 
-def serve(settings: Settings, *, host: str, port: int, patience: timedelta) -> int:
-    """Serve `/metrics` until the process is told to stop."""
-    server, _ = start_http_server(port, addr=host, registry=registry(settings, patience))
-    print(f"Metrics of {settings.place}: http://{host}:{server.server_port}/metrics", flush=True)  # noqa: T201
-    Event().wait()
-    return 0
+def serve(settings: Settings, *, host: str, port: int, patience: timedelta) -> None:
+    """Serve `/metrics` from a thread of its own.
+
+    Raises:
+        OSError: nobody can listen there.
+    """
+    start_http_server(port, addr=host, registry=registry(settings, patience))

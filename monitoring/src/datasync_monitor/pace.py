@@ -39,8 +39,9 @@ def budget(pages: Sequence[Page], window: float | None) -> Budget | None:
 
     Args:
         pages: oldest first.
-        window: the longest `budget_reset` of the walk. The API names the seconds until its oldest
-            counted request leaves, so the first answer of a fresh budget names the whole window.
+        window: the longest `budget_reset` of the last day. The API names the seconds until its
+            oldest counted request leaves, so the first answer of a fresh budget names the whole
+            window.
     """
     if not pages:
         return None

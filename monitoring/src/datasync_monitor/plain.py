@@ -12,7 +12,7 @@ from datasync_monitor.health import State
 if TYPE_CHECKING:
     from datasync_monitor.progress import Progress
 
-EVERY = timedelta(seconds=5)
+_EVERY = timedelta(seconds=5)
 
 
 def line(progress: Progress) -> str:
@@ -48,10 +48,9 @@ def line(progress: Progress) -> str:
 
 
 class PlainLines:
-    """Decides which readings become lines: what is new, and not more than one in `every`."""
+    """Decides which readings become lines: what is new, and not more than one in five seconds."""
 
-    def __init__(self, every: timedelta = EVERY) -> None:
-        self._every = every
+    def __init__(self) -> None:
         self._said_at: datetime | None = None
         self._said: tuple[object, ...] = ()
 
@@ -61,7 +60,7 @@ class PlainLines:
         news = (progress.state, progress.seen, last and (last.run_id, last.page))
         if news == self._said:
             return None
-        if self._said_at is not None and progress.now - self._said_at < self._every:
+        if self._said_at is not None and progress.now - self._said_at < _EVERY:
             return None
         return self._say(progress, news)
 

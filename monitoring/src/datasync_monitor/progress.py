@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasync_monitor import distance, pace, words
 from datasync_monitor.facts import Page, read_facts
-from datasync_monitor.health import PATIENCE, State, judge, moved_at
+from datasync_monitor.health import PATIENCE, State, begun, judge, moved_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,8 +28,8 @@ class Progress:
     """How far, how fast, how long still, and whether it is alive, at the moment `now`.
 
     `seen` and `pages` count this walk over all its restarts; events that were already loaded are
-    seen too, because the walk has to pass them. `rate` is in events per second, `waited` in
-    seconds. `starting` is set until the run that the caller knows of has loaded its first page.
+    seen too, because the walk has to pass them. `rate` is in events per second. `starting` is set
+    until the run that the caller knows of has loaded its first page.
     """
 
     state: State
@@ -46,15 +46,12 @@ class Progress:
     rejected: int = 0
     restarts: int = 0
     retries: Mapping[str, int] = field(default_factory=dict)
-    waited: float = 0.0
     budget: Budget | None = None
     cursor_expires_at: datetime | None = None
     moved_at: datetime | None = None
     checkpoint_at: datetime | None = None
     started_at: datetime | None = None
     complete_to: datetime | None = None
-    walk_newest: datetime | None = None
-    walk_oldest: datetime | None = None
     in_table: int | None = None
     last_page: Page | None = None
 
@@ -139,13 +136,14 @@ def read_progress(
     Args:
         connection: from `database.connect`, or any psycopg connection in autocommit mode.
         schema: where the tables are.
-        clock: the aware current time; None takes the database's, which the checkpoint is written
-            by.
+        clock: the aware current time; None takes the database's, by which the checkpoint is
+            written. `pages` carries the clock of the tap: where the two differ, pace, time left
+            and the wait for the limit are off by as much.
         since: the start of a run that the caller knows of; see `health.judge`.
         patience: how long silence is allowed beyond every announced wait.
 
     Raises:
-        Unreachable: the database went away.
+        psycopg.Error: see `database.translated`.
     """
     facts = read_facts(connection, schema)
     return derive(facts, clock() if clock else facts.now, since=since, patience=patience)
@@ -161,7 +159,7 @@ def derive(
     limit = pace.budget(pages, totals.window)
     state = judge(facts, now, limit, patience=patience, since=since)
     moved = moved_at(facts)
-    starting = since is not None and (moved is None or moved < since)
+    starting = not begun(facts, since)
     if moved is None or (starting and checkpoint is not None and not checkpoint.walk_open):
         return Progress(
             state=state, now=now, starting=starting, in_table=facts.in_table, moved_at=moved
@@ -187,15 +185,12 @@ def derive(
         rejected=totals.rejected,
         restarts=max(0, totals.runs - 1),
         retries=totals.retries,
-        waited=totals.waited,
         budget=limit,
         cursor_expires_at=place.cursor_expires_at if place else None,
         moved_at=moved,
         checkpoint_at=checkpoint.updated_at if checkpoint else None,
         started_at=totals.started_at,
         complete_to=checkpoint.complete_to if checkpoint else None,
-        walk_newest=checkpoint.walk_newest if checkpoint else None,
-        walk_oldest=checkpoint.walk_oldest if checkpoint else None,
         in_table=facts.in_table,
         last_page=last,
     )

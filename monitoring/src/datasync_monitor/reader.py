@@ -5,12 +5,12 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-import psycopg
-
-from datasync_monitor.database import Settings, Unreachable, connect, reason
+from datasync_monitor.database import Settings, Unreachable, connect, translated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import psycopg
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,15 +37,13 @@ class Reader:
             Unreachable: the database does not answer. The next call tries again.
         """
         with self._lock:
+            self._connection = self._connection or connect(self.settings)
             try:
-                self._connection = self._connection or connect(self.settings)
-                return query(self._connection, self.settings.schema, *arguments, **named)
-            except (Unreachable, psycopg.OperationalError, psycopg.InterfaceError) as error:
+                with translated(self._connection, self.settings):
+                    return query(self._connection, self.settings.schema, *arguments, **named)
+            except Unreachable:
                 self.close()
-                if isinstance(error, Unreachable):
-                    raise
-                message = f"The database {self.settings.place} went away: {reason(error)}."
-                raise Unreachable(message) from None
+                raise
 
     def close(self) -> None:
         """Close the connection; the next call of `read` opens another."""

@@ -1,6 +1,7 @@
 """What the loaded events look like: how many of which type in which hour, and what was rejected.
 
-These are the only questions that go to `events` itself, and they cost the same at any size:
+These are the only questions that go to `events` and `rejected_events` themselves, and they cost the
+same at any size:
 
 - Up to `EXACT_BLOCKS` blocks (32 MB, some 100,000 events) the table is counted.
 - Beyond, every n-th block is read. The rows lie in the order of the walk, which is the order of
@@ -8,6 +9,8 @@ These are the only questions that go to `events` itself, and they cost the same 
   percent where `TABLESAMPLE SYSTEM`, which throws dice for each block, is off by 9 % for a day and
   by 40 % for an hour. The planner cannot join a table to a list of blocks, but it can fetch a list
   of row addresses, and addresses without a row cost next to nothing.
+- Of the rejected events the newest `REJECTED` are looked at. New rows lie at the end of the table,
+  so its last `REJECTED_BLOCKS` blocks (4 MB) are read for them, and no index is needed.
 
 No index on `timestamp` is needed, which would cost every insert of a long load.
 """
@@ -21,11 +24,15 @@ from typing import TYPE_CHECKING, Any
 from psycopg import sql
 from psycopg.rows import class_row
 
+from datasync_monitor.database import in_schema
+
 if TYPE_CHECKING:
     import psycopg
 
 EXACT_BLOCKS = 4096
 SAMPLED_BLOCKS = 600
+REJECTED = 1000
+REJECTED_BLOCKS = 512
 _ROWS_PER_BLOCK_AT_MOST = 290  # 8 kB less the header, over the smallest possible row
 
 
@@ -89,15 +96,14 @@ class Rejected:
     event_id: str | None
     reasons: list[str] = field(default_factory=list)
     raw: str = ""
-    run_id: str | None = None
     page: int | None = None
 
 
 _SIZE = """
-    SELECT c.oid::regclass::text, pg_relation_size(c.oid) / current_setting('block_size')::int,
+    SELECT pg_relation_size(c.oid) / current_setting('block_size')::int,
            CASE WHEN c.relpages > 0 AND c.reltuples > 0 THEN c.reltuples / c.relpages END
     FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relname = 'events'
+    WHERE n.nspname = %(schema)s AND c.relname = %(table)s
 """
 
 _COUNT = """
@@ -113,17 +119,23 @@ _EVERY_NTH_BLOCK = """
              generate_series(1, %(rows)s::int) AS row))
 """
 
-_REJECTED = """
-    SELECT rejected_at, event_id, coalesce(reasons, '[]') AS reasons, left(raw, 500) AS raw,
-           run_id, page
-    FROM {schema}.rejected_events ORDER BY rejected_at DESC NULLS LAST LIMIT %(limit)s
+# The text is cut behind the limit: before it, long texts would be fetched for all rows.
+_NEWEST_REJECTED = """
+    (SELECT rejected_at, event_id, reasons, raw, page
+     FROM {schema}.rejected_events WHERE ctid >= %(start)s::tid
+     ORDER BY rejected_at DESC NULLS LAST LIMIT %(limit)s) AS newest
 """
 
-_REASONS = """
+_REJECTED = f"""
+    SELECT rejected_at, event_id, coalesce(reasons, '[]') AS reasons, left(raw, 500) AS raw, page
+    FROM {_NEWEST_REJECTED} ORDER BY rejected_at DESC NULLS LAST
+"""  # noqa: S608 - joined from constants of this module
+
+_REASONS = f"""
     SELECT reason, count(*)::int
-    FROM {schema}.rejected_events, jsonb_array_elements_text(coalesce(reasons, '[]')) AS reason
+    FROM {_NEWEST_REJECTED}, jsonb_array_elements_text(coalesce(reasons, '[]')) AS reason
     GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20
-"""
+"""  # noqa: S608 - joined from constants of this module
 
 
 def read_shape(
@@ -137,10 +149,10 @@ def read_shape(
 
     A table that is not there has no events.
     """
-    found = connection.execute(_SIZE, {"schema": schema}).fetchone()
+    found = _size(connection, schema, "events")
     if found is None:
         return Shape()
-    _, blocks, density = found
+    blocks, density = found
     one_in = 1 if blocks <= exact_blocks else -(-blocks // sampled_blocks)
     # Twice the average is enough for blocks that were filled with short rows; without statistics,
     # which a table of this size gets within a minute, every address is tried.
@@ -150,7 +162,7 @@ def read_shape(
         else min(_ROWS_PER_BLOCK_AT_MOST, int(density * 2) + 8)
     )
     where = sql.SQL(_EVERY_NTH_BLOCK if one_in > 1 else "")
-    query = sql.SQL(_COUNT).format(schema=sql.Identifier(schema), where=where)
+    query = in_schema(schema, _COUNT, where=where)
     with connection.cursor(row_factory=class_row(Count)) as cursor:
         counts = cursor.execute(
             query, {"blocks": blocks, "one_in": one_in, "rows": rows}
@@ -164,22 +176,33 @@ def read_rejected(
     connection: psycopg.Connection[Any], schema: str, limit: int = 50
 ) -> tuple[Rejected, ...]:
     """Read the newest rejected events."""
-    if not _has_rejected(connection, schema):
+    start = _start_of_newest(connection, schema)
+    if start is None:
         return ()
     with connection.cursor(row_factory=class_row(Rejected)) as cursor:
-        query = sql.SQL(_REJECTED).format(schema=sql.Identifier(schema))
-        return tuple(cursor.execute(query, {"limit": limit}).fetchall())
+        query = in_schema(schema, _REJECTED)
+        return tuple(cursor.execute(query, {"start": start, "limit": limit}).fetchall())
 
 
-def read_reasons(connection: psycopg.Connection[Any], schema: str) -> dict[str, int]:
-    """Count the rejected events by reason, the most frequent first."""
-    if not _has_rejected(connection, schema):
+def read_reasons(
+    connection: psycopg.Connection[Any], schema: str, limit: int = REJECTED
+) -> dict[str, int]:
+    """Count the newest rejected events by reason, the most frequent first."""
+    start = _start_of_newest(connection, schema)
+    if start is None:
         return {}
-    query = sql.SQL(_REASONS).format(schema=sql.Identifier(schema))
-    return dict(connection.execute(query).fetchall())
+    query = in_schema(schema, _REASONS)
+    return dict(connection.execute(query, {"start": start, "limit": limit}).fetchall())
 
 
-def _has_rejected(connection: psycopg.Connection[Any], schema: str) -> bool:
-    query = "SELECT to_regclass(format('%%I.rejected_events', %s::text)) IS NOT NULL"
-    row = connection.execute(query, (schema,)).fetchone()
-    return bool(row and row[0])
+def _start_of_newest(connection: psycopg.Connection[Any], schema: str) -> str | None:
+    """Give the address from which rejected events are read; None where the table is not there."""
+    found = _size(connection, schema, "rejected_events")
+    return None if found is None else f"({max(0, found[0] - REJECTED_BLOCKS)},0)"
+
+
+def _size(
+    connection: psycopg.Connection[Any], schema: str, table: str
+) -> tuple[int, float | None] | None:
+    """Blocks of a table, and the rows in one as far as statistics know; None without the table."""
+    return connection.execute(_SIZE, {"schema": schema, "table": table}).fetchone()

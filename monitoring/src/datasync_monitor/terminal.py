@@ -64,11 +64,11 @@ class ProgressView:
         else:
             lines += [head, *_flow(numbers, width, ascii_only=ascii_only)]
         lines += _flow(self._details(style), width, ascii_only=ascii_only)
-        if self.note:
-            lines.append(Text(self.note, style="magenta"))
         for line in lines:
             line.truncate(width, overflow="ellipsis" if not ascii_only else "crop")
             line.no_wrap = True
+        if self.note:
+            lines += _noted(self.note).wrap(console, width)
         yield Group(*lines)
 
     def _bar(self, width: int, beside: int, style: str, *, ascii_only: bool) -> Text:
@@ -112,9 +112,7 @@ class ProgressView:
                 style="yellow" if progress.restarts else "",
             )
         if progress.retries:
-            yield Text(
-                words.plural(sum(progress.retries.values()), "retry").replace("retrys", "retries")
-            )
+            yield Text(words.plural(sum(progress.retries.values()), "retry", "retries"))
         age = progress.checkpoint_age
         if age is not None and progress.state is not State.FINISHED:
             yield Text(f"checkpoint {words.duration(age)} old")
@@ -132,19 +130,23 @@ def _flow(facts: Iterable[Text], width: int, *, ascii_only: bool) -> list[Text]:
     return lines
 
 
+def _noted(note: str) -> Text:
+    return Text(note, style="magenta")
+
+
 class LiveView:
     """Paints the newest `Progress` over the last one, and leaves the final frame on the screen.
 
     rich's own `Live` remembers how many lines it wrote, not how wide they were: when the window
     gets narrower, the terminal wraps those lines and the old frame stays behind in pieces. This
     one counts again at the width of the moment. Everything is done by the caller's thread; nothing
-    is hidden, no signal is taken.
+    but the cursor is hidden, no signal is taken.
     """
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
         self._painted: list[int] = []
-        self._view: ProgressView | None = None
+        self._view: ProgressView | Text | None = None
 
     def __enter__(self) -> LiveView:  # noqa: PYI034 - Self is not in the typing of Python 3.10
         self.console.show_cursor(show=False)
@@ -158,10 +160,10 @@ class LiveView:
     ) -> None:
         self.console.show_cursor(show=True)
 
-    def update(self, progress: Progress, note: str | None = None) -> None:
-        """Show this progress, and one short line of the caller's below it."""
-        self._view = ProgressView(progress, note)
-        self._paint(self._erasing())
+    def update(self, progress: Progress | None, note: str | None = None) -> None:
+        """Show this progress and the caller's note below it, or the note where none is known."""
+        self._view = ProgressView(progress, note) if progress else _noted(note or "")
+        self._paint(self._view, self._erasing())
 
     def say(self, message: str) -> None:
         """Put a line above the bar, where it stays."""
@@ -170,13 +172,13 @@ class LiveView:
         self._write(before)
         self.console.print(Text(message))
         if self._view is not None:
-            self._paint("")
+            self._paint(self._view, "")
 
-    def _paint(self, before: str) -> None:
+    def _paint(self, view: ProgressView | Text, before: str) -> None:
         # One column is left free: a line that fills the last one wraps on some terminals.
         width = max(1, self.console.width - 1)
         options = self.console.options.update(width=width, max_width=width)
-        lines = self.console.render_lines(self._view or "", options, pad=False)
+        lines = self.console.render_lines(view, options, pad=False)
         self._painted = [sum(segment.cell_length for segment in line) for line in lines]
         with self.console.capture() as frame:
             for line in lines:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from datasync_monitor.database import Settings, Unreachable
@@ -46,7 +45,7 @@ def _read(connection: psycopg.Connection, schema: str, patience: timedelta) -> P
 
 def watch(
     settings: Settings, *, patience: timedelta, pause: Callable[[], None], follow: bool = False
-) -> State | None:
+) -> None:
     """Show the progress until the load is finished, or for ever with `follow`.
 
     Args:
@@ -54,37 +53,31 @@ def watch(
         patience: how long silence is allowed beyond every announced wait.
         pause: waits from one reading to the next.
         follow: go on after the end of a walk, for loads that start by themselves.
-
-    Returns:
-        The last state seen; None when the database was never there.
     """
     show = _live if is_live(sys.stdout) else _lines
     with closing(readings(settings, patience=patience)) as looking:
-        return show(looking, pause, follow=follow)
+        show(looking, pause, follow=follow)
 
 
 def _live(
     looking: Iterable[Progress | Unreachable], pause: Callable[[], None], *, follow: bool
-) -> State | None:
+) -> None:
     shown: Progress | None = None
     with LiveView() as view:
         for reading in looking:
             if isinstance(reading, Unreachable):
-                nothing = Progress(State.IDLE, datetime.now(timezone.utc))
-                view.update(shown or nothing, note=f"{reading} Trying again.")
+                view.update(shown, note=f"{reading} Trying again.")
             else:
                 shown = reading
                 view.update(reading)
                 if reading.state is State.FINISHED and not follow:
                     break
             pause()
-    return shown.state if shown else None
 
 
 def _lines(
     looking: Iterable[Progress | Unreachable], pause: Callable[[], None], *, follow: bool
-) -> State | None:
-    shown: Progress | None = None
+) -> None:
     lines, complaint = PlainLines(), ""
     for reading in looking:
         if isinstance(reading, Unreachable):
@@ -92,7 +85,7 @@ def _lines(
                 complaint = str(reading)
                 print(f"{complaint} Trying again.", file=sys.stderr, flush=True)  # noqa: T201
         else:
-            complaint, shown = "", reading
+            complaint = ""
             if reading.state is State.FINISHED and not follow:
                 print(lines.last(reading), flush=True)  # noqa: T201
                 break
@@ -100,4 +93,3 @@ def _lines(
             if line:
                 print(line, flush=True)  # noqa: T201
         pause()
-    return shown.state if shown else None

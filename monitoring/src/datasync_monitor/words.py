@@ -29,9 +29,9 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def plural(number: int, one: str) -> str:
-    """`1 restart`, `2 restarts`."""
-    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """`1 restart`, `2 restarts`; `many` is for what does not only take an s: `2 retries`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def percent(fraction: float) -> str:

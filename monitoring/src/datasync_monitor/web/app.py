@@ -13,6 +13,7 @@ import streamlit as st
 from datasync_monitor import words
 from datasync_monitor.database import Unreachable
 from datasync_monitor.health import State
+from datasync_monitor.shape import REJECTED
 from datasync_monitor.web import cards, figures, readings, tables
 
 if TYPE_CHECKING:
@@ -41,22 +42,20 @@ _COLOURS: dict[State, Any] = {
 }
 
 
-def _known(name: str, ask: Callable[[], Any]) -> Any:
-    """Ask the database; while it is gone, give what this visitor saw last, or None."""
+def _known(name: str, ask: Callable[[], Any]) -> tuple[Any, str]:
+    """Ask the database; while it is gone, give what this visitor saw last, or None, and why."""
     try:
         st.session_state[name] = ask()
     except Unreachable as error:
-        st.session_state["gone"] = str(error)
-    else:
-        st.session_state["gone"] = None
-    return st.session_state.get(name)
+        return st.session_state.get(name), str(error)
+    return st.session_state[name], ""
 
 
 @st.fragment(run_every=readings.OPTIONS.every)
 def _now() -> None:
     """Show how far, how fast, how long still, and whether it is alive."""
-    progress: Progress | None = _known("progress", readings.progress)
-    gone = st.session_state["gone"]
+    progress: Progress | None
+    progress, gone = _known("progress", readings.progress)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.title("Events load", anchor=False, width="content")
         if gone:
@@ -72,8 +71,8 @@ def _now() -> None:
         return
     if progress.state is State.STUCK:
         st.error(
-            f"The load is stuck: {progress.activity}. Its process hangs or is gone; "
-            "starting it again goes on from the checkpoint."
+            f"The load is stuck: {progress.activity}. Its process hangs, is gone, or gets no "
+            "answer from the API; starting it again goes on from the checkpoint."
         )
     _numbers(progress)
 
@@ -110,9 +109,8 @@ def _history() -> None:
     span = _SPANS[chosen or _WALK]
     since = progress.now - span if span else progress.started_at or progress.now
     until = progress.last_page.received_at if progress.state is State.FINISHED else progress.now
-    timeline: Timeline | None = _known(
-        "timeline", lambda: readings.timeline(_rounded(since), _rounded(until))
-    )
+    timeline: Timeline | None
+    timeline, _ = _known("timeline", lambda: readings.timeline(_rounded(since), _rounded(until)))
     if timeline is None or not timeline.slices:
         st.caption("No page in this span.")
     else:
@@ -122,7 +120,7 @@ def _history() -> None:
         _chart(right, f"Pages and requests left, each {width}", figures.budget(timeline))
         _chart(left, f"Waiting for the API's limit, each {width}", figures.waits(timeline))
         _chart(right, f"Repeated requests by cause, each {width}", figures.faults(timeline))
-    runs = _known("runs", readings.runs)
+    runs, _ = _known("runs", readings.runs)
     if runs:
         st.subheader("Runs", anchor=False)
         grouped = st.column_config.NumberColumn(format="localized")
@@ -150,7 +148,10 @@ def _chart(place: Any, title: str, chart: Any | None) -> None:
 @st.fragment(run_every=readings.SLOWLY_S)
 def _contents() -> None:
     """Show what was loaded, so that people see whether it makes sense, and what was not."""
-    shape: Shape | None = _known("shape", readings.shape)
+    shape: Shape | None
+    shape, refused = _known("shape", readings.shape)
+    if refused:
+        st.caption(refused)
     if shape is not None and shape.counts:
         st.subheader("What is in the table", anchor=False)
         how = (
@@ -166,7 +167,7 @@ def _contents() -> None:
             right, f"By time, each {words.duration(shape.over_time()[0])}", figures.by_hour(shape)
         )
     progress: Progress | None = st.session_state.get("progress")
-    known = _known("rejected", readings.rejected)
+    known, _ = _known("rejected", readings.rejected)
     if known is None or progress is None or progress.state is State.IDLE:
         return
     reasons, rows = known
@@ -174,6 +175,9 @@ def _contents() -> None:
     if not rows:
         st.caption("None.")
         return
+    st.caption(
+        f"The reasons of the newest {words.count(REJECTED)}, and the newest {len(rows)} themselves."
+    )
     left, right = st.columns([2, 3])
     left.dataframe(
         [{"reason": reason, "events": n} for reason, n in reasons.items()], hide_index=True

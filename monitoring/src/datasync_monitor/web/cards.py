@@ -22,7 +22,7 @@ def rows(progress: Progress) -> tuple[tuple[tuple[str, str, str], ...], ...]:
     )
     life, age, budget = progress.cursor_life, progress.checkpoint_age, progress.budget
     wait = budget.wait(progress.now) if budget else None
-    repeated = sum(progress.retries.values())
+    repeated = words.plural(sum(progress.retries.values()), "request repeated", "requests repeated")
     moving = progress.state in {State.RUNNING, State.WAITING}
     took = (
         progress.moved_at - progress.started_at
@@ -42,7 +42,7 @@ def rows(progress: Progress) -> tuple[tuple[tuple[str, str, str], ...], ...]:
                 _or_dash(progress.rate, words.per_second),
                 "over the last 5 minutes" if moving else "in its last 5 minutes",
             ),
-            ("Took", _or_dash(took, words.duration), "from its first page to its last")
+            ("Took", _or_dash(took, words.duration), "from first request to checkpoint")
             if progress.state is State.FINISHED
             else (
                 "Time left",
@@ -65,7 +65,7 @@ def rows(progress: Progress) -> tuple[tuple[tuple[str, str, str], ...], ...]:
             (
                 "Rejected events",
                 words.count(progress.rejected),
-                f"{words.plural(progress.restarts, 'restart')}, {repeated} requests repeated",
+                f"{words.plural(progress.restarts, 'restart')}, {repeated}",
             ),
         ),
     )

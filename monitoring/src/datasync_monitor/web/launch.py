@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -46,10 +47,25 @@ def serve(settings: Settings, *, host: str, port: int, every: float, patience: f
 
     Raises:
         ModuleNotFoundError: Streamlit is not installed.
+        OSError: nobody can listen there.
     """
     if importlib.util.find_spec("streamlit") is None:
         message = "No module named 'streamlit'"
         raise ModuleNotFoundError(message, name="streamlit")
+    _try_address(host, port)
     print(f"Dashboard of {settings.place}: http://{host}:{port} (Ctrl-C stops it)", flush=True)  # noqa: T201
     started = command(settings, host=host, port=port, every=every, patience=patience)
     os.execv(started[0], started)  # noqa: S606 - our own program, without a shell
+
+
+def _try_address(host: str, port: int) -> None:
+    """Fail here, in one sentence, where Streamlit would fail later: on a port that is taken.
+
+    Raises:
+        OSError: nobody can listen there.
+    """
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family) as probe:
+        # As a server does, which starts again while connections to the one before it are dying.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)

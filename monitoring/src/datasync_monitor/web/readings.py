@@ -21,9 +21,9 @@ from datasync_monitor.shape import Rejected, Shape, read_reasons, read_rejected,
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--schema", default="public")
-    parser.add_argument("--every", type=float, default=2.0)
-    parser.add_argument("--patience", type=float, default=180.0)
+    parser.add_argument("--schema", required=True)
+    parser.add_argument("--every", type=float, required=True)
+    parser.add_argument("--patience", type=float, required=True)
     return parser.parse_args(sys.argv[1:])
 
 
@@ -49,7 +49,7 @@ def progress() -> Progress:
 
 @st.cache_data(ttl=OPTIONS.every * 0.8, show_spinner=False)
 def timeline(since: datetime, until: datetime) -> Timeline:
-    """Read the load's history from `since` to `until`."""
+    """Read the load's history since `since`; see `read_timeline`."""
     return reader().read(read_timeline, since, until)
 
 
