@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 from tap_helpers import KEY, body_of, event, feeding, limits
@@ -47,18 +47,35 @@ def started(tmp_path: Path, url: str, prelude: str = "") -> Iterator[subprocess.
             process.stdout.close()
 
 
-def read_until(process: subprocess.Popen[str], kind: str) -> str:
+@contextmanager
+def in_time(process: subprocess.Popen[str]) -> Iterator[IO[str]]:
+    """Read the tap's output, which ends after `TIMEOUT` seconds at the latest.
+
+    Not with the timeout of `communicate`: that reads past what is in the stream's buffer.
+    """
     assert process.stdout is not None
-    read = ""
     too_late = threading.Timer(TIMEOUT, process.kill)
     too_late.start()
     try:
-        while f'"type":"{kind}"' not in (line := process.stdout.readline()):
-            assert line, "the tap ended early"
-            read += line
+        yield process.stdout
     finally:
         too_late.cancel()
+
+
+def read_until(process: subprocess.Popen[str], kind: str) -> str:
+    read = ""
+    with in_time(process) as output:
+        while f'"type":"{kind}"' not in (line := output.readline()):
+            assert line, "the tap ended early"
+            read += line
     return read + line
+
+
+def read_rest(process: subprocess.Popen[str]) -> str:
+    with in_time(process) as output:
+        rest = output.read()
+    process.wait(TIMEOUT)
+    return rest
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -68,7 +85,7 @@ def test_a_signal_in_the_middle_of_a_page_lets_it_be_finished(tmp_path, number, 
         output = read_until(tap, "RECORD")
         # A page is far larger than a pipe: the tap is writing, and waits for us.
         tap.send_signal(number)
-        output += tap.communicate(timeout=TIMEOUT)[0]
+        output += read_rest(tap)
     messages = Output(output)
     assert tap.returncode == code
     assert len(messages.rows()) == 5000
@@ -87,7 +104,7 @@ def test_a_signal_while_the_limit_is_waited_for_ends_at_once(tmp_path):
     ):
         output = read_until(tap, "STATE")
         tap.send_signal(signal.SIGTERM)
-        output += tap.communicate(timeout=TIMEOUT)[0]
+        output += read_rest(tap)
     messages = Output(output)
     assert tap.returncode == 143
     assert messages.messages[-1]["type"] == "STATE"
@@ -105,7 +122,7 @@ def test_more_signals_do_not_break_off_the_ending(tmp_path):
         for _ in range(50):
             tap.send_signal(signal.SIGTERM)
             tap.send_signal(signal.SIGINT)
-        tap.communicate(timeout=TIMEOUT)
+        read_rest(tap)
     # Which of the two the kernel hands over first is its own affair.
     assert tap.returncode in {130, 143}
     assert "Traceback" not in (tmp_path / "log").read_text()
