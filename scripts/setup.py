@@ -52,6 +52,13 @@ _INSTALLED_KEYS = re.compile(
 _signals: list[int] = []
 
 
+def note_signals() -> None:
+    """Take signals from now on; one that is ignored, as `nohup` asks for, stays so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: _signals.append(number))
+
+
 def end_if_asked() -> None:
     """End here if a signal came.
 
@@ -379,6 +386,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: _signals.append(number))
+    note_signals()
     sys.exit(main())
