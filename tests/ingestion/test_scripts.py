@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from datasync_ingestion import cli
 from datasync_ingestion.cli import parse
+from datasync_sandbox.cli import up
+from datasync_sandbox.options import ApiOptions
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ["run-ingestion.sh", "run-tests.sh", "requirements/compile.sh", "scripts/python.sh"]
@@ -61,6 +65,24 @@ def test_help_says_every_option_and_exit_code() -> None:
     for code in (0, 1, 2, 3, 75, 130):
         assert f"\n  {code} " in help_text
     assert max(map(len, help_text.splitlines())) <= 80
+
+
+def test_options_of_the_sandbox_that_a_load_has_no_use_for_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They would start half of it, start it elsewhere, or nothing at all."""
+    of_the_api = {f"--{field.name.replace('_', '-')}" for field in fields(ApiOptions)}
+    known = {name for param in up.params for name in param.opts}
+    assert set(cli._FOR_THE_SANDBOX_ALONE) == known - of_the_api - {"--db-port"}
+    for option in (*cli._FOR_THE_SANDBOX_ALONE, "--dir=/tmp/x"):
+        with pytest.raises(SystemExit) as caught:
+            parse(["--events", "5", option])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == (
+            f"'{option}' is an option of .venv/bin/datasync-sandbox alone; "
+            "see `sh run-ingestion.sh --help`.\n"
+        )
+    assert parse(["--dirty=0.1", "--db-port", "0"])[0].sandbox == ("--dirty=0.1", "--db-port", "0")
 
 
 @pytest.mark.parametrize("script", ["run-ingestion.sh", "run-tests.sh"])

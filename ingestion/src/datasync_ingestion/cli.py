@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 HELP = Path(__file__).with_name("help.txt")
 
+# Options of `datasync-sandbox up` that make no sense in a load, which needs both stand-ins and
+# knows where they are.
+_FOR_THE_SANDBOX_ALONE = ("--api-only", "--db-only", "--dir", "--list-dirt", "--list-faults")
+
 
 class _Parser(argparse.ArgumentParser):
     """Shows `help.txt`, which `run-ingestion.sh` shows before anything is installed."""
@@ -44,6 +48,9 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     known, rest = parser.parse_known_args(arguments)
     if known.stop and len(arguments) > 1:
         parser.error("--stop goes with no other option")
+    for word in rest:
+        if word.partition("=")[0] in _FOR_THE_SANDBOX_ALONE:
+            parser.error(f"'{word}' is an option of .venv/bin/datasync-sandbox alone")
     options = Options(
         bulk=known.bulk,
         full_refresh=known.full_refresh,
