@@ -112,6 +112,13 @@ def test_the_reason_is_what_the_failed_part_said_last() -> None:
     }
     assert judge(1, Account(tap=3, said=said), OPEN).reason == "The key."
     assert judge(1, Account(loader=1, said=said), OPEN).reason == "No disk."
+    # Code and words are of the same part.
+    outcome = judge(1, Account(tap=3, loader=1, said=said), OPEN)
+    assert (outcome.reason, outcome.exit_code) == ("The key.", 3)
+    outcome = judge(1, Account(tap=1, loader=2, said=said), OPEN)
+    assert (outcome.reason, outcome.exit_code) == ("No disk.", 2)
+    silent = judge(1, Account(tap=3, loader=1, said={"target-postgres": "No disk."}), OPEN)
+    assert silent.reason == "tap-datasync ended with exit code 3."
     # When the loader dies, the tap complains too, of the consequence.
     assert judge(1, Account(tap=1, loader=1, said=said), OPEN).reason == "No disk."
     assert judge(1, Account(said={"meltano": "No such plugin"}), OPEN).reason == "No such plugin"
