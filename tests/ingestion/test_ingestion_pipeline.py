@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
-from datasync_ingestion import pipeline, processes
+from datasync_ingestion import lock, pipeline, processes
 from datasync_ingestion.errors import BusyError
 from datasync_ingestion.lock import only_one
 from datasync_ingestion.logs import parse
@@ -21,7 +23,6 @@ from ingestion_helpers import is_alive, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import psutil
     from ingestion_helpers import Checkout
 
 
@@ -235,6 +236,17 @@ def test_one_run_at_a_time_and_the_lock_goes_with_its_owner(tmp_path: Path) -> N
         owner.wait()
     with only_one(path):
         assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_lock_that_cannot_be_had_at_all_is_not_taken_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"), only_one(tmp_path / "run.lock"):
+        pass
 
 
 def test_ending_a_session_that_has_ended_takes_no_time(checkout: Checkout) -> None:
