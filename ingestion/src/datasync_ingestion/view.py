@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from datasync_monitor.database import Settings, Unreachable, connect
+import psycopg
+from datasync_monitor.database import Settings, Unreachable, reason
 from datasync_monitor.plain import PlainLines
 from datasync_monitor.progress import read_progress
+from datasync_monitor.reader import Reader
 from datasync_monitor.terminal import LiveView, is_live
 
 from datasync_ingestion.console import say
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    import psycopg
     from datasync_monitor.health import State
     from typing_extensions import Self
 
@@ -36,22 +38,24 @@ class View:
             database: Where the progress is read.
             since: When this run began, by the database's clock.
         """
-        self._settings = Settings(
-            host=database.host,
-            port=database.port,
-            user=database.user,
-            password=database.password,
-            dbname=database.name,
+        self._reader = Reader(
+            Settings(
+                host=database.host,
+                port=database.port,
+                user=database.user,
+                password=database.password,
+                dbname=database.name,
+            )
         )
         self._since = since
-        self._connection: psycopg.Connection | None = None
         self._live = LiveView() if is_live(sys.stdout) else None
         self._lines = PlainLines()
         self._said: tuple[State, int] | None = None
         self._next = 0.0
         self.note: str | None = None
         self.blind = False
-        """Whether the database did not answer the last time."""
+        """Whether the last reading failed."""
+        self._complained = False
 
     def __enter__(self) -> Self:
         if self._live:
@@ -65,9 +69,10 @@ class View:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            self._live.__exit__(kind, error, trace)
-        if self._connection:
-            self._connection.close()
+            # A terminal that has gone away needs no tidying up.
+            with suppress(OSError):
+                self._live.__exit__(kind, error, trace)
+        self._reader.close()
 
     def say(self, message: str) -> None:
         """Put a line where it stays."""
@@ -86,15 +91,18 @@ class View:
             return
         self._next = time.monotonic() + _EVERY_S
         try:
-            self._connection = self._connection or connect(self._settings)
-            progress = read_progress(self._connection, since=self._since)
+            progress = self._reader.read(
+                lambda connection, schema: read_progress(
+                    connection, schema=schema, since=self._since
+                )
+            )
             self.blind = False
-        except Unreachable:
-            self.blind = True
+        except (Unreachable, psycopg.Error) as error:
             # The loader copes with it and tells of it; the view comes back by itself.
-            if self._connection:
-                self._connection.close()
-            self._connection = None
+            self.blind = True
+            if not self._complained:
+                self._complained = True
+                self.say(f"The progress cannot be shown for now: {reason(error)}.")
             return
         if self._live:
             self._live.update(progress, self.note)
