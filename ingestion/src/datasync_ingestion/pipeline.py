@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "dev"
 STATE_ID = f"{ENVIRONMENT}:{TAP}-to-{LOADER}"
-# Together below the ten seconds after which Docker kills.
-TAP_GRACE_S = 5.0
-MELTANO_GRACE_S = 2.0
-LEFTOVER_GRACE_S = 3.0
+# Together well below the ten seconds after which Docker kills: there is more to do than to wait.
+TAP_GRACE_S = 4.0
+MELTANO_GRACE_S = 1.5
+LEFTOVER_GRACE_S = 1.5
 # In the environment of all that belongs to one attempt: the number of a session is
 # no proof, the kernel gives it out again, to the user's own terminal for instance.
 MARK = "DATASYNC_INGESTION_PIPELINE"
@@ -45,13 +45,15 @@ class Pipeline:
         """
         self._root = root
         command = [
-            *(
-                str(root / ".venv" / "bin" / "meltano"),
-                "--log-format=json",
-                f"--environment={ENVIRONMENT}",
-            ),
-            # --force: Meltano refuses to run for five minutes after it was killed.
-            *("run", "--no-install", "--force", TAP, LOADER),
+            str(root / ".venv" / "bin" / "meltano"),
+            "--log-format=json",
+            f"--environment={ENVIRONMENT}",
+            "run",
+            "--no-install",
+            # Meltano refuses to run for five minutes after it was killed.
+            "--force",
+            TAP,
+            LOADER,
         ]
         mark = secrets.token_hex(16)
         self._process = subprocess.Popen(  # noqa: S603 - the project's own program
