@@ -41,7 +41,7 @@ class Tools:
         view: What the user sees.
         log: The full log, line-buffered.
         interrupts: Tells of signals.
-        revive: Starts the stand-ins that do not run.
+        revive: Starts the stand-ins that do not run; tells whether all are where they were.
         verbose: Whether the tools' own log is shown.
     """
 
@@ -51,7 +51,7 @@ class Tools:
     view: View
     log: IO[str]
     interrupts: Interrupts
-    revive: Callable[[], object]
+    revive: Callable[[], bool]
     verbose: bool = False
 
 
@@ -93,8 +93,9 @@ class Load:
             outcome = self._attempt()
             if outcome.end is not End.AGAIN or self._policy is None:
                 return outcome
-            self._tools.revive()
-            before, mark = mark, self._mark()
+            self._revive()
+            # A mark that cannot be read has not moved.
+            before, mark = mark, self._mark() or mark
             pause = self._policy.pause(moved=mark != before)
             if pause is None:
                 reason = (
@@ -134,8 +135,16 @@ class Load:
         # The loader waits some seconds for its database, long enough for a stand-in.
         if self._tools.view.blind and time.monotonic() - self._revived_at > _REVIVE_EVERY_S:
             self._revived_at = time.monotonic()
-            with suppress(IngestionError):
-                self._tools.revive()
+            self._revive()
+
+    def _revive(self) -> None:
+        at_home = True
+        # A stand-in that does not start is a reason to try again, like any other.
+        with suppress(IngestionError):
+            at_home = self._tools.revive()
+        if not at_home:
+            message = "The sandbox came back at another address: run this again."
+            raise IngestionError(message)
 
     def _read(self, line: logs.LogLine, account: logs.Account) -> None:
         if logs.is_noise(line):

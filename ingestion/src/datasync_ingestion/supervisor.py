@@ -165,7 +165,7 @@ class Supervisor:
                 view=view,
                 log=log,
                 interrupts=self._interrupts,
-                revive=lambda: self._stand_in(plan),
+                revive=self._standins.revive,
                 verbose=self._options.verbose,
             )
             load = Load(tools, run, policy)
