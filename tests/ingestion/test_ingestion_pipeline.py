@@ -160,6 +160,16 @@ def test_what_is_started_carries_the_mark_that_is_noted(checkout: Checkout) -> N
     assert not record(checkout).exists()
 
 
+def test_what_cannot_be_noted_is_not_left_running(checkout: Checkout) -> None:
+    """A supervisor that comes later would not find it."""
+    before = psutil.Process().children(recursive=True)
+    record(checkout).mkdir()
+    checkout.play({"tap": {"seconds": 60}})
+    with pytest.raises(OSError, match=r"pipeline\.json"):
+        start(checkout)
+    assert psutil.Process().children(recursive=True) == before
+
+
 @pytest.mark.parametrize("leader", ["alive", "gone"])
 def test_a_session_of_somebody_else_with_the_same_number_is_left_alone(
     checkout: Checkout, leader: str

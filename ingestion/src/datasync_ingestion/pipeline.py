@@ -42,6 +42,9 @@ class Pipeline:
         Args:
             root: The checkout.
             env: Its whole environment.
+
+        Raises:
+            OSError: It cannot be noted that it runs; it is stopped again.
         """
         self._root = root
         command = [
@@ -70,11 +73,15 @@ class Pipeline:
             start_new_session=True,
         )
         self.session = self._process.pid
-        # For a supervisor that comes after one that was killed.
-        _record(root).write_text(json.dumps({"session": self.session, "mark": mark}))
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        try:
+            # For a supervisor that comes after one that was killed.
+            _record(root).write_text(json.dumps({"session": self.session, "mark": mark}))
+        except OSError:
+            self.stop()
+            raise
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - a pipe, see above
