@@ -28,7 +28,7 @@ SENSITIVE = frozenset(
         "ssh_tunnel.private_key_password",
     }
 )
-KINDS = {"integer": "integer", "boolean": "boolean", "object": "object", "array": "array"}
+KINDS = ("integer", "boolean", "object", "array")
 
 
 def settings(properties: dict[str, Any], prefix: str = "") -> Iterator[dict[str, Any]]:
@@ -40,7 +40,7 @@ def settings(properties: dict[str, Any], prefix: str = "") -> Iterator[dict[str,
             yield from settings(schema["properties"], f"{name}.")
             continue
         setting: dict[str, Any] = {"name": name}
-        kind = next((KINDS[kind] for kind in schema.get("type", []) if kind in KINDS), "string")
+        kind = next((kind for kind in schema.get("type", []) if kind in KINDS), "string")
         if "enum" in schema:
             kind = "options"
             setting["options"] = [

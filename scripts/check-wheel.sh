@@ -16,9 +16,12 @@ python -m build --no-isolation --outdir "$out/dist" tap-datasync >"$out/build.lo
 }
 twine check --strict "$out"/dist/*
 
-# uv reads neither pip's configuration nor anything but what it is told here.
-index=$(python -m pip config list | sed -n "s/^[^.]*\.index-url='\(.*\)'\$/\1/p" | tail -n 1)
-[ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+# uv reads no configuration of pip's, so it is told where pip finds packages, unless somebody
+# has told it already.
+if [ -z "${UV_DEFAULT_INDEX-}${UV_INDEX_URL-}" ]; then
+    index=$(python -m pip config list | sed -n "s/^[^.]*\.index-url='\(.*\)'\$/\1/p" | tail -n 1)
+    [ -z "$index" ] || export UV_DEFAULT_INDEX="$index"
+fi
 export UV_NO_CONFIG=1 UV_NO_PROGRESS=1
 
 wheel=$(ls "$out"/dist/*.whl)

@@ -8,10 +8,10 @@ it uses the standard library alone. It makes
 * `.venv-tests` (with `--tests`): the tools of the tests,
 * `.venv-checks` (with `--checks`): the tools of `run-checks.sh`.
 
-Each is made from nothing, and marked by a stamp when it is complete. A stamp
-is a hash of all that went into it, so a later run either finds the stamp and
-is done, or starts again: an installation that was cut off, a Python that has
-gone and a changed lock are all the same case.
+Each environment is made from nothing; beside the two in `.meltano`, what Meltano knows stays. A
+stamp marks what is complete. It is a hash of all that went into it, so a later run either finds
+the stamp and is done, or starts again: an installation that was cut off, a Python that has gone
+and a changed lock are all the same case. Nothing is installed under a load that runs.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_PACKAGES = ("ingestion", "sandbox", "monitoring")
 PLUGIN_PACKAGES = ("tap-datasync", "target-config")
 POLL_S = 0.05
 
-# What in meltano.yml decides what is installed. A changed setting is no reason
-# to install again.
+# What in meltano.yml decides what is installed: these keys of the plugins, told by their
+# indentation, a folded value whole; and the backend. A changed setting, job or schedule is no
+# reason to install again.
 _INSTALLED_KEYS = re.compile(
-    r"^\s*(?:- )?(?:name|variant|inherit_from|pip_url|python|executable|backend):.*$",
+    r"^(?:  - |    )(?:name|variant|inherit_from|pip_url|python|executable):.*(?:\n {5,}.*)*"
+    r"|^  backend:.*",
     re.MULTILINE,
 )
 
@@ -50,6 +52,13 @@ _INSTALLED_KEYS = re.compile(
 # A signal is only noted: an exception out of nowhere, just after a command was
 # started, would leave that command to itself.
 _signals: list[int] = []
+
+
+def note_signals() -> None:
+    """Take signals from now on; one that is ignored, as `nohup` asks for, stays so."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: _signals.append(number))
 
 
 def end_if_asked() -> None:
@@ -63,7 +72,15 @@ def end_if_asked() -> None:
 
 
 class SetupError(Exception):
-    """An installation step failed; its message is one sentence for the user."""
+    """An installation failed. The message says why, below the last words of a failed command."""
+
+    exit_code = 1
+
+
+class BusyError(SetupError):
+    """A load is under way, and nothing is installed under it."""
+
+    exit_code = os.EX_TEMPFAIL
 
 
 @dataclass(frozen=True)
@@ -248,11 +265,6 @@ def install_plugins(run: Runner) -> None:
     )
 
 
-def existing(packages: Sequence[str]) -> list[str]:
-    """Those of `packages` that this checkout has."""
-    return [name for name in packages if (ROOT / name / "pyproject.toml").exists()]
-
-
 def steps(*, tests: bool, checks: bool) -> Iterator[Step]:
     """What has to be there, in order.
 
@@ -261,17 +273,15 @@ def steps(*, tests: bool, checks: bool) -> Iterator[Step]:
         checks: Whether the tools of the checks are.
     """
     locks = ("requirements/build.txt", "requirements/uv.txt")
-    runtime = existing(RUN_PACKAGES)
-    plugins = existing(PLUGIN_PACKAGES)
     venv = ROOT / ".venv"
     yield Step(
         title="Meltano and the project's own tools",
         home=venv,
         inputs=read(
-            *locks, "requirements/run.txt", *(f"{name}/pyproject.toml" for name in runtime)
+            *locks, "requirements/run.txt", *(f"{name}/pyproject.toml" for name in RUN_PACKAGES)
         ),
         probes=[(venv / "bin" / "python", "-c", "import meltano")],
-        install=lambda run: make_venv(venv, "run.txt", runtime, run),
+        install=lambda run: make_venv(venv, "run.txt", RUN_PACKAGES, run),
     )
     settings = "\n".join(_INSTALLED_KEYS.findall((ROOT / "meltano.yml").read_text()))
     yield Step(
@@ -280,7 +290,7 @@ def steps(*, tests: bool, checks: bool) -> Iterator[Step]:
         inputs=settings.encode()
         + read(
             *("requirements/build.txt", "requirements/tap.txt", "requirements/target.txt"),
-            *(f"{name}/pyproject.toml" for name in plugins),
+            *(f"{name}/pyproject.toml" for name in PLUGIN_PACKAGES),
         ),
         probes=[
             (ROOT / ".meltano" / plugin / "venv" / "bin" / "python", "-V")
@@ -306,7 +316,7 @@ def tools(name: str, title: str, probe: str) -> Step:
     """
     home = ROOT / f".venv-{name}"
     lock = f"{name}.txt"
-    packages = existing((*PLUGIN_PACKAGES, *RUN_PACKAGES))
+    packages = (*PLUGIN_PACKAGES, *RUN_PACKAGES)
     return Step(
         title=title,
         home=home,
@@ -323,7 +333,7 @@ def take(lock: int) -> bool:
     """Take the lock if nobody has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
     return True
 
@@ -344,6 +354,43 @@ def only_one(path: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
+@contextlib.contextmanager
+def no_load(path: Path) -> Iterator[None]:
+    """Hold the lock of the loads: none runs, and none begins until we are done.
+
+    Raises:
+        BusyError: One runs.
+    """
+    with path.open("a+") as lock:
+        if not take(lock.fileno()):
+            lock.seek(0)
+            message = (
+                f"Another run is under way here (process {lock.read().strip() or 'unknown'}): "
+                "wait for it, or stop it with Ctrl-C."
+            )
+            raise BusyError(message)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+def install(wanted: Iterable[Step], run: Runner) -> None:
+    """Install what is missing.
+
+    Raises:
+        SetupError: A step failed.
+    """
+    run.log.write_bytes(b"")
+    for step in wanted:
+        print(f"Installing {step.title} ...", flush=True)
+        started = time.monotonic()
+        step.stamp.unlink(missing_ok=True)
+        step.install(run)
+        step.stamp.write_text(step.key)
+        print(f"  done in {time.monotonic() - started:.0f} s", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Install what is missing; returns the exit code."""
     parser = argparse.ArgumentParser(description="Install what the project needs.")
@@ -353,24 +400,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     state = ROOT / ".run"
-    state.mkdir(mode=0o700, exist_ok=True)
-    log = state / "install.log"
-    with only_one(state / "install.lock") as lock:
-        described = steps(tests=args.tests, checks=args.checks)
-        wanted = [step for step in described if not step.is_complete()]
-        if wanted:
-            log.write_bytes(b"")
-        for step in wanted:
-            print(f"Installing {step.title} ...", flush=True)
-            started = time.monotonic()
-            step.stamp.unlink(missing_ok=True)
-            try:
-                step.install(Runner(log, lock))
-            except SetupError as error:
-                print(error, file=sys.stderr)
-                return 1
-            step.stamp.write_text(step.key)
-            print(f"  done in {time.monotonic() - started:.0f} s", flush=True)
+    try:
+        state.mkdir(mode=0o700, exist_ok=True)
+        with only_one(state / "install.lock") as lock:
+            described = steps(tests=args.tests, checks=args.checks)
+            if wanted := [step for step in described if not step.is_complete()]:
+                with no_load(state / "run.lock"):
+                    install(wanted, Runner(state / "install.log", lock))
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"Nothing can be installed: {error}.", file=sys.stderr)
+        return 1
     end_if_asked()
     if args.command:
         os.chdir(ROOT)
@@ -379,6 +421,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _frame: _signals.append(number))
+    note_signals()
     sys.exit(main())

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from datasync_ingestion.database import Door
 from datasync_sandbox.testing import temporary_postgres
 
 # Tests are imported by their path, as modules of no package: what they share has to be found.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ingestion_helpers import Checkout, make_checkout
+from ingestion_helpers import Checkout, make_checkout, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,3 +40,10 @@ def empty(cluster: Cluster) -> Cluster:
     cluster.start()
     cluster.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     return cluster
+
+
+@pytest.fixture
+def door(empty: Cluster) -> Iterator[Door]:
+    """Give a door to it that never waits."""
+    with Door(place(empty), lambda _seconds: None) as door:
+        yield door

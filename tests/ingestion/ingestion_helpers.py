@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from datasync_ingestion import processes
+from datasync_ingestion.settings import MELTANO_NAMES, NAMES, UNWATCHED, Database
 
 if TYPE_CHECKING:
     import signal
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
     from datasync_sandbox.postgres import Cluster
 
-# Meltano: answers `state`, and for `run` follows the next entry of plays.json.
+# Meltano: answers `state`, or complains of what is in complaint.log; for `run` it follows the
+# next entry of plays.json.
 FAKE_MELTANO = """
 import json, os, pathlib, subprocess, sys, time
 root = pathlib.Path(os.environ["MELTANO_PROJECT_ROOT"])
@@ -33,6 +36,8 @@ with (root / "asked.jsonl").open("a") as asked:
 state = root / "state.json"
 if "state" in words:
     verb = words[words.index("state") + 1]
+    if (root / "complaint.log").exists():
+        sys.exit((root / "complaint.log").read_text())
     if verb == "get":
         print(state.read_text() if state.exists() else "{}")
     elif verb == "set":
@@ -63,6 +68,7 @@ if play.get("tap"):
     tap.stdout.readline()
     log(event="Page 1", name="tap-datasync")
     code = tap.wait()
+    log(event="The state is saved")
     log(event="Block run completed", exit_codes={"extractors": code} if code else {})
     sys.exit(1 if code else 0)
 if play.get("kill"):
@@ -88,6 +94,9 @@ words = sys.argv[1:]
 with (root / "sandbox.jsonl").open("a") as asked:
     asked.write(json.dumps(words) + "\\n")
 directory = root / ".sandbox"
+if words[0] == "status":
+    print("API:      not running\\nDatabase: not running")
+    sys.exit(3)
 if words[0] == "down":
     print("stopped")
     sys.exit(0)
@@ -96,13 +105,53 @@ if "--wrong" in words:
     sys.exit(2)
 directory.mkdir(exist_ok=True)
 args = [word for word in words[1:] if word.startswith("--") and word != "--db-only"]
-(directory / "api.json").write_text(json.dumps({"args": args, "created": 1.5}))
+(directory / "api.json").write_text(json.dumps({"args": args, "created": 1.5, "key": "k"}))
 (directory / "env").write_text((root / "sandbox.env").read_text())
 was = "already running, " if (root / "was-running").exists() else ""
 if "--db-only" not in words:
     print(f"API:      http://127.0.0.1:1/api/v1 ({was}pid 1)")
 print(f"Database: postgresql://... ({was}pid 2)")
 """
+
+_TABLES = """
+    CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY);
+    CREATE TABLE IF NOT EXISTS rejected_events (rejection_id TEXT);
+    CREATE TABLE IF NOT EXISTS checkpoint (
+        id INTEGER PRIMARY KEY DEFAULT 1, next_cursor TEXT, total_events INTEGER,
+        updated_at TIMESTAMPTZ, state JSONB, cursor_expires_at TIMESTAMPTZ, walk_open BOOLEAN,
+        walk_newest TIMESTAMPTZ, walk_oldest TIMESTAMPTZ, complete_to TIMESTAMPTZ,
+        events_seen BIGINT, events_emitted BIGINT);
+"""
+
+
+def load(upto: int, total: int = 20, cursor: str | None = None) -> str:
+    """SQL of a page: events up to a number, and the checkpoint after them."""
+    state = json.dumps({"bookmarks": {"events": {"cursor": cursor, "events_seen": upto}}})
+    return f"""{_TABLES}
+        INSERT INTO events SELECT 'e' || n FROM generate_series(1, {upto}) AS n
+        ON CONFLICT DO NOTHING;
+        INSERT INTO checkpoint
+            (total_events, updated_at, state, walk_open, complete_to, events_seen)
+        VALUES ({total}, clock_timestamp(), '{state}', {cursor is not None},
+                {"NULL" if cursor else "now()"}, {upto})
+        ON CONFLICT (id) DO UPDATE SET
+            total_events = excluded.total_events, updated_at = excluded.updated_at,
+            state = excluded.state, walk_open = excluded.walk_open,
+            complete_to = excluded.complete_to, events_seen = excluded.events_seen;
+    """
+
+
+FINISH = {"sql": load(20)}
+
+
+def failed(tap: int, sentence: str) -> dict[str, object]:
+    return {
+        "log": [
+            {"event": sentence, "level": "critical", "name": "tap-datasync"},
+            {"event": "Block run completed", "level": "error", "exit_codes": {"extractors": tap}},
+        ],
+        "exit": 1,
+    }
 
 
 @dataclass(frozen=True)
@@ -139,23 +188,36 @@ class Checkout:
         path = self.root / "sandbox.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
-    def start(self, *options: str, **env: str) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *options: str,
+        stdout: int = subprocess.PIPE,
+        stderr: int = subprocess.STDOUT,
+        **env: str,
+    ) -> subprocess.Popen[str]:
         """Start the supervisor as a process."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("DB_")}
+        ours = {*NAMES, *MELTANO_NAMES, *UNWATCHED}
+        clean = {name: value for name, value in os.environ.items() if name not in ours}
         return subprocess.Popen(
             [sys.executable, "-c", "from datasync_ingestion.cli import main; main()", *options],
             cwd=self.root,
             env={**clean, **env},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=stdout,
+            stderr=stderr,
             text=True,
         )
 
     def run(self, *options: str, **env: str) -> tuple[int, str]:
         """Run the supervisor to its end; returns exit code and output."""
         process = self.start(*options, **env)
-        said, _ = process.communicate(timeout=120)
+        try:
+            said, _ = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+            message = f"It does not end:\n{said}\n{self.log()}"
+            raise AssertionError(message) from None
         return process.returncode, said
 
     def log(self) -> str:
@@ -186,6 +248,16 @@ def make_checkout(root: Path) -> Checkout:
         path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{module}" "$@"\n')
         path.chmod(0o755)
     return Checkout(root)
+
+
+def place(cluster: Cluster) -> Database:
+    return Database(cluster.host, cluster.port, cluster.user, cluster.password, cluster.database)
+
+
+def nowhere() -> Database:
+    """An address at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return Database("127.0.0.1", server.getsockname()[1], "u", "", "events")
 
 
 def until(condition: Callable[[], Any]) -> Any:

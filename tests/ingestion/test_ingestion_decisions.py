@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from datasync_ingestion.database import Checkpoint
@@ -15,9 +17,6 @@ from datasync_ingestion.restarts import RestartPolicy
 from datasync_ingestion.settings import Api, Plan
 from datasync_ingestion.sources import Change, compare, name
 from datasync_ingestion.states import correct
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NOON = datetime(2026, 1, 27, 12, tzinfo=timezone.utc)
 FINISHED = Checkpoint({}, NOON, walk_open=False, complete_to=NOON, total_events=5)
@@ -112,6 +111,13 @@ def test_the_reason_is_what_the_failed_part_said_last() -> None:
     }
     assert judge(1, Account(tap=3, said=said), OPEN).reason == "The key."
     assert judge(1, Account(loader=1, said=said), OPEN).reason == "No disk."
+    # Code and words are of the same part.
+    outcome = judge(1, Account(tap=3, loader=1, said=said), OPEN)
+    assert (outcome.reason, outcome.exit_code) == ("The key.", 3)
+    outcome = judge(1, Account(tap=1, loader=2, said=said), OPEN)
+    assert (outcome.reason, outcome.exit_code) == ("No disk.", 2)
+    silent = judge(1, Account(tap=3, loader=1, said={"target-postgres": "No disk."}), OPEN)
+    assert silent.reason == "tap-datasync ended with exit code 3."
     # When the loader dies, the tap complains too, of the consequence.
     assert judge(1, Account(tap=1, loader=1, said=said), OPEN).reason == "No disk."
     assert judge(1, Account(said={"meltano": "No such plugin"}), OPEN).reason == "No such plugin"
@@ -145,6 +151,20 @@ def test_the_source_of_made_up_events_is_what_decides_on_them(tmp_path: Path) ->
 
 def test_the_source_of_real_events_is_the_address(tmp_path: Path) -> None:
     assert name(Plan(api=Api("https://a.test/api/v1/", "k")), tmp_path) == "https://a.test/api/v1"
+    # Only what Compose sets is its sandbox, not every host of that name.
+    for url, key in (
+        ("http://sandbox:8765/api/v1", "a-real-key"),
+        ("http://sandbox:80/api/v1", "sandbox-key"),
+        ("https://sandbox/api/v1", "sandbox-key"),
+    ):
+        assert name(Plan(api=Api(url, key)), tmp_path) == url
+
+
+def test_what_the_container_sets_for_its_sandbox_is_told_as_made_up(tmp_path: Path) -> None:
+    entrypoint = Path(__file__).parents[2] / "docker" / "entrypoint.sh"
+    found = re.search(r"API_BASE_URL=(\S+) API_KEY=(\S+)", entrypoint.read_text())
+    assert found
+    assert name(Plan(api=Api(found[1], found[2])), tmp_path) == f"sandbox {found[1]}"
 
 
 REAL, OTHER = "https://a.test/api/v1", "https://b.test/api/v1"

@@ -88,6 +88,12 @@ def test_a_tap_that_fails_before_the_run_begins_is_found_too() -> None:
     assert found.reason == "The setting is wrong."
 
 
+def test_the_exit_code_is_not_looked_for_in_what_the_tap_said() -> None:
+    said = DISCOVERY["err"] + " GET /events returned 503 with stderr\n"
+    assert account({**DISCOVERY, "err": said}).tap == 2
+    assert account({**DISCOVERY, "err": "Catalog discovery failed: it returned 7"}).tap is None
+
+
 def test_what_a_good_discovery_says_is_no_complaint() -> None:
     said = {**PAGE, "type": "discovery", "event": "Skipping parse of env var settings..."}
     assert account(said, {**FAILED, "exit_codes": {"loaders": 1}}).reason is None

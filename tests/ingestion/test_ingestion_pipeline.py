@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
-from datasync_ingestion import pipeline, processes
+from datasync_ingestion import lock, pipeline, processes
 from datasync_ingestion.errors import BusyError
 from datasync_ingestion.lock import only_one
 from datasync_ingestion.logs import parse
@@ -21,7 +23,6 @@ from ingestion_helpers import is_alive, until
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import psutil
     from ingestion_helpers import Checkout
 
 
@@ -99,8 +100,8 @@ def test_a_tap_that_is_deaf_is_killed_in_time(
     assert processes.members(running.session) == []
 
 
-def test_the_graces_together_stay_below_ten_seconds() -> None:
-    graces = (pipeline.TAP_GRACE_S, pipeline.MELTANO_GRACE_S)
+def test_the_graces_together_leave_time_within_ten_seconds() -> None:
+    graces = (pipeline.TAP_GRACE_S, pipeline.MELTANO_GRACE_S, pipeline.LEFTOVER_GRACE_S)
     assert sum(graces) < 8
 
 
@@ -157,6 +158,16 @@ def test_what_is_started_carries_the_mark_that_is_noted(checkout: Checkout) -> N
     assert tap.environ()[pipeline.MARK] == noted["mark"]
     running.stop()
     assert not record(checkout).exists()
+
+
+def test_what_cannot_be_noted_is_not_left_running(checkout: Checkout) -> None:
+    """A supervisor that comes later would not find it."""
+    before = psutil.Process().children(recursive=True)
+    record(checkout).mkdir()
+    checkout.play({"tap": {"seconds": 60}})
+    with pytest.raises(OSError, match=r"pipeline\.json"):
+        start(checkout)
+    assert psutil.Process().children(recursive=True) == before
 
 
 @pytest.mark.parametrize("leader", ["alive", "gone"])
@@ -235,6 +246,17 @@ def test_one_run_at_a_time_and_the_lock_goes_with_its_owner(tmp_path: Path) -> N
         owner.wait()
     with only_one(path):
         assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_lock_that_cannot_be_had_at_all_is_not_taken_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"), only_one(tmp_path / "run.lock"):
+        pass
 
 
 def test_ending_a_session_that_has_ended_takes_no_time(checkout: Checkout) -> None:

@@ -11,6 +11,7 @@ from datasync_ingestion.settings import (
     NAMES,
     PLACEHOLDER_KEY,
     PLACEHOLDER_URL,
+    UNWATCHED,
     Api,
     Database,
     decide,
@@ -39,14 +40,6 @@ def test_a_copied_example_is_told_apart() -> None:
     assert plan.remarks == (
         "API_KEY is still the placeholder of .env.example: the sandbox stands in for the API.",
     )
-
-
-def test_the_example_holds_the_placeholders_and_every_name() -> None:
-    text = (ROOT / ".env.example").read_text()
-    values = dotenv_values(ROOT / ".env.example")
-    assert values["API_KEY"] == PLACEHOLDER_KEY
-    assert values["API_BASE_URL"] == PLACEHOLDER_URL
-    assert [name for name in NAMES if f"{name}=" not in text] == []
 
 
 def test_real_api_and_database_are_used_and_no_stand_in_is() -> None:
@@ -126,6 +119,17 @@ def test_meltanos_own_names_are_refused_with_the_name_to_use() -> None:
         refuse_meltano_names({}, {"TARGET_POSTGRES_HOST": "h"})
     refuse_meltano_names({"API_KEY": "k"}, {"DB_HOST": "h"})
     assert set(MELTANO_NAMES.values()) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", UNWATCHED)
+def test_what_takes_the_events_elsewhere_is_refused(name: str) -> None:
+    """The supervisor would look at one database, and the loader fill another."""
+    for places in (({name: "x"}, {}), ({}, {name: "x"})):
+        with pytest.raises(
+            UsageError, match=f"^{name} is set, and run-ingestion.sh cannot"
+        ) as caught:
+            refuse_meltano_names(*places)
+        assert caught.value.exit_code == 2
 
 
 def test_every_name_is_handed_on_so_that_the_file_cannot_come_in_again() -> None:

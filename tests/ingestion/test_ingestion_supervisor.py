@@ -4,56 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-import time
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from ingestion_helpers import is_alive, stop, until
+from ingestion_helpers import FINISH, failed, is_alive, load, stop, until
 
 if TYPE_CHECKING:
     from datasync_sandbox.postgres import Cluster
     from ingestion_helpers import Checkout
-
-TABLES = """
-    CREATE TABLE IF NOT EXISTS events (id TEXT PRIMARY KEY);
-    CREATE TABLE IF NOT EXISTS rejected_events (rejection_id TEXT);
-    CREATE TABLE IF NOT EXISTS checkpoint (
-        id INTEGER PRIMARY KEY DEFAULT 1, next_cursor TEXT, total_events INTEGER,
-        updated_at TIMESTAMPTZ, state JSONB, cursor_expires_at TIMESTAMPTZ, walk_open BOOLEAN,
-        walk_newest TIMESTAMPTZ, walk_oldest TIMESTAMPTZ, complete_to TIMESTAMPTZ,
-        events_seen BIGINT, events_emitted BIGINT);
-"""
-
-
-def load(upto: int, total: int = 20, cursor: str | None = None) -> str:
-    """SQL of a page: events up to a number, and the checkpoint after them."""
-    state = json.dumps({"bookmarks": {"events": {"cursor": cursor, "events_seen": upto}}})
-    return f"""{TABLES}
-        INSERT INTO events SELECT 'e' || n FROM generate_series(1, {upto}) AS n
-        ON CONFLICT DO NOTHING;
-        INSERT INTO checkpoint
-            (total_events, updated_at, state, walk_open, complete_to, events_seen)
-        VALUES ({total}, clock_timestamp(), '{state}', {cursor is not None},
-                {"NULL" if cursor else "now()"}, {upto})
-        ON CONFLICT (id) DO UPDATE SET
-            total_events = excluded.total_events, updated_at = excluded.updated_at,
-            state = excluded.state, walk_open = excluded.walk_open,
-            complete_to = excluded.complete_to, events_seen = excluded.events_seen;
-    """
-
-
-FINISH = {"sql": load(20)}
-
-
-def failed(tap: int, sentence: str) -> dict[str, object]:
-    return {
-        "log": [
-            {"event": sentence, "level": "critical", "name": "tap-datasync"},
-            {"event": "Block run completed", "level": "error", "exit_codes": {"extractors": tap}},
-        ],
-        "exit": 1,
-    }
 
 
 @pytest.fixture
@@ -131,6 +92,16 @@ def test_what_waiting_cannot_mend_ends_at_once_and_is_said(
     assert runs(empty, "outcome, message") == [f"failed|{sentence}"]
 
 
+def test_a_failure_goes_where_failures_go_and_into_the_log(ready: Checkout) -> None:
+    ready.play(failed(3, "The key is refused."))
+    process = ready.start(stderr=subprocess.PIPE)
+    said, complained = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "The key is refused." not in said
+    assert complained.splitlines()[0] == "The key is refused."
+    assert re.search(r" error    supervisor      The key is refused\.\n\Z", ready.log())
+
+
 def test_no_restart_means_one_attempt(ready: Checkout) -> None:
     ready.play(failed(1, "The API does not answer."))
     code, said = ready.run("--no-restart")
@@ -166,15 +137,32 @@ def test_a_sandbox_that_ran_before_is_left_running(ready: Checkout) -> None:
     assert [words[0] for words in ready.sandbox()] == ["up"]
 
 
-def test_a_signal_during_a_pause_ends_the_run(ready: Checkout) -> None:
-    ready.play(*[failed(1, "No.")] * 6)
-    process = ready.start()
-    # The fourth attempt is followed by a pause of four seconds.
-    until(lambda: "restart 4" in ready.log())
-    started = time.monotonic()
-    code, _ = stop(process, signal.SIGTERM)
-    assert code == 143
-    assert time.monotonic() - started < 60
+def test_a_run_under_nohup_outlives_its_terminal(ready: Checkout) -> None:
+    ready.play({"tap": {"seconds": 60}})
+    # What a process ignores is ignored by those that it starts.
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = ready.start()
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    until(lambda: "Page 1" in ready.log())
+    process.send_signal(signal.SIGHUP)
+    assert stop(process, signal.SIGTERM)[0] == 143
+
+
+def test_an_output_that_nobody_reads_ends_the_run_with_a_sentence(ready: Checkout) -> None:
+    """As in `run-ingestion.sh | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ready.play(FINISH)
+    process = ready.start(stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    _, complained = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert complained == (
+        "The run has to end: [Errno 32] Broken pipe. "
+        "What is loaded stays, and the next run goes on from there.\n"
+    )
 
 
 def test_a_second_run_beside_the_first_is_refused(ready: Checkout) -> None:
@@ -241,6 +229,43 @@ def test_a_state_that_is_behind_the_database_is_brought_up_to_it(ready: Checkout
     assert bookmark["events"]["events_seen"] == 20
 
 
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (
+            [
+                {
+                    "event": "(sqlite3.OperationalError) unable to open database file\nAt: x",
+                    "level": "error",
+                },
+                {"event": "Need help fixing this problem? Visit x", "level": "info"},
+            ],
+            "(sqlite3.OperationalError) unable to open database file",
+        ),
+        (["Error: No such option: --x"], "Error: No such option: --x"),
+        ([], "exit code 1"),
+    ],
+)
+def test_a_state_that_cannot_be_read_is_said_with_the_reason(
+    ready: Checkout, log: list[dict[str, str] | str], reason: str
+) -> None:
+    """Meltano ends what it says with an offer of help, which is none."""
+    lines = [
+        line if isinstance(line, str) else json.dumps({"level": "error", **line}) for line in log
+    ]
+    (ready.root / "complaint.log").write_text("\n".join(lines))
+    code, said = ready.run()
+    assert code == 1
+    assert said.splitlines()[-1] == f"`meltano state get` failed: {reason}"
+
+
+def test_a_state_that_is_not_json_is_said_to_be_so(ready: Checkout) -> None:
+    (ready.root / "state.json").write_text("{")
+    code, said = ready.run()
+    assert code == 1
+    assert said.splitlines()[-1] == "`meltano state get` failed: what it says is not JSON."
+
+
 def test_other_made_up_events_replace_the_former_ones(ready: Checkout, empty: Cluster) -> None:
     ready.play(FINISH, {"sql": load(7, total=7)})
     ready.run("--events=20")
@@ -276,6 +301,17 @@ def test_a_mistyped_address_is_forgotten_when_nothing_came_from_it(
     code, said = ready.run(**settings, API_BASE_URL="https://api.test/api/v1")
     assert code == 0
     assert "has changed" not in said
+
+
+def test_a_table_of_somebody_elses_hides_the_progress_and_does_not_end_the_load(
+    ready: Checkout, empty: Cluster
+) -> None:
+    empty.sql("CREATE TABLE pages (number INTEGER)")
+    ready.play({"sql": load(5, cursor="c1")}, FINISH)
+    code, said = ready.run()
+    assert code == 0, said
+    assert said.count("The progress cannot be shown for now. ") == 1
+    assert "Traceback" not in said
 
 
 def test_a_real_api_and_database_start_no_stand_in(ready: Checkout, empty: Cluster) -> None:
@@ -333,6 +369,23 @@ def test_a_wrong_password_is_said_at_once(ready: Checkout, empty: Cluster) -> No
     assert "password authentication failed" in said
     assert "wrong-pw" not in said
     assert not ready.asked("run")
+
+
+def test_a_connection_without_encryption_is_refused_when_the_environment_wants_one(
+    ready: Checkout, empty: Cluster
+) -> None:
+    """The names are libpq's own: docs/security.md says so."""
+    settings = {
+        "API_KEY": "k",
+        "API_BASE_URL": "https://api.test/api/v1",
+        "DB_HOST": empty.host,
+        "DB_PORT": str(empty.port),
+        "DB_USER": empty.user,
+        "DB_PASSWORD": empty.password,
+    }
+    code, said = ready.run(**settings, PGSSLMODE="require")
+    assert code == 2
+    assert "server does not support SSL" in said
 
 
 def test_options_are_the_sandboxs_or_nobodys(ready: Checkout) -> None:

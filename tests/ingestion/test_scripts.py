@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from datasync_ingestion import cli
 from datasync_ingestion.cli import parse
+from datasync_sandbox.cli import up
+from datasync_sandbox.options import ApiOptions
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ["run-ingestion.sh", "run-tests.sh", "requirements/compile.sh", "scripts/python.sh"]
@@ -56,11 +61,31 @@ def test_the_supervisor_shows_the_same_help(capsys: pytest.CaptureFixture[str]) 
 
 def test_help_says_every_option_and_exit_code() -> None:
     help_text = (ROOT / "ingestion" / "src" / "datasync_ingestion" / "help.txt").read_text()
-    for word in ("--bulk", "--full-refresh", "--no-restart", "--stop", "--verbose", "--events"):
-        assert f"\n  {word} " in help_text
-    for code in (0, 1, 2, 3, 75, 130):
+    options = re.findall(r"add_argument\(\"(--[a-z-]+)\"", Path(cli.__file__).read_text())
+    options += re.findall(r"(--[a-z-]+)\)$", (ROOT / "run-ingestion.sh").read_text(), re.MULTILINE)
+    assert {"--bulk", "--docker", "--help"} < set(options)
+    assert [option for option in options if f"\n  {option} " not in help_text] == []
+    for code in (0, 1, 2, 3, 75, 129, 130):
         assert f"\n  {code} " in help_text
     assert max(map(len, help_text.splitlines())) <= 80
+
+
+def test_options_of_the_sandbox_that_a_load_has_no_use_for_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They would start half of it, start it elsewhere, or nothing at all."""
+    of_the_api = {f"--{field.name.replace('_', '-')}" for field in fields(ApiOptions)}
+    known = {name for param in up.params for name in param.opts}
+    assert set(cli._FOR_THE_SANDBOX_ALONE) == known - of_the_api - {"--db-port"}
+    for option in (*cli._FOR_THE_SANDBOX_ALONE, "--dir=/tmp/x"):
+        with pytest.raises(SystemExit) as caught:
+            parse(["--events", "5", option])
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == (
+            f"'{option}' is an option of .venv/bin/datasync-sandbox alone; "
+            "see `sh run-ingestion.sh --help`.\n"
+        )
+    assert parse(["--dirty=0.1", "--db-port", "0"])[0].sandbox == ("--dirty=0.1", "--db-port", "0")
 
 
 @pytest.mark.parametrize("script", ["run-ingestion.sh", "run-tests.sh"])
@@ -100,6 +125,17 @@ def test_the_python_that_was_named_is_taken(tmp_path: Path) -> None:
     program = f'. {ROOT}/scripts/python.sh; echo "$python"'
     done = run(env, "-c", program)
     assert done.stdout.strip() == sys.executable
+
+
+def test_when_a_python_was_named_no_other_is_taken(tmp_path: Path) -> None:
+    fine = '[ "$1" = -c ] || echo "$*"'
+    env = {**bare(tmp_path, python3=fine), "PYTHON": "/opt/no/python"}
+    done = run(env, str(ROOT / "run-tests.sh"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "PYTHON names /opt/no/python, which is no Python from 3.10 to 3.14: "
+        "name another one, or unset it.\n"
+    )
 
 
 def test_the_fast_suite_is_the_default_and_can_be_overruled(tmp_path: Path) -> None:

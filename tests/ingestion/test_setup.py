@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from datasync_ingestion import lock
 from ingestion_helpers import is_alive, until
 
 if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
+MELTANO_YML = (ROOT / "meltano.yml").read_text()
 
 
 @pytest.fixture
@@ -174,6 +177,64 @@ with s.only_one(place / "lock") as lock:
     os.killpg(child, signal.SIGKILL)
 
 
+def test_nothing_is_installed_under_a_load(
+    setup: ModuleType, steps: Steps, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".run").mkdir()
+    with lock.only_one(tmp_path / ".run" / "run.lock"):
+        assert setup.main([]) == 75
+        assert steps.made == 0
+        assert capsys.readouterr().err == (
+            f"Another run is under way here (process {os.getpid()}): "
+            "wait for it, or stop it with Ctrl-C.\n"
+        )
+    assert setup.main([]) == 0
+    with lock.only_one(tmp_path / ".run" / "run.lock"):
+        assert setup.main([]) == 0
+    assert steps.made == 1
+
+
+def test_no_load_begins_while_something_is_installed(
+    setup: ModuleType, steps: Steps, tmp_path: Path
+) -> None:
+    program = (
+        "import pathlib, sys\n"
+        "from datasync_ingestion import lock\n"
+        "with lock.only_one(pathlib.Path(sys.argv[1])): pass\n"
+    )
+    steps.failing = [sys.executable, "-c", program, str(tmp_path / ".run" / "run.lock")]
+    assert setup.main([]) == 1
+    said = (tmp_path / ".run" / "install.log").read_text()
+    assert f"BusyError: Another run is under way here (process {os.getpid()})" in said
+
+
+def test_a_lock_that_cannot_be_had_at_all_is_no_reason_to_wait(
+    setup: ModuleType,
+    steps: Steps,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(setup.fcntl, "flock", no_locks)
+    assert setup.main([]) == 1
+    assert capsys.readouterr().err.endswith("No locks available.\n")
+    assert steps.made == 0
+
+
+def test_a_signal_that_is_ignored_stays_so(
+    setup: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SIGHUP is under `nohup`."""
+    taken: list[int] = []
+    ignored = {signal.SIGHUP: signal.SIG_IGN}
+    monkeypatch.setattr(setup.signal, "getsignal", ignored.get)
+    monkeypatch.setattr(setup.signal, "signal", lambda number, _handler: taken.append(number))
+    setup.note_signals()
+    assert taken == [signal.SIGINT, signal.SIGTERM]
+
+
 def test_it_becomes_the_command_that_it_was_given(
     setup: ModuleType, steps: Steps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -187,14 +248,42 @@ def test_it_becomes_the_command_that_it_was_given(
     assert steps.made == 1
 
 
+def installed(setup: ModuleType, text: str) -> str:
+    return "\n".join(setup._INSTALLED_KEYS.findall(text))
+
+
 def test_only_what_is_installed_counts_in_meltano_yml(setup: ModuleType) -> None:
-    text = (ROOT / "meltano.yml").read_text()
-    found = "\n".join(setup._INSTALLED_KEYS.findall(text))
-    assert "pip_url" in found
+    found = installed(setup, MELTANO_YML)
+    assert "requirements/tap.txt" in found
+    assert "requirements/target.txt" in found
+    assert found.count("--require-build-hashes") == MELTANO_YML.count("--require-build-hashes")
     assert "executable: target-postgres-checkpoint" in found
     assert "backend: uv" in found
     assert "54329" not in found
     assert "description" not in found
+
+
+@pytest.mark.parametrize(
+    ("place", "added"),
+    [
+        ("    settings:\n", "    - name: a_setting\n      kind: integer\n"),
+        ("jobs:\n", "- name: a-job\n  tasks:\n  - tap-datasync target-postgres\n"),
+        ("schedules:\n", "- name: hourly\n  interval: '@hourly'\n  job: load\n"),
+        ("environments:\n", "- name: staging\n"),
+    ],
+)
+def test_what_installs_nothing_is_no_reason_to_install(
+    setup: ModuleType, place: str, added: str
+) -> None:
+    assert place in MELTANO_YML
+    changed = MELTANO_YML.replace(place, place + added, 1)
+    assert installed(setup, changed) == installed(setup, MELTANO_YML)
+
+
+def test_every_line_of_an_address_is_a_reason_to_install(setup: ModuleType) -> None:
+    for old in ("requirements/tap.txt", "executable: tap-datasync", "variant: meltanolabs"):
+        changed = MELTANO_YML.replace(old, f"{old}2")
+        assert installed(setup, changed) != installed(setup, MELTANO_YML)
 
 
 def test_every_step_of_the_project_has_its_locks(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from datasync_ingestion.console import complain, say
-from datasync_ingestion.errors import USAGE, IngestionError, UsageError
+from datasync_ingestion.errors import FAILED, OK, USAGE, IngestionError, UsageError
 from datasync_ingestion.interrupts import Interrupts, StoppedError
 from datasync_ingestion.supervisor import Options, Supervisor
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HELP = Path(__file__).with_name("help.txt")
+
+# Options of `datasync-sandbox up` that make no sense in a load, which needs both stand-ins and
+# knows where they are.
+_FOR_THE_SANDBOX_ALONE = ("--api-only", "--db-only", "--dir", "--list-dirt", "--list-faults")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -44,6 +49,9 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     known, rest = parser.parse_known_args(arguments)
     if known.stop and len(arguments) > 1:
         parser.error("--stop goes with no other option")
+    for word in rest:
+        if word.partition("=")[0] in _FOR_THE_SANDBOX_ALONE:
+            parser.error(f"'{word}' is an option of .venv/bin/datasync-sandbox alone")
     options = Options(
         bulk=known.bulk,
         full_refresh=known.full_refresh,
@@ -57,20 +65,36 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
 def main() -> None:
     """Run `datasync-ingest` in a checkout of the project."""
     options, only_stop = parse(sys.argv[1:])
-    root = Path.cwd()
     interrupts = Interrupts()
     interrupts.install()
+    try:
+        code = _run(options, interrupts, only_stop=only_stop)
+    except OSError as error:
+        message = (
+            f"The run has to end: {error}. "
+            "What is loaded stays, and the next run goes on from there."
+        )
+        # The output itself may be what has gone, and with a terminal comes its SIGHUP.
+        with suppress(OSError):
+            complain(message)
+        code = StoppedError(interrupts.received).exit_code if interrupts.received else FAILED
+    sys.exit(code)
+
+
+def _run(options: Options, interrupts: Interrupts, *, only_stop: bool) -> int:
+    """Run it; returns the exit code."""
+    root = Path.cwd()
     try:
         if not (root / "meltano.yml").is_file():
             message = f"There is no meltano.yml in {root}: run this through run-ingestion.sh."
             raise UsageError(message)
         supervisor = Supervisor(root, options, interrupts)
-        if only_stop:
-            say(supervisor.stop_standins())
-            sys.exit(0)
-        sys.exit(supervisor.run())
+        if not only_stop:
+            return supervisor.run()
+        say(supervisor.stop_standins())
     except IngestionError as error:
         complain(error)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except StoppedError as stopped:
-        sys.exit(stopped.exit_code)
+        return stopped.exit_code
+    return OK

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from datasync_monitor.database import reason
 from psycopg.rows import class_row
 
 from datasync_ingestion.errors import IngestionError, UsageError
@@ -29,8 +30,10 @@ _TABLES = ("events", "rejected_events", "pages", "checkpoint")
 # What libpq says when the server is there and will go on saying no. The error of a
 # failed connection carries no SQLSTATE, so the words are all there is to tell by.
 _REFUSED = re.compile(
-    r"authentication failed|no password supplied|does not exist|is not permitted to log in|"
-    r"no pg_hba\.conf entry|permission denied|does not support SSL|certificate"
+    r"authentication failed|no password supplied|is not permitted to log in|"
+    r"(?:database|role) \"[^\"]*\" does not exist|permission denied for database|"
+    r"no pg_hba\.conf entry|server does not support SSL|certificate|"
+    r"invalid port number|invalid connection option"
 )
 
 
@@ -58,18 +61,21 @@ class Checkpoint:
         return not self.walk_open and (self.complete_to is not None or not self.total_events)
 
 
-def connect(database: Database, sleep: Callable[[float], None]) -> psycopg.Connection[Any]:
+def connect(
+    database: Database, sleep: Callable[[float], None], attempts: int = ATTEMPTS
+) -> psycopg.Connection[Any]:
     """Connect, with patience for a server that is starting.
 
     Args:
         database: Where.
         sleep: Waits some seconds.
+        attempts: How often it is tried.
 
     Raises:
         UsageError: The server refuses, and would refuse again.
         IngestionError: It cannot be reached.
     """
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return psycopg.connect(
                 host=database.host,
@@ -83,13 +89,13 @@ def connect(database: Database, sleep: Callable[[float], None]) -> psycopg.Conne
                 options="-c timezone=UTC",
             )
         except psycopg.Error as error:
-            reason = str(error).strip().splitlines()[-1]
-            if _REFUSED.search(reason):
-                message = f"PostgreSQL refuses the connection to {database.place}: {reason}"
+            said = reason(error)
+            if _REFUSED.search(str(error)):
+                message = f"PostgreSQL refuses the connection to {database.place}: {said}."
                 raise UsageError(message) from None
-        if attempt < ATTEMPTS:
+        if attempt < attempts:
             sleep(PAUSE_S)
-    message = f"PostgreSQL cannot be reached, {database.place}: {reason}"
+    message = f"PostgreSQL cannot be reached, {database.place}: {said}."
     raise IngestionError(message)
 
 
@@ -149,8 +155,14 @@ class Door:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, question: Callable[[psycopg.Connection[Any]], Answer]) -> Answer:
+    def ask(
+        self, question: Callable[[psycopg.Connection[Any]], Answer], *, attempts: int = ATTEMPTS
+    ) -> Answer:
         """Ask the database something, once more when the connection turns out to be lost.
+
+        Args:
+            question: What is asked.
+            attempts: How often a connection is tried.
 
         Raises:
             UsageError: The server refuses the connection.
@@ -158,7 +170,7 @@ class Door:
         """
         for last in (False, True):
             if self._connection is None:
-                self._connection = connect(self._database, self._sleep)
+                self._connection = connect(self._database, self._sleep, attempts)
             try:
                 return question(self._connection)
             except psycopg.OperationalError as error:
@@ -177,7 +189,7 @@ class Door:
 
 
 def _failed(error: psycopg.Error) -> IngestionError:
-    return IngestionError(f"PostgreSQL says: {str(error).strip().splitlines()[0]}")
+    return IngestionError(f"PostgreSQL says: {reason(error)}.")
 
 
 def exists(connection: psycopg.Connection[Any], table: str) -> bool:

@@ -10,8 +10,6 @@ USAGE = 2
 HOPELESS = 3
 BUSY = 75
 """`EX_TEMPFAIL` of sysexits.h: nothing is wrong, it is only not the moment."""
-INTERRUPTED = 130
-TERMINATED = 143
 
 
 class IngestionError(Exception):

@@ -33,9 +33,13 @@ class Interrupts:
         self.received: int | None = None
 
     def install(self) -> None:
-        """Take SIGINT, SIGTERM and SIGHUP from now on."""
+        """Take SIGINT, SIGTERM and SIGHUP from now on.
+
+        One that is ignored stays so: `nohup` and a shell's background jobs ask for that.
+        """
         for number in _SIGNALS:
-            signal.signal(number, self._handle)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:

@@ -6,9 +6,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import IO, TYPE_CHECKING
-
-import psycopg
+from typing import IO, TYPE_CHECKING, Any
 
 from datasync_ingestion import database, logs, outcomes, runs
 from datasync_ingestion.errors import IngestionError
@@ -19,6 +17,8 @@ from datasync_ingestion.pipeline import Pipeline
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    import psycopg
 
     from datasync_ingestion.database import Checkpoint, Door
     from datasync_ingestion.interrupts import Interrupts
@@ -41,7 +41,7 @@ class Tools:
         view: What the user sees.
         log: The full log, line-buffered.
         interrupts: Tells of signals.
-        revive: Starts the stand-ins that do not run.
+        revive: Starts the stand-ins that do not run; tells whether all are where they were.
         verbose: Whether the tools' own log is shown.
     """
 
@@ -51,7 +51,7 @@ class Tools:
     view: View
     log: IO[str]
     interrupts: Interrupts
-    revive: Callable[[], object]
+    revive: Callable[[], bool]
     verbose: bool = False
 
 
@@ -77,14 +77,18 @@ class Load:
 
         Raises:
             StoppedError: A signal came; the pipeline is stopped, and that is noted.
+            IngestionError: It cannot go on, which is noted likewise.
         """
         try:
             outcome = self._until_it_ends()
         except StoppedError:
             self._note("stopped", None)
             raise
+        except (IngestionError, OSError) as error:
+            self._fail(str(error))
+            raise
         if outcome.end is not End.FINISHED:
-            self._note("failed", outcome.reason)
+            self._fail(outcome.reason)
         return outcome
 
     def _until_it_ends(self) -> Outcome:
@@ -93,8 +97,9 @@ class Load:
             outcome = self._attempt()
             if outcome.end is not End.AGAIN or self._policy is None:
                 return outcome
-            self._tools.revive()
-            before, mark = mark, self._mark()
+            self._revive()
+            # A mark that cannot be read has not moved.
+            before, mark = mark, self._mark() or mark
             pause = self._policy.pause(moved=mark != before)
             if pause is None:
                 reason = (
@@ -104,10 +109,7 @@ class Load:
             self.restarts += 1
             when = f"in {pause:.0f} s" if pause else "now"
             self._say(f"{outcome.reason} Starting again {when} (restart {self.restarts}).")
-            with suppress(IngestionError):
-                self._tools.door.ask(
-                    lambda connection: runs.restarted(connection, self._run, self.restarts)
-                )
+            self._write(lambda connection: runs.restarted(connection, self._run, self.restarts))
             self._wait(pause)
 
     def _attempt(self) -> Outcome:
@@ -123,9 +125,12 @@ class Load:
                 self._revive_database()
         except BaseException:
             pipeline.stop()
-            # How it ended belongs in the log too.
+            # How it ended belongs in the log too, also when nobody can be shown it any more.
             while text := pipeline.next_line(_POLL_S):
-                self._read(logs.parse(text), account)
+                with suppress(OSError):
+                    self._read(logs.parse(text), account)
+            # A terminal that goes away fails before its signal is looked at.
+            self._tools.interrupts.check()
             raise
         code = pipeline.wait()
         return outcomes.judge(code, account, self._checkpoint() if code == 0 else None)
@@ -134,8 +139,16 @@ class Load:
         # The loader waits some seconds for its database, long enough for a stand-in.
         if self._tools.view.blind and time.monotonic() - self._revived_at > _REVIVE_EVERY_S:
             self._revived_at = time.monotonic()
-            with suppress(IngestionError):
-                self._tools.revive()
+            self._revive()
+
+    def _revive(self) -> None:
+        at_home = True
+        # A stand-in that does not start is a reason to try again, like any other.
+        with suppress(IngestionError):
+            at_home = self._tools.revive()
+        if not at_home:
+            message = "The sandbox came back at another address: run this again."
+            raise IngestionError(message)
 
     def _read(self, line: logs.LogLine, account: logs.Account) -> None:
         if logs.is_noise(line):
@@ -149,9 +162,12 @@ class Load:
             self._tools.view.say(f"{line.source}: {line.text}")
 
     def _say(self, message: str) -> None:
-        now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"
-        print(logs.LogLine(message, "supervisor", "warning", now), file=self._tools.log)
+        self._log(message, "warning")
         self._tools.view.say(message)
+
+    def _log(self, message: str, level: str) -> None:
+        now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"
+        print(logs.LogLine(message, "supervisor", level, now), file=self._tools.log)
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -171,9 +187,16 @@ class Load:
         checkpoint = self._checkpoint()
         return checkpoint.updated_at if checkpoint else None
 
+    def _fail(self, reason: str) -> None:
+        # The disk of the log may be the reason.
+        with suppress(OSError):
+            self._log(reason, "error")
+        self._note("failed", reason)
+
     def _note(self, outcome: str, message: str | None) -> None:
-        # The end must not wait for a database that is away.
-        with suppress(IngestionError, StoppedError, psycopg.Error):
-            self._tools.door.ask(
-                lambda connection: runs.end(connection, self._run, outcome, message)
-            )
+        self._write(lambda connection: runs.end(connection, self._run, outcome, message))
+
+    def _write(self, note: Callable[[psycopg.Connection[Any]], object]) -> None:
+        # Neither a restart nor the end waits for a database that is away.
+        with suppress(IngestionError):
+            self._tools.door.ask(note, attempts=1)

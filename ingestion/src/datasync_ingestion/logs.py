@@ -21,34 +21,32 @@ LOADER = "target-postgres"
 MELTANO = "meltano"
 KEPT_LOGS = 50
 
-_DISCOVERY_FAILED = re.compile(r"Catalog discovery failed: .* returned (\d+)", re.DOTALL)
+_DISCOVERY_FAILED = re.compile(
+    r"Catalog discovery failed: command .*? returned (\d+) with stderr", re.DOTALL
+)
 _HINT = "Need help fixing this problem?"
 _SEVERE = frozenset({"error", "critical"})
 # Plumbing of Meltano's own, of no use to a reader.
 _DULL = frozenset(
     {
-        *(
-            "_logger",
-            "_name",
-            "app_name",
-            "cmd_type",
-            "consumer",
-            "event",
-            "job_name",
-            "level",
-            "name",
-        ),
-        *(
-            "pid",
-            "plugin_logger",
-            "producer",
-            "run_id",
-            "stdio",
-            "string_id",
-            "thread_name",
-            "timestamp",
-            "type",
-        ),
+        "_logger",
+        "_name",
+        "app_name",
+        "cmd_type",
+        "consumer",
+        "event",
+        "job_name",
+        "level",
+        "name",
+        "pid",
+        "plugin_logger",
+        "producer",
+        "run_id",
+        "stdio",
+        "string_id",
+        "thread_name",
+        "timestamp",
+        "type",
     }
 )
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from datasync_ingestion import errors
+from datasync_ingestion.logs import LOADER, TAP
 
 if TYPE_CHECKING:
     from datasync_ingestion.database import Checkpoint
@@ -43,11 +44,11 @@ def judge(code: int, account: Account, checkpoint: Checkpoint | None) -> Outcome
         account: What the log tells.
         checkpoint: As it stands now; None when there is none.
     """
-    for part in (account.tap, account.loader):
-        if part in _HOPELESS:
-            return Outcome(
-                End.GIVE_UP, account.reason or f"Exit code {part}.", part or errors.FAILED
-            )
+    for name, part in ((TAP, account.tap), (LOADER, account.loader)):
+        if part is not None and part in _HOPELESS:
+            # Its own words: the other part may have complained too, of the consequence.
+            sentence = account.said.get(name) or f"{name} ended with exit code {part}."
+            return Outcome(End.GIVE_UP, sentence, part)
     if code == 0:
         if checkpoint is not None and checkpoint.finished:
             return Outcome(End.FINISHED)

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "dev"
 STATE_ID = f"{ENVIRONMENT}:{TAP}-to-{LOADER}"
-# Together below the ten seconds after which Docker kills.
-TAP_GRACE_S = 5.0
-MELTANO_GRACE_S = 2.0
-LEFTOVER_GRACE_S = 3.0
+# Together well below the ten seconds after which Docker kills: there is more to do than to wait.
+TAP_GRACE_S = 4.0
+MELTANO_GRACE_S = 1.5
+LEFTOVER_GRACE_S = 1.5
 # In the environment of all that belongs to one attempt: the number of a session is
 # no proof, the kernel gives it out again, to the user's own terminal for instance.
 MARK = "DATASYNC_INGESTION_PIPELINE"
@@ -42,16 +42,21 @@ class Pipeline:
         Args:
             root: The checkout.
             env: Its whole environment.
+
+        Raises:
+            OSError: It cannot be noted that it runs; it is stopped again.
         """
         self._root = root
         command = [
-            *(
-                str(root / ".venv" / "bin" / "meltano"),
-                "--log-format=json",
-                f"--environment={ENVIRONMENT}",
-            ),
-            # --force: Meltano refuses to run for five minutes after it was killed.
-            *("run", "--no-install", "--force", TAP, LOADER),
+            str(root / ".venv" / "bin" / "meltano"),
+            "--log-format=json",
+            f"--environment={ENVIRONMENT}",
+            "run",
+            "--no-install",
+            # Meltano refuses to run for five minutes after it was killed.
+            "--force",
+            TAP,
+            LOADER,
         ]
         mark = secrets.token_hex(16)
         self._process = subprocess.Popen(  # noqa: S603 - the project's own program
@@ -68,11 +73,15 @@ class Pipeline:
             start_new_session=True,
         )
         self.session = self._process.pid
-        # For a supervisor that comes after one that was killed.
-        _record(root).write_text(json.dumps({"session": self.session, "mark": mark}))
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        try:
+            # For a supervisor that comes after one that was killed.
+            _record(root).write_text(json.dumps({"session": self.session, "mark": mark}))
+        except OSError:
+            self.stop()
+            raise
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - a pipe, see above

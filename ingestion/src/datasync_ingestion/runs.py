@@ -39,16 +39,17 @@ class Run:
 def last_source(connection: psycopg.Connection[Any]) -> str | None:
     """Tell where the events in the database came from last.
 
-    A run that failed before it had loaded anything says nothing about that: the
-    address may have been mistyped.
+    A run that ended before it had loaded anything says nothing about that: the address may
+    have been mistyped. The number of rows alone does not tell: events that are there already
+    are loaded without a new one. The checkpoint tells: it was written since the run began.
     """
     if not exists(connection, "runs"):
         return None
-    row = connection.execute(
-        "SELECT source FROM public.runs "
-        "WHERE outcome = 'finished' OR events_after IS DISTINCT FROM events_before "
-        "ORDER BY id DESC LIMIT 1"
-    ).fetchone()
+    loaded = "outcome = 'finished' OR events_after <> events_before"
+    if exists(connection, "checkpoint"):
+        loaded += " OR started_at < (SELECT updated_at FROM public.checkpoint WHERE id = 1)"
+    query = f"SELECT source FROM public.runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - no input in it
+    row = connection.execute(query).fetchone()
     return row[0] if row else None
 
 

@@ -39,6 +39,13 @@ MELTANO_NAMES = {
     "TARGET_POSTGRES_PASSWORD": "DB_PASSWORD",
     "TARGET_POSTGRES_DATABASE": "DB_NAME",
 }
+# Settings of the loader that take the events elsewhere than to where the supervisor looks for
+# them: made-up ones, too, would go into a database that somebody named.
+UNWATCHED = (
+    "TARGET_POSTGRES_SQLALCHEMY_URL",
+    "TARGET_POSTGRES_DEFAULT_TARGET_SCHEMA",
+    "TARGET_POSTGRES_SSH_TUNNEL_ENABLE",
+)
 LARGEST_PAGE = 5000
 LARGEST_PORT = 65535
 
@@ -100,7 +107,7 @@ def merge(environ: Mapping[str, str], dotenv: Mapping[str, str | None]) -> dict[
 
 
 def refuse_meltano_names(environ: Mapping[str, str], dotenv: Mapping[str, str | None]) -> None:
-    """Refuse Meltano's names beside ours, before Meltano does it less clearly.
+    """Refuse Meltano's names beside ours, before Meltano does it less clearly, or not at all.
 
     Raises:
         UsageError: One of them is set.
@@ -108,6 +115,13 @@ def refuse_meltano_names(environ: Mapping[str, str], dotenv: Mapping[str, str | 
     for name, ours in MELTANO_NAMES.items():
         if name in environ or name in dotenv:
             message = f"{name} is set, but here it is called {ours}: unset the one, set the other."
+            raise UsageError(message)
+    for name in UNWATCHED:
+        if name in environ or name in dotenv:
+            message = (
+                f"{name} is set, and run-ingestion.sh cannot follow it: "
+                "unset it, or use meltano run."
+            )
             raise UsageError(message)
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from enum import Enum
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from datasync_ingestion.errors import UsageError
+from datasync_ingestion.settings import Api
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from datasync_ingestion.settings import Plan
 
 SANDBOX = "sandbox"
+# The service of docker-compose.yml, which serves events that are as made up as a laptop's: what
+# docker/entrypoint.sh sets. An API of somebody's own may well be called sandbox, too.
+_OF_COMPOSE = Api("http://sandbox:8765/api/v1", "sandbox-key")
 # The options of the sandbox's API that say which events there are.
 _FEED = ("--events", "--seed", "--newest", "--unsorted", "--dirty", "--dirty-kinds")
 _REMOVE = "remove the embedded one with `sh run-ingestion.sh --stop` and `rm -r .sandbox`"
@@ -44,8 +47,7 @@ def name(plan: Plan, sandbox: Path) -> str:
     """
     if plan.api is not None:
         url = plan.api.url.rstrip("/")
-        # The service of docker-compose.yml serves events that are as made up as a laptop's.
-        return f"{SANDBOX} {url}" if urlsplit(url).hostname == SANDBOX else url
+        return f"{SANDBOX} {url}" if Api(url, plan.api.key) == _OF_COMPOSE else url
     note = json.loads((sandbox / "api.json").read_text())
     feed = sorted(option for option in note["args"] if option.partition("=")[0] in _FEED)
     if "--newest=now" in feed:

@@ -14,6 +14,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from datasync_ingestion import logs
 from datasync_ingestion.errors import IngestionError
 from datasync_ingestion.pipeline import ENVIRONMENT, STATE_ID
 
@@ -71,13 +72,26 @@ class MeltanoState:
         self._interrupts = interrupts
 
     def read(self) -> dict[str, Any]:
-        """Read the Singer state; empty when there is none."""
+        """Read the Singer state; empty when there is none.
+
+        Raises:
+            IngestionError: Meltano cannot read it.
+        """
         said = self._meltano("get", STATE_ID).strip()
-        state = json.loads(said or "{}").get(_KEY)
+        try:
+            found = json.loads(said or "{}")
+        except ValueError:
+            reason = "what it says is not JSON."
+            raise _failed(reason, "get") from None
+        state = found.get(_KEY) if isinstance(found, dict) else None
         return state if isinstance(state, dict) else {}
 
     def apply(self, correction: Correction) -> None:
-        """Write or remove the state."""
+        """Write or remove the state.
+
+        Raises:
+            IngestionError: Meltano cannot do that.
+        """
         if correction.state is None:
             self._meltano("clear", "--force", STATE_ID)
         else:
@@ -86,13 +100,27 @@ class MeltanoState:
     def _meltano(self, *words: str) -> str:
         command: list[str | Path] = [
             self._root / ".venv" / "bin" / "meltano",
+            "--log-format=json",
             f"--environment={ENVIRONMENT}",
             "state",
             *words,
         ]
         done = self._interrupts.run(command, cwd=self._root, env=self._env)
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            message = f"`meltano state {words[0]}` failed: {lines[-1]}"
-            raise IngestionError(message)
+            reason = _complaint(done.stderr) or f"exit code {done.returncode}"
+            raise _failed(reason, words[0])
         return done.stdout
+
+
+def _complaint(log: str) -> str | None:
+    """Find out of what Meltano complains; else it is the last thing that it says."""
+    lines = [line for line in map(logs.parse, log.splitlines()) if not logs.is_noise(line)]
+    account = logs.Account()
+    for line in lines:
+        account.note(line)
+    said = [line.text for line in lines if line.text]
+    return account.reason or (said[-1] if said else None)
+
+
+def _failed(reason: str, verb: str) -> IngestionError:
+    return IngestionError(f"`meltano state {verb}` failed: {reason}")

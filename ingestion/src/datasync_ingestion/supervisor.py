@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from dotenv import dotenv_values
 
 from datasync_ingestion import database, errors, logs, pipeline, runs, settings, sources
-from datasync_ingestion.console import say
+from datasync_ingestion.console import complain, say
 from datasync_ingestion.interrupts import Interrupts, StoppedError
 from datasync_ingestion.load import Load, Tools
 from datasync_ingestion.lock import only_one
@@ -58,26 +59,17 @@ class Options:
 class Supervisor:
     """Runs the pipeline of one checkout."""
 
-    def __init__(
-        self,
-        root: Path,
-        options: Options,
-        interrupts: Interrupts,
-        *,
-        environ: Mapping[str, str] = os.environ,
-    ) -> None:
+    def __init__(self, root: Path, options: Options, interrupts: Interrupts) -> None:
         """Prepare a run; nothing happens yet.
 
         Args:
             root: The checkout, with `meltano.yml` in it.
             options: From the command line.
             interrupts: Tells of signals.
-            environ: The environment.
         """
         self._root = root
         self._options = options
         self._interrupts = interrupts
-        self._environ = environ
         self._directory = root / ".run"
         self._standins = StandIns(root, interrupts)
 
@@ -96,7 +88,9 @@ class Supervisor:
                 return self._run(plan)
             except StoppedError as stopped:
                 self._standins.stop_started()
-                say("Stopped. What is loaded stays, and the next run goes on from there.")
+                # A terminal that was closed hears nothing any more.
+                with suppress(OSError):
+                    say("Stopped. What is loaded stays, and the next run goes on from there.")
                 return stopped.exit_code
 
     def stop_standins(self) -> str:
@@ -112,8 +106,8 @@ class Supervisor:
 
     def _plan(self) -> Plan:
         dotenv = dotenv_values(self._root / ".env")
-        settings.refuse_meltano_names(self._environ, dotenv)
-        plan = settings.decide(settings.merge(self._environ, dotenv))
+        settings.refuse_meltano_names(os.environ, dotenv)
+        plan = settings.decide(settings.merge(os.environ, dotenv))
         if self._options.sandbox and not plan.made_up:
             message = (
                 f"'{self._options.sandbox[0]}' is no option, or one of the sandbox, "
@@ -165,7 +159,7 @@ class Supervisor:
                 view=view,
                 log=log,
                 interrupts=self._interrupts,
-                revive=lambda: self._stand_in(plan),
+                revive=self._standins.revive,
                 verbose=self._options.verbose,
             )
             load = Load(tools, run, policy)
@@ -174,8 +168,10 @@ class Supervisor:
             view.tick(last=True)
         where = path.relative_to(self._root)
         if outcome.end is not End.FINISHED:
-            say(outcome.reason)
-            say(f"What is loaded stays, and the next run goes on from there. The full log: {where}")
+            complain(outcome.reason)
+            complain(
+                f"What is loaded stays, and the next run goes on from there. The full log: {where}"
+            )
             return outcome.exit_code
         checkpoint = door.ask(database.checkpoint)
         summary = Summary(
@@ -214,9 +210,7 @@ class Supervisor:
         return Correction(None, _EVERYTHING) if self._options.full_refresh else None
 
     def _meltano_environment(self, **more: str) -> dict[str, str]:
-        env = {
-            name: value for name, value in self._environ.items() if not name.startswith(_FOREIGN)
-        }
+        env = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         env.update(more, MELTANO_PROJECT_ROOT=str(self._root), NO_COLOR="1")
         if self._options.bulk:
             env["TAP_DATASYNC_BATCH_CONFIG"] = pipeline.batch_config(self._directory / "batches")

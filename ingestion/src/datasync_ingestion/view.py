@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from datasync_monitor.database import Settings, Unreachable
@@ -52,7 +53,8 @@ class View:
         self._next = 0.0
         self.note: str | None = None
         self.blind = False
-        """Whether the database did not answer the last time."""
+        """Whether the last reading failed."""
+        self._complained = False
 
     def __enter__(self) -> Self:
         if self._live:
@@ -66,7 +68,9 @@ class View:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            self._live.__exit__(kind, error, trace)
+            # A terminal that has gone away needs no tidying up.
+            with suppress(OSError):
+                self._live.__exit__(kind, error, trace)
         self._reader.close()
 
     def say(self, message: str) -> None:
@@ -92,9 +96,12 @@ class View:
                 )
             )
             self.blind = False
-        except Unreachable:
+        except Unreachable as error:
             # The loader copes with it and tells of it; the view comes back by itself.
             self.blind = True
+            if not self._complained:
+                self._complained = True
+                self.say(f"The progress cannot be shown for now. {error}")
             return
         if self._live:
             self._live.update(progress, self.note)
