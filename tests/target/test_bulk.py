@@ -257,6 +257,7 @@ def test_other_formats_are_refused(make_target: Make, tmp_path: Path) -> None:
         {"stream_maps": {"copied": {"__source__": "events"}}},
         {"stream_maps": {"events": None}},
         {"stream_maps": {"__else__": None}},
+        {"add_record_metadata": True},
     ],
     ids=str,
 )

@@ -78,7 +78,9 @@ class CheckpointSink(PostgresSink):
 
     @property
     def _is_changed_on_its_way(self) -> bool:
-        """Whether other rows are asked for than those that come: by stream maps, or flattening."""
+        """Whether other rows are asked for than come: by metadata, stream maps or flattening."""
+        if self.include_sdc_metadata_properties:
+            return True
         # A map may give the stream, or a copy of it, another name: all maps of its source count.
         return any(
             type(stream_map) is not SameRecordTransform or stream_map.flattening_enabled
@@ -96,7 +98,8 @@ class CheckpointSink(PostgresSink):
         """
         if self._is_changed_on_its_way:
             message = (
-                "Batch files go in as they are: stream maps and flattening need the default lane."
+                "Batch files go in as they are: add_record_metadata, stream maps and flattening "
+                "need the default lane."
             )
             raise SettingsError(message)
         for path in map(batchfiles.local_path, files):
