@@ -32,9 +32,16 @@ chmod 700 "$work/state"
 
 containers=
 children=
+# Ends a process and all below it: a container's own is a grandchild of what is started here.
+end() {
+    for below in $(pgrep -P "$1" || true); do
+        end "$below"
+    done
+    kill "$1" 2>/dev/null || true
+}
 finish() {
     for child in $children; do
-        kill "$child" 2>/dev/null || true
+        end "$child"
     done
     "$bin/datasync-sandbox" down --dir "$work/sandbox" >/dev/null 2>&1 || true
     # shellcheck disable=SC2086 # several names
