@@ -354,16 +354,20 @@ def test_made_up_events_do_not_go_into_a_named_database(ready: Checkout, empty: 
     assert not ready.asked("get")
 
 
-def test_a_wrong_password_is_said_at_once(ready: Checkout, empty: Cluster) -> None:
-    settings = {
+def real(database: Cluster) -> dict[str, str]:
+    """Return the settings of somebody with an API and a database of their own."""
+    return {
         "API_KEY": "k",
         "API_BASE_URL": "https://api.test/api/v1",
-        "DB_HOST": empty.host,
-        "DB_PORT": str(empty.port),
-        "DB_USER": empty.user,
-        "DB_PASSWORD": "wrong-pw",
+        "DB_HOST": database.host,
+        "DB_PORT": str(database.port),
+        "DB_USER": database.user,
+        "DB_PASSWORD": database.password,
     }
-    code, said = ready.run(**settings)
+
+
+def test_a_wrong_password_is_said_at_once(ready: Checkout, empty: Cluster) -> None:
+    code, said = ready.run(**real(empty) | {"DB_PASSWORD": "wrong-pw"})
     assert code == 2
     assert "PostgreSQL refuses the connection to events at" in said
     assert "password authentication failed" in said
@@ -375,15 +379,7 @@ def test_a_connection_without_encryption_is_refused_when_the_environment_wants_o
     ready: Checkout, empty: Cluster
 ) -> None:
     """The names are libpq's own: docs/security.md says so."""
-    settings = {
-        "API_KEY": "k",
-        "API_BASE_URL": "https://api.test/api/v1",
-        "DB_HOST": empty.host,
-        "DB_PORT": str(empty.port),
-        "DB_USER": empty.user,
-        "DB_PASSWORD": empty.password,
-    }
-    code, said = ready.run(**settings, PGSSLMODE="require")
+    code, said = ready.run(**real(empty), PGSSLMODE="require")
     assert code == 2
     assert "server does not support SSL" in said
 
