@@ -127,7 +127,7 @@ def test_a_command_exists(path: Path, command: str) -> None:
     if not words:
         return
     place, program, arguments = Path(words[0]).parent, Path(words[0]).name, words[1:]
-    assert place.as_posix() in {".", ".venv/bin", ".venv-tests/bin"}, place
+    assert place.as_posix() in {".", ".venv/bin", ".venv-dev/bin"}, place
     if program in scripts():
         said = help_of(program, *takewhile(lambda word: not word.startswith("-"), arguments))
         assert all(word in said for word in options(arguments))
