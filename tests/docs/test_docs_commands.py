@@ -99,7 +99,7 @@ def check_meltano(verb: str, arguments: list[str]) -> None:
     elif verb == "invoke":
         plugin, _, command = named[0].partition(":")
         assert not command or command in PLUGINS[plugin]["commands"]
-        assert all(word in help_of(PLUGINS[plugin]["executable"]) for word in options(arguments))
+        assert all(word in help_of(Path(PLUGINS[plugin]["executable"]).name) for word in options(arguments))
     elif verb == "schedule":
         assert set(named[1:]) <= {schedule["name"] for schedule in MELTANO["schedules"]}
     elif verb == "state":
