@@ -74,7 +74,6 @@ ENV MELTANO_DATABASE_URI=sqlite:////app/.run/meltano.db \
     MELTANO_SYS_DIR_ROOT=/tmp/meltano
 RUN mkdir --mode=700 .run && chown 10001:10001 .run
 COPY LICENSE meltano.yml ./
-COPY scripts scripts
 COPY docker docker
 COPY plugins plugins
 COPY tap-datasync tap-datasync

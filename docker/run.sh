@@ -71,19 +71,20 @@ run() {
     wait "$child"
 }
 
-quiet=--quiet
-[ ! -t 2 ] || quiet=
+# What Compose does in detail is for a terminal; without one, errors alone are shown.
+progress="--progress quiet"
+[ ! -t 2 ] || progress=
 [ -z "$sandbox" ] || echo "API_KEY is not set: loading sample events from the local sandbox."
-# shellcheck disable=SC2086 # an empty variable is no argument
-run docker compose build $quiet ingestion dashboard
-# shellcheck disable=SC2086
-run docker compose up --detach --wait dashboard $sandbox
-echo "Dashboard: http://$(docker compose port dashboard 8501)"
-
-docker compose rm --force ingestion >/dev/null 2>&1
-started=yes
-# Not recreated: where two runs start at once, both follow the one load.
-run docker compose up --detach --no-deps --no-recreate ingestion
+# shellcheck disable=SC2086 # several words, or none
+{
+    run docker compose $progress build ingestion dashboard
+    run docker compose $progress up --detach --wait dashboard $sandbox
+    echo "Dashboard: http://$(docker compose port dashboard 8501)"
+    docker compose $progress rm --force ingestion
+    started=yes
+    # Not recreated: where two runs start at once, both follow the one load.
+    run docker compose $progress up --detach --no-deps --no-recreate ingestion
+}
 container=$(docker compose ps --all --quiet ingestion)
 run docker logs --follow "$container"
 exit "$(docker wait "$container")"

@@ -94,11 +94,11 @@ def test_starts_the_sandbox_without_a_key(checkout: Checkout, key: str) -> None:
     assert checkout.commands()[2:] == [
         "compose config ingestion",
         "compose ps --quiet --status running ingestion",
-        "compose build --quiet ingestion dashboard",
-        "compose up --detach --wait dashboard sandbox",
+        "compose --progress quiet build ingestion dashboard",
+        "compose --progress quiet up --detach --wait dashboard sandbox",
         "compose port dashboard 8501",
-        "compose rm --force ingestion",
-        "compose up --detach --no-deps --no-recreate ingestion",
+        "compose --progress quiet rm --force ingestion",
+        "compose --progress quiet up --detach --no-deps --no-recreate ingestion",
         "compose ps --all --quiet ingestion",
         "logs --follow id-of-container",
         "wait id-of-container",
@@ -111,7 +111,7 @@ def test_starts_the_sandbox_without_a_key(checkout: Checkout, key: str) -> None:
 def test_starts_no_sandbox_with_a_key(checkout: Checkout, key: str, key_file: str) -> None:
     checkout.configure(key, key_file)
     assert checkout.run("--full-refresh", "--verbose") == (0, "")
-    assert "compose up --detach --wait dashboard" in checkout.commands()
+    assert "compose --progress quiet up --detach --wait dashboard" in checkout.commands()
     assert "options= --full-refresh --verbose" in checkout.calls()[-1]
 
 
@@ -177,11 +177,11 @@ def test_a_signal_stops_the_load(checkout: Checkout, number: signal.Signals) -> 
 
 def test_a_signal_during_the_build_ends_it(checkout: Checkout) -> None:
     docker = checkout.bin / "docker"
-    docker.write_text(DOCKER.replace("esac", '"compose build"*) exec sleep 60 ;;\nesac'))
+    docker.write_text(DOCKER.replace("esac", '*" build ingestion dashboard") exec sleep 60 ;;\nesac'))
     process = checkout.start()
     try:
         deadline = time.monotonic() + 60
-        while "compose build --quiet ingestion dashboard" not in checkout.commands():
+        while "compose --progress quiet build ingestion dashboard" not in checkout.commands():
             assert time.monotonic() < deadline
             time.sleep(0.02)
         process.terminate()
