@@ -7,7 +7,6 @@ import json
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasync_bench import processes
@@ -15,6 +14,7 @@ from datasync_bench.environment import BENCH, BIN, ROOT, WORK, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from datasync_bench.environment import Environment
     from datasync_bench.processes import Command, Usage
