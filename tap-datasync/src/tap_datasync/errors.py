@@ -1,158 +1,192 @@
-"""What can go wrong, what is done about it, and what the user is told.
+"""Errors of the tap, and the action and message for every failed request.
 
 ::
 
-    TapDataSyncError            one plain sentence, and an exit code
-    +-- RetriesExhaustedError   (1) the API did not answer properly; try again later
-    +-- IncompleteFeedError     (1) the API ends, or loops, before all events are seen
-    +-- NoProgressError         (1) walk after walk is cut off at the same place
-    +-- AccessDeniedError       (3) the key is refused
-    +-- ApiChangedError         (3) the address is wrong or the API is not as documented
-    +-- SurroundingsError       (2) the environment names a proxy or certificates of no use
-    +-- UsageError              (2) tap.py: a setting or a file cannot be used
-    +-- BulkDirectoryError      (2) bulk.py: the directory for bulk files cannot be used
-    +-- BulkFileError           (1) bulk.py: a page cannot be written
-    +-- BookmarkError           (3) bookmark.py: the state cannot be understood
-    TransportError              no usable answer; retried
-    BrokenPageError             an answer that is no page; retried
+    TapDataSyncError             a plain message and an exit code
+    ├── RetriesExhaustedError    (1) no usable response after all retries
+    ├── IncompleteFeedError      (1) the feed ends, or repeats, before all events were read
+    ├── NoProgressError          (1) several scans in a row stopped at the same position
+    ├── AccessDeniedError        (3) the API rejects the key
+    ├── ApiChangedError          (3) wrong address, or an API unlike its documentation
+    ├── ConnectionConfigError    (2) proxy or certificate settings that cannot be used
+    ├── UsageError               (2) tap.py: a setting or a file that cannot be used
+    └── StateError               (3) state.py: a state that cannot be read
+    CursorExpiredError           the cursor is no longer valid; a new scan is needed
+    TransportError               no complete response; retried
+    InvalidBodyError             a response with status 200 that is no page; retried
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-EXIT_TRY_AGAIN = 1
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+EXIT_RETRY = 1
 EXIT_CONFIG = 2
-EXIT_HOPELESS = 3
+EXIT_PERMANENT = 3
 
 
 class TapDataSyncError(Exception):
-    """The run cannot go on. The message is the sentence that the user reads."""
+    """Ends the run. Its message is shown to the user as it is."""
 
-    exit_code: ClassVar[int] = EXIT_TRY_AGAIN
+    exit_code: ClassVar[int] = EXIT_RETRY
 
 
 class RetriesExhaustedError(TapDataSyncError):
-    """One request failed again and again. A later run may succeed."""
+    """A request failed on every attempt. A later run may succeed."""
 
 
 class IncompleteFeedError(TapDataSyncError):
-    """The API says that it is done, but has not given all it counts."""
+    """The feed ended, or repeats itself, before all of its events were read."""
 
 
 class NoProgressError(TapDataSyncError):
-    """New walks keep being cut off before they reach anything new."""
+    """New scans are interrupted before they reach new events."""
 
 
 class AccessDeniedError(TapDataSyncError):
-    """The API refuses the key. Waiting does not help."""
+    """The API rejects the key. Waiting does not help."""
 
-    exit_code = EXIT_HOPELESS
+    exit_code = EXIT_PERMANENT
 
 
 class ApiChangedError(TapDataSyncError):
-    """The address is wrong, or the API is not the documented one any more."""
+    """The address is wrong, or the API no longer behaves as documented."""
 
-    exit_code = EXIT_HOPELESS
+    exit_code = EXIT_PERMANENT
 
 
-class SurroundingsError(TapDataSyncError):
-    """What the environment says about connections cannot be used."""
+class ConnectionConfigError(TapDataSyncError):
+    """A proxy or a certificate bundle of the environment cannot be used."""
 
     exit_code = EXIT_CONFIG
 
 
+class CursorExpiredError(Exception):
+    """The cursor is no longer valid. The message is the reason, without a full stop."""
+
+
 class TransportError(Exception):
-    """No answer, or half of one.
+    """No complete response was received.
 
     Args:
-        cause: One word for the log and for ``pages.retries``.
-        message: What happened, for people. Holds neither key nor cursor.
-        counted: Whether the API may have counted the request against the limit.
+        cause: Key in ``pages.retries``.
+        message: What happened, without key, cursor or address.
+        counted: Whether the API may have counted the request against the rate limit.
     """
 
     def __init__(self, cause: str, message: str, *, counted: bool) -> None:
-        """Remember what happened."""
         super().__init__(message)
         self.cause = cause
         self.counted = counted
 
 
-class BrokenPageError(Exception):
-    """A reply with status 200 that is not a page of events."""
+class InvalidBodyError(Exception):
+    """The body of a response with status 200 is not a page of events."""
 
 
-class Action(Enum):
-    """What is done about a reply that is not a page."""
+class ResponseAction(Enum):
+    """What to do about a request that did not return a page."""
 
     RETRY = "retry"
-    """Ask again, a little later; a bounded number of times."""
-    WAIT = "wait"
-    """The limit is used up: ask again when the API says so; costs no retry."""
-    NEW_WALK = "new walk"
-    """The cursor is gone: begin at the newest event, skip what is loaded."""
-    STOP = "stop"
-    """Nothing that the tap can do would help."""
+    """Send it again after a pause; a bounded number of times."""
+    RATE_LIMITED = "rate limited"
+    """Send it again when the rate limit permits; does not use up a retry."""
+    RESET_PAGINATION = "reset pagination"
+    """The cursor is not valid: start a new scan at the newest event."""
+    FAIL = "fail"
+    """End the run."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one reply means."""
+class ErrorResolution:
+    """How one failed request is handled.
 
-    action: Action
+    Attributes:
+        action: What to do.
+        cause: Key in ``pages.retries``.
+        message: A whole sentence where the run ends, a reason without full stop otherwise.
+        error: The exception to raise where the action is ``FAIL``.
+    """
+
+    action: ResponseAction
     cause: str
     message: str
     error: type[TapDataSyncError] = RetriesExhaustedError
 
 
-_GATEWAY = {
-    408: "the request timed out at the server",
-    425: "the server is not ready",
-    500: "the server failed",
-    502: "a gateway got no answer",
-    503: "the service is unavailable",
-    504: "a gateway timed out",
-}
-_LAST_REDIRECT = 399
+_RETRY, _FAIL = ResponseAction.RETRY, ResponseAction.FAIL
+
+# The first row that holds the status decides.
+_STATUSES: tuple[tuple[Container[int], ResponseAction, str, type[TapDataSyncError]], ...] = (
+    ({429}, ResponseAction.RATE_LIMITED, "rate limit exceeded ({})", RetriesExhaustedError),
+    (
+        {401, 403},
+        _FAIL,
+        "The API rejected the key ({}). Check api_key: keys expire within hours.",
+        AccessDeniedError,
+    ),
+    (
+        {301, 302, 303, 307, 308},
+        _FAIL,
+        "The API responded with a redirect ({}). Redirects are not followed, because the key "
+        "is sent to api_url only. Set api_url to the new address if it is right.",
+        ApiChangedError,
+    ),
+    ({404, 405, 410}, _FAIL, "No events found at this address ({}). Check api_url.", ApiChangedError),
+    (
+        {407},
+        _FAIL,
+        "The proxy requires authentication ({}). Check HTTPS_PROXY and HTTP_PROXY.",
+        ConnectionConfigError,
+    ),
+    ({408}, _RETRY, "request timed out at the server ({})", RetriesExhaustedError),
+    ({409, 421, 423, 424, 425}, _RETRY, "request not accepted at present ({})", RetriesExhaustedError),
+    (
+        range(400, 500),
+        _FAIL,
+        "The API rejected the request ({}). It no longer behaves as documented.",
+        ApiChangedError,
+    ),
+    ({502}, _RETRY, "bad gateway ({})", RetriesExhaustedError),
+    ({503}, _RETRY, "service unavailable ({})", RetriesExhaustedError),
+    ({504}, _RETRY, "gateway timeout ({})", RetriesExhaustedError),
+    (range(500, 1000), _RETRY, "server error ({})", RetriesExhaustedError),
+    (range(100, 400), _RETRY, "unexpected status ({})", RetriesExhaustedError),
+)
 
 
-def judge(status: int, *, code: str | None, with_cursor: bool) -> Verdict | None:
-    """Say what a reply's status means.
+def interpret_response(
+    status: int, *, code: str | None, with_cursor: bool
+) -> ErrorResolution | None:
+    """Return what to do about a response.
 
     Args:
         status: HTTP status.
-        code: The ``code`` of the API's JSON error body, where there is one.
-        with_cursor: Whether the request carried a cursor.
+        code: ``code`` of the API's JSON error body, if it has one.
+        with_cursor: Whether the request had a cursor.
 
     Returns:
-        The verdict; ``None`` for 200, whose body has to be looked at.
+        The resolution; ``None`` for status 200, whose body is to be parsed.
     """
-    said = f"HTTP {status}" + (f", {code}" if code else "")
-    if status == 200:  # noqa: PLR2004 - the one status with a body worth reading
+    if status == 200:  # noqa: PLR2004 - the one status with a page
         return None
-    if status == 429:  # noqa: PLR2004
-        return Verdict(Action.WAIT, "429", "the API's limit is used up")
-    if status in _GATEWAY or status > 504:  # noqa: PLR2004
-        reason = _GATEWAY.get(status, "the server failed")
-        return Verdict(Action.RETRY, str(status), f"{reason} ({said})")
-    if status == 400 and with_cursor:  # noqa: PLR2004
-        return Verdict(Action.NEW_WALK, "cursor", f"the API refuses the cursor ({said})")
-    if status in {401, 403}:
-        return Verdict(
-            Action.STOP,
-            str(status),
-            f"The API refuses the key ({said}). Check api_key: keys live for a few hours.",
-            AccessDeniedError,
+    label = f"HTTP {status}" + (f", {code}" if code else "")
+    if with_cursor and (status == 400 or (code or "").startswith("CURSOR_")):  # noqa: PLR2004
+        return ErrorResolution(
+            ResponseAction.RESET_PAGINATION,
+            "cursor_refused",
+            f"the API rejected its cursor ({label})",
         )
-    if 300 <= status <= _LAST_REDIRECT:  # noqa: PLR2004
-        message = (
-            f"The API answers with a redirect ({said}), and the key is sent nowhere but "
-            "to api_url. Set api_url to the new address if it is right."
-        )
-    elif status in {404, 405, 410}:
-        message = f"There are no events at this address ({said}). Check api_url."
-    else:
-        message = f"The API refuses the request ({said}). It is not as documented any more."
-    return Verdict(Action.STOP, str(status), message, ApiChangedError)
+    action, message, error = next(row[1:] for row in _STATUSES if status in row[0])
+    return ErrorResolution(action, f"http_{status}", message.format(label), error)
+
+
+def interpret_exception(error: TransportError | InvalidBodyError) -> ErrorResolution:
+    """Return what to do where there is no response, or no page in it."""
+    cause = error.cause if isinstance(error, TransportError) else "invalid_body"
+    return ErrorResolution(_RETRY, cause, str(error))

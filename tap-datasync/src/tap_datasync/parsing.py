@@ -1,360 +1,310 @@
-"""Types one event: from the API's JSON to the columns of the stream ``events``.
+"""Parses the body of a response into a page of records and rejected events.
 
-An event that fits is decoded in one step, its objects passed through as the text that
-came. Everything else is looked at field by field: what cannot be typed becomes null,
-with a reason, and an event without an id has only reasons.
+Example of a page::
+
+    {"data": [{"id": "...", "timestamp": 1769541612369, ...}, ...],
+     "pagination": {"limit": 5000, "hasMore": true, "nextCursor": "...",
+                    "cursorExpiresIn": 116},
+     "meta": {"total": 3000000, "returned": 5000, "requestId": "..."}}
+
+A page whose events are all valid is decoded in one step. Any other page is parsed event by
+event, so that one invalid event does not cost the others.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import hashlib
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import NamedTuple
 
 import msgspec
 
-from tap_datasync.jsontext import JSONTextError, split_object
-from tap_datasync.timestamps import (
-    format_timestamp,
-    from_milliseconds,
-    parse_timestamp,
-    to_utc,
-    visible,
+from tap_datasync.errors import InvalidBodyError
+from tap_datasync.events import (
+    DOCUMENTED_FIELDS,
+    MAX_OBJECT_BYTES,
+    DocumentedEvent,
+    Event,
+    EventRecord,
+    ParsedEvent,
+    parse_event,
+    to_record,
 )
+from tap_datasync.lenient_json import (
+    NOT_JSON_NUMBER,
+    has_suspicious_escape,
+    load,
+    split_array,
+    split_object,
+)
+from tap_datasync.rate_limit import RateLimitHeaders
 
-MAX_OBJECT_BYTES = 2**20
-"""Longest ``properties`` or ``session``, and longest text of a rejected event. Meltano
-fails for good at a line of 5 MiB (half its ``elt.buffer_size``)."""
+MAX_CURSOR_CHARACTERS = 2**13
+"""Longest cursor: few servers take a longer address."""
 
-MAX_TEXT_CHARACTERS = 2**16
-"""Longest text in a column."""
+MAX_CURSOR_LIFETIME_SECONDS = 86_400
 
-MAX_ID_CHARACTERS = 500
-"""Longest id: PostgreSQL's index on a primary key takes no more than 2704 bytes."""
+_MAX_LENIENT_BYTES = 16 * 2**20
+_MAX_LENIENT_COMMAS = 2 * 10**6
+"""Bounds of a body that is parsed event by event, which takes many times its size in memory."""
 
-NO_NUMBER = "which is no JSON number"
-"""End of the reason for a NaN or an infinity."""
-
-_MAX_DEPTH = 100
-_MAX_DIGITS = 1000
-"""PostgreSQL's numeric and Python's int have limits; no measured value comes near."""
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_ESCAPED = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-_MILLISECONDS = range(10**11, 10**14)
-
-
-class EventRecord(msgspec.Struct, gc=False):
-    """One row of the stream ``events``; the two objects are JSON text."""
-
-    id: str
-    session_id: str | None
-    user_id: str | None
-    type: str | None
-    name: str | None
-    properties: msgspec.Raw | None
-    timestamp: datetime | None
-    session: msgspec.Raw | None
+_MAX_TOTAL = 2**53
+_MAX_ERRORS = 20
+_MAX_ERROR_CHARACTERS = 300
+_MAX_UNKNOWN_FIELDS = 20
+_MAX_FIELD_CHARACTERS = 100
 
 
-class RawEvent(msgspec.Struct, rename="camel", gc=False):
-    """An event with all documented fields, and perhaps others."""
-
-    id: str
-    session_id: str
-    user_id: str
-    type: str
-    name: str
-    properties: msgspec.Raw
-    timestamp: int | datetime
-    session: msgspec.Raw
+_INVALID = (ValueError, msgspec.DecodeError, RecursionError)
 
 
-class DocumentedEvent(RawEvent, forbid_unknown_fields=True):
-    """An event exactly as documented."""
-
-
-FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(RawEvent))
-"""The documented names."""
-
-
-def _check_number(text: str) -> None:
-    """Refuse a number with an exponent that PostgreSQL would refuse, with all its page."""
-    try:
-        fits = abs(Decimal(text).adjusted()) <= _MAX_DIGITS and len(text) <= _MAX_DIGITS
-    except ArithmeticError:
-        fits = False
-    if not fits:
-        msg = "number out of range"
-        raise ValueError(msg)
-
-
-_OBJECT = msgspec.json.Decoder(dict[str, object], float_hook=_check_number)
-_EVENT = msgspec.json.Decoder(DocumentedEvent)
-_ENCODE = msgspec.json.Encoder(decimal_format="number").encode
-
-
-class TypedEvent(msgspec.Struct, gc=False):
-    """What became of one event.
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """An event with errors, as it was received.
 
     Attributes:
-        record: The row; ``None`` where there is no id.
-        event_id: The id, where there is one.
-        reasons: What did not fit; empty for a good event.
-        unknown: Names of fields that are not documented.
-        misfits: How many of the reasons say more than that a field is missing or null.
-        identity: What tells a rejected event from others: its text, but for the spelling of
-            its time, which changes with its place on a page. Empty for a good event.
+        event_id: Its id, if it has one.
+        errors: What is invalid or missing.
+        raw_event: The event's JSON text.
+        rejection_id: SHA-256 of the event in hex, whatever the spelling of its timestamp: an
+            event that is read again at another position is rejected under the same id.
     """
 
-    record: EventRecord | None
     event_id: str | None
-    reasons: list[str]
-    unknown: list[str]
-    misfits: int
-    identity: str = ""
+    errors: list[str]
+    raw_event: str
+    rejection_id: str
 
 
-def may_hold_unstorable(body: bytes) -> bool:
-    """Say whether JSON holds an escaped NUL or surrogate; a pair is reported too."""
-    return _ESCAPED.search(body) is not None
+@dataclass(frozen=True, slots=True)
+class FetchedPage:
+    """One page, and how it was fetched.
 
-
-def fit(raw: RawEvent) -> EventRecord:
-    """Turn a documented event into a row.
-
-    Raises:
-        ValueError: Something does not fit after all; see :func:`type_event`.
+    Attributes:
+        records: Events with an id, in the order of the API: newest first.
+        rejections: Events with errors; those with an id are among the records too.
+        returned: Events on the page.
+        has_more: ``pagination.hasMore``; ``None`` where it is missing.
+        next_cursor: Position of the next page; ``None`` where there is none.
+        expires_in: Seconds until it expires; ``None`` where that is missing or unusable.
+        total: Events in the whole feed.
+        unknown_fields: Some of the events' undocumented fields.
+        invalid_events: Events with an invalid field or without id; a missing field alone
+            does not count.
+        corrupted: Whether the body had what is neither UTF-8 nor JSON and was replaced: a
+            second response may be intact.
+        requested_at: When the request was sent.
+        received_at: When the response was complete.
+        response_bytes: Size of the body, decompressed.
+        rate_limit: Rate limit headers of the response, if it has them.
     """
-    moment = raw.timestamp
-    if isinstance(moment, datetime):
-        moment = to_utc(moment)
-    elif moment in _MILLISECONDS:
-        moment = from_milliseconds(moment)
-    else:
-        moment = parse_timestamp(moment)
-    texts = len(raw.session_id) + len(raw.user_id) + len(raw.type) + len(raw.name)
-    if (
-        not 0 < len(raw.id) <= MAX_ID_CHARACTERS
-        or texts > MAX_TEXT_CHARACTERS
-        or len(raw.properties) + len(raw.session) > MAX_OBJECT_BYTES
-    ):
-        msg = "out of bounds"
-        raise ValueError(msg)
-    # Decoding refuses what is no object, and numbers that no database can hold.
-    _OBJECT.decode(raw.properties)
-    _OBJECT.decode(raw.session)
-    return EventRecord(
-        raw.id,
-        raw.session_id,
-        raw.user_id,
-        raw.type,
-        raw.name,
-        raw.properties,
-        moment,
-        raw.session,
-    )
+
+    records: list[EventRecord]
+    rejections: list[Rejection]
+    returned: int
+    has_more: bool | None
+    next_cursor: str | None
+    expires_in: float | None
+    total: int
+    unknown_fields: frozenset[str]
+    invalid_events: int
+    corrupted: bool
+    requested_at: datetime
+    received_at: datetime
+    response_bytes: int
+    rate_limit: RateLimitHeaders | None
 
 
-def type_event(text: str) -> TypedEvent:
-    """Type one event, whatever it is.
+class _Pagination(msgspec.Struct, rename="camel"):
+    has_more: bool | None = None
+    next_cursor: str | None = None
+    cursor_expires_in: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Meta(msgspec.Struct):
+    total: int
+    returned: int | None = None
+
+
+class _Envelope(msgspec.Struct):
+    pagination: _Pagination
+    meta: _Meta
+
+
+class _DocumentedPage(_Envelope):
+    data: list[DocumentedEvent]
+
+
+class _PageWithUnknownFields(_Envelope):
+    data: list[Event]
+
+
+class _PageOfAnything(_Envelope):
+    data: list[msgspec.Raw]
+
+
+class _FieldNames(msgspec.Struct):
+    data: list[dict[str, msgspec.Raw]]
+
+
+class _Content(NamedTuple):
+    envelope: _Envelope
+    events: list[ParsedEvent]
+    unknown_fields: frozenset[str]
+    corrupted: bool
+
+
+_DOCUMENTED_PAGE = msgspec.json.Decoder(_DocumentedPage)
+_PAGE_WITH_UNKNOWN_FIELDS = msgspec.json.Decoder(_PageWithUnknownFields)
+_PAGE_OF_ANYTHING = msgspec.json.Decoder(_PageOfAnything)
+_FIELD_NAMES = msgspec.json.Decoder(_FieldNames)
+
+
+def parse_page(
+    body: bytes,
+    *,
+    requested_at: datetime,
+    received_at: datetime,
+    rate_limit: RateLimitHeaders | None,
+) -> FetchedPage:
+    """Parse the body of a response.
 
     Args:
-        text: The event's JSON text; may hold what JSON forbids, such as ``NaN``.
+        body: The body.
+        requested_at: When the request was sent.
+        received_at: When the response was complete.
+        rate_limit: Rate limit headers of the response.
 
     Returns:
-        The row and what did not fit.
+        The page with all its events, valid and invalid.
+
+    Raises:
+        InvalidBodyError: The body is not a page; nothing of it may be used.
     """
-    on_one_line = "\n" not in text and "\r" not in text
-    if on_one_line and not _ESCAPED.search(text.encode("utf-8", "replace")):
+    text = _on_one_line(body)
+    content = None if has_suspicious_escape(text) else _parse_valid(text)
+    envelope, events, unknown_fields, corrupted = content or _parse_leniently(text)
+    pagination, meta = envelope.pagination, envelope.meta
+    if not 0 <= meta.total <= _MAX_TOTAL:
+        message = "meta.total is negative or too large"
+        raise InvalidBodyError(message)
+    if meta.returned not in {None, len(events)}:
+        message = f"the page has {len(events)} events, but meta.returned is {meta.returned}"
+        raise InvalidBodyError(message)
+    if len(pagination.next_cursor or "") > MAX_CURSOR_CHARACTERS:
+        message = f"pagination.nextCursor is longer than {MAX_CURSOR_CHARACTERS} characters"
+        raise InvalidBodyError(message)
+    return FetchedPage(
+        records=[event.record for event in events if event.record is not None],
+        rejections=[_reject(event) for event in events if event.errors],
+        returned=len(events),
+        has_more=pagination.has_more,
+        next_cursor=pagination.next_cursor or None,
+        expires_in=_lifetime(pagination.cursor_expires_in),
+        total=meta.total,
+        unknown_fields=frozenset(
+            name[:_MAX_FIELD_CHARACTERS] for name in sorted(unknown_fields)[:_MAX_UNKNOWN_FIELDS]
+        ),
+        invalid_events=sum(event.invalid for event in events),
+        corrupted=corrupted,
+        requested_at=requested_at,
+        received_at=received_at,
+        response_bytes=len(body),
+        rate_limit=rate_limit,
+    )
+
+
+def _on_one_line(body: bytes) -> bytes:
+    # Objects are passed through as text, and a Singer message is one line.
+    if b"\n" not in body and b"\r" not in body:
+        return body
+    try:
+        return msgspec.json.format(body, indent=-1)
+    except _INVALID:
+        return body
+
+
+def _parse_valid(body: bytes) -> _Content | None:
+    """Parse a page on which every event is valid; return ``None`` for any other."""
+    page: _DocumentedPage | _PageWithUnknownFields
+    unknown_fields: frozenset[str] = frozenset()
+    try:
         try:
-            record = fit(_EVENT.decode(text))
-        except (ValueError, msgspec.DecodeError, RecursionError):
-            pass  # Looked at field by field below.
-        else:
-            return TypedEvent(record, record.id, [], [], 0)
+            page = _DOCUMENTED_PAGE.decode(body)
+        except msgspec.ValidationError:
+            page = _PAGE_WITH_UNKNOWN_FIELDS.decode(body)
+            unknown_fields = frozenset().union(*_FIELD_NAMES.decode(body).data) - DOCUMENTED_FIELDS
+        records = [to_record(event) for event in page.data]
+    except _INVALID:
+        return None
+    events = [ParsedEvent(record, record.id, [], []) for record in records]
+    return _Content(page, events, unknown_fields, corrupted=False)
+
+
+def _parse_leniently(body: bytes) -> _Content:
+    if len(body) > _MAX_LENIENT_BYTES or body.count(b",") > _MAX_LENIENT_COMMAS:
+        message = "the response is not a page of valid events, and too large to be parsed further"
+        raise InvalidBodyError(message)
+    is_utf8 = True
+    try:
+        page = _PAGE_OF_ANYTHING.decode(body)
+        texts = [bytes(event).decode() for event in page.data]
+    except msgspec.ValidationError as error:
+        message = f"the response is not a page of events: {error}"
+        raise InvalidBodyError(message) from error
+    except _INVALID as error:
+        is_utf8 = not isinstance(error, UnicodeDecodeError)
+        page, texts = _split_page(body.decode("utf-8", "replace"), error)
+    events = [parse_event(text) for text in texts]
+    for event in [] if is_utf8 else events:
+        if "\ufffd" in event.text:
+            event.errors.append("invalid UTF-8 replaced")
+            event.invalid = True
+    not_json = any(e.endswith(NOT_JSON_NUMBER) for event in events for e in event.errors)
+    unknown_fields = frozenset(name for event in events for name in event.unknown_fields)
+    return _Content(page, events, unknown_fields, corrupted=not_json or not _is_utf8(body))
+
+
+def _split_page(text: str, error: Exception) -> tuple[_PageOfAnything, list[str]]:
     try:
         members = split_object(text)
-    except JSONTextError:
-        return TypedEvent(None, None, ["the event is not a JSON object"], [], 1, text)
-    return _type_members(members)
+        texts = split_array(members.pop("data", ""))
+        envelope = ",".join(f'"{k}":{members.get(k, "null")}' for k in ("pagination", "meta"))
+        return _PAGE_OF_ANYTHING.decode(f'{{"data":[],{envelope}}}'), texts
+    except _INVALID as second:
+        message = f"the response is not a page of events: {error}"
+        raise InvalidBodyError(message) from second
 
 
-class _Members:
-    """An event's fields, as text; collects what does not fit."""
-
-    def __init__(self, members: dict[str, str]) -> None:
-        self.texts = members
-        self.reasons: list[str] = []
-        self.absent = 0
-
-    def value(self, name: str) -> object:
-        """Return a field's value; ``None``, with a reason, where there is none."""
-        text = self.texts.get(name)
-        if text is None or text == "null":
-            self.reasons.append(f"{name}: " + ("missing" if text is None else "null"))
-            self.absent += 1
-            return None
-        value = _load(text)
-        if isinstance(value, float):
-            self.reasons.append(f"{name}: is {value}, {NO_NUMBER}")
-            return None
-        return value
-
-    def text(self, name: str) -> str | None:
-        value = self.value(name)
-        if isinstance(value, str) and len(value) > MAX_TEXT_CHARACTERS:
-            self.reasons.append(f"{name}: longer than {MAX_TEXT_CHARACTERS} characters")
-            return None
-        if value is None or isinstance(value, str):
-            return value and _storable(value, name, self.reasons)
-        self.reasons.append(f"{name}: is not a string")
-        return None
-
-    def json_object(self, name: str) -> msgspec.Raw | None:
-        value = self.value(name)
-        if value is None:
-            return None
-        return _clean_object(value, self.texts[name], name, self.reasons)
-
-    def identifier(self) -> str | None:
-        value = self.value("id")
-        if isinstance(value, str) and len(value) > MAX_ID_CHARACTERS:
-            self.reasons.append(f"id: longer than {MAX_ID_CHARACTERS} characters")
-            return None
-        if isinstance(value, str) and value:
-            return _storable(value, "id", self.reasons)
-        if isinstance(value, Decimal) and value.is_finite() and _is_whole(value):
-            self.reasons.append("id: is a number, kept as text")
-            return str(value)
-        if value is not None:
-            self.reasons.append("id: is not a string" if value else "id: empty")
-        return None
-
-    def moment(self) -> datetime | None:
-        value = self.value("timestamp")
-        if isinstance(value, Decimal) and value.is_finite():
-            value = int(value) if _is_whole(value) else float(value)
-        if value is None:
-            return None
-        try:
-            moment = parse_timestamp(value)
-        except ValueError as error:
-            self.reasons.append(f"timestamp: {error}")
-            return None
-        if isinstance(value, str) and visible(value) != value.strip():
-            self.reasons.append("timestamp: invisible characters removed")
-        return moment
-
-
-def _type_members(members: dict[str, str]) -> TypedEvent:
-    event = _Members(members)
-    event_id, moment = event.identifier(), event.moment()
-    columns = (
-        event.text("sessionId"),
-        event.text("userId"),
-        event.text("type"),
-        event.text("name"),
-        event.json_object("properties"),
-        moment,
-        event.json_object("session"),
-    )
-    return TypedEvent(
-        record=None if event_id is None else EventRecord(event_id, *columns),
-        event_id=event_id,
-        reasons=event.reasons,
-        unknown=sorted(members.keys() - FIELDS),
-        misfits=max(len(event.reasons) - event.absent, event_id is None),
-        identity=_identity(members, moment),
-    )
-
-
-def _identity(members: dict[str, str], moment: datetime | None) -> str:
-    spelt = members if moment is None else {**members, "timestamp": format_timestamp(moment)}
-    return "\n".join(f"{name}: {text}" for name, text in sorted(spelt.items()))
-
-
-class _Unreadable:
-    """Stands for text that is no JSON value."""
-
-
-def _load(text: str) -> object:
-    """Decode JSON; numbers are Decimals, and only NaN and the infinities floats."""
+def _is_utf8(body: bytes) -> bool:
     try:
-        return json.loads(text, parse_int=Decimal, parse_float=Decimal, strict=False)
-    except (ValueError, RecursionError, ArithmeticError):
-        # A Decimal has a largest exponent, and says so with an ArithmeticError.
-        return _Unreadable()
-
-
-def _storable(value: str, where: str, reasons: list[str]) -> str:
-    if not _UNSTORABLE.search(value):
-        return value
-    reasons.append(f"{where}: NUL or lone surrogate replaced")
-    return _UNSTORABLE.sub("\ufffd", value)
-
-
-def _is_whole(value: Decimal) -> bool:
-    return value.as_tuple().exponent == 0 and len(value.as_tuple().digits) < MAX_ID_CHARACTERS
-
-
-def _clean_object(value: object, text: str, where: str, reasons: list[str]) -> msgspec.Raw | None:
-    if len(text) > MAX_OBJECT_BYTES or len(text.encode("utf-8", "replace")) > MAX_OBJECT_BYTES:
-        reasons.append(f"{where}: longer than {MAX_OBJECT_BYTES} bytes")
-        return None
-    if not isinstance(value, dict):
-        nested = isinstance(value, _Unreadable) and text.startswith("{")
-        reasons.append(f"{where}: " + ("cannot be read" if nested else "is not an object"))
-        return None
-    before = len(reasons)
-    clean = _clean(value, where, reasons, depth=0)
-    if len(reasons) == before and _is_one_line_of_json(text):
-        return msgspec.Raw(text)
-    return msgspec.Raw(_ENCODE(clean))
-
-
-def _is_one_line_of_json(text: str) -> bool:
-    """Say whether the text may be passed through: a Singer message is one line."""
-    if "\n" in text or "\r" in text:
-        return False
-    try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+        body.decode()
+    except UnicodeDecodeError:
         return False
     return True
 
 
-def _clean(value: object, where: str, reasons: list[str], *, depth: int) -> object:
-    if isinstance(value, str):
-        return _storable(value, where, reasons)
-    if isinstance(value, (Decimal, float)):
-        return _clean_number(value, where, reasons)
-    if isinstance(value, (dict, list)) and depth >= _MAX_DEPTH:
-        reasons.append(f"{where}: nested deeper than {_MAX_DEPTH} levels")
+def _lifetime(raw: msgspec.Raw) -> float | None:
+    """Return a cursor's lifetime in seconds from a number or a numeric string."""
+    value = load(bytes(raw).decode())
+    try:
+        seconds = float(value) if isinstance(value, (Decimal, str)) else -1.0
+    except ValueError:
         return None
-    if isinstance(value, dict):
-        return {
-            _storable(key, f"{where}, a key", reasons): _clean(
-                item, f"{where}.{_UNSTORABLE.sub('?', key)}", reasons, depth=depth + 1
-            )
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        return [
-            _clean(item, f"{where}[{index}]", reasons, depth=depth + 1)
-            for index, item in enumerate(value)
-        ]
-    return value
+    return min(seconds, MAX_CURSOR_LIFETIME_SECONDS) if seconds >= 0 else None
 
 
-def _clean_number(value: Decimal | float, where: str, reasons: list[str]) -> Decimal | None:
-    # `parse_constant` gives NaN and the infinities as floats; a Decimal is a number.
-    if isinstance(value, Decimal):
-        digits = len(value.as_tuple().digits)
-        if digits <= _MAX_DIGITS and abs(value.adjusted()) <= _MAX_DIGITS:
-            return value
-        reasons.append(f"{where}: number out of range")
-    else:
-        reasons.append(f"{where}: is {value}, {NO_NUMBER}")
-    return None
+def _reject(event: ParsedEvent) -> Rejection:
+    errors = [error[:_MAX_ERROR_CHARACTERS] for error in event.errors[:_MAX_ERRORS]]
+    if len(event.errors) > _MAX_ERRORS:
+        errors.append(f"and {len(event.errors) - _MAX_ERRORS} more")
+    text = event.text
+    if len(text) > MAX_OBJECT_BYTES:
+        text = f"{text[:MAX_OBJECT_BYTES]} (truncated)"
+    digest = hashlib.sha256(event.identity.encode("utf-8", "surrogatepass")).hexdigest()
+    # A raw NUL is invalid in JSON, and databases cannot store it.
+    return Rejection(event.event_id, errors, text.replace("\0", "\\u0000"), digest)
+
+

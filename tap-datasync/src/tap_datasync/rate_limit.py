@@ -1,22 +1,21 @@
-"""The request budget: how long to wait before the next request may go out.
+"""Rate limiter: how long to wait before the next request may be sent.
 
-The API allows N requests per window and says in every answer how many are left and in
-how many whole seconds the oldest counted one leaves. Whole seconds are coarse: taken as
-they are, they cost up to a second, and with slow replies several, in every window. But
-whoever sent the requests knows when each slot comes back: one window after the request
-that took it. So the budget remembers its own last N requests, learns the window from
-the headers, and uses the headers' seconds to check that memory:
+The API allows N requests per window. Every response states how many are left and in how
+many whole seconds the oldest counted request leaves the window. Whole seconds are coarse:
+taken literally they cost up to a second, and with slow responses several, per window. The
+client knows more: each slot becomes free one window after the request that used it. So the
+limiter remembers its own last N requests, learns the window's length from the headers and
+compares the two:
 
-- the two agree: wait until the own slot comes back, to the millisecond;
-- they do not (another client shares the key, a fixed window, requests of a run before
-  this one): believe the headers, and take the later end of what they leave open.
+- They agree: wait until the slot of the own request becomes free, to the millisecond.
+- They differ (another client uses the key, a fixed window, requests of an earlier
+  process): the headers decide, at the later end of what they leave open.
 
-A sliding list and a fixed window both come out right: in either, the next slot comes
-back one window after the oldest of the last N requests, or when the headers say so.
+This is right for a sliding and for a fixed window: in either, the next slot becomes free
+one window after the oldest of the last N requests, or when the headers state.
 
-Should the API still answer 429, it is waited out as long as it says, and for some
-windows the headers' later end is used: either somebody else took the slot, or this
-server counts in some other way.
+After a 429 the limiter waits as long as the response states, and for some windows it uses
+the headers' later end: another client took the slot, or the server counts differently.
 """
 
 from __future__ import annotations
@@ -26,31 +25,40 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import backoff
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-MAX_BLIND_WAIT = 60.0
-"""Longest pause, in seconds, after a 429 that does not say how long to wait."""
+MAX_UNSPECIFIED_WAIT_SECONDS = 60.0
+"""Longest wait after a 429 that does not state how long to wait."""
 
-_JITTER = 0.05
-"""Seconds by which the way to the server may differ between two requests."""
+MAX_WINDOW_SECONDS = 3600
+"""Longest window that is learned from the headers."""
+
+_NETWORK_JITTER_SECONDS = 0.05
+"""By how much the time to the server may differ between two requests."""
 
 _CAUTIOUS_WINDOWS = 10
-"""Windows for which a 429 makes the budget distrust its own memory."""
+"""Windows after a 429 in which the own memory is not relied on."""
+
+_MAX_DIGITS = 15
+_MAX_LIMIT = 10**6
+_EPOCH_SECONDS = 10**9
+_EPOCH_MILLISECONDS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class RateLimit:
-    """The limit as one answer's headers tell it.
+class RateLimitHeaders:
+    """``X-RateLimit-*`` of one response.
 
     Attributes:
         limit: Requests per window.
-        remaining: Requests left at the moment of the answer.
-        reset: Whole seconds until the oldest counted request leaves.
+        remaining: Requests left when the response was sent.
+        reset: Whole seconds until the oldest counted request leaves the window.
     """
 
     limit: int
@@ -58,68 +66,84 @@ class RateLimit:
     reset: int
 
     @classmethod
-    def from_headers(cls, headers: Mapping[str, str]) -> RateLimit | None:
-        """Read ``X-RateLimit-*``; ``None`` where one is missing or no whole number."""
-        try:
-            limit, remaining, reset = (
-                int(headers[f"X-RateLimit-{name}"]) for name in ("Limit", "Remaining", "Reset")
-            )
-        except (KeyError, ValueError):
+    def from_headers(cls, headers: Mapping[str, str], now: datetime) -> RateLimitHeaders | None:
+        """Read the headers; a reset given as Unix time is converted to seconds from now.
+
+        Args:
+            headers: Headers of the response.
+            now: The wall clock, aware; used where the response has no ``Date``.
+
+        Returns:
+            The headers; ``None`` where one is missing or not a number in its range.
+        """
+        values = [headers.get(f"X-RateLimit-{n}", "") for n in ("Limit", "Remaining", "Reset")]
+        if not all(v.isascii() and v.isdigit() and len(v) <= _MAX_DIGITS for v in values):
             return None
-        if limit < 1 or remaining < 0 or reset < 0:
+        limit, remaining, reset = map(int, values)
+        if not 1 <= limit <= _MAX_LIMIT:
             return None
+        if reset >= _EPOCH_SECONDS:
+            epoch = reset / 1000 if reset >= _EPOCH_MILLISECONDS else reset
+            reset = max(0, math.ceil(epoch - _server_time(headers, now).timestamp()))
         return cls(limit, remaining, reset)
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read ``Retry-After``, in seconds from now; it may be a number or a date.
+    """Read ``Retry-After``: a number of seconds, or a date relative to the response's ``Date``.
 
     Args:
-        headers: The answer's headers.
-        now: The wall clock, aware.
+        headers: Headers of the response.
+        now: The wall clock, aware; used where the response has no ``Date``.
 
     Returns:
-        Seconds, at least 0; ``None`` where there is none that can be read.
+        Seconds, at least 0; ``None`` where there is no usable value.
     """
     value = headers.get("Retry-After", "").strip()
-    if not value:
-        return None
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            until = parsedate_to_datetime(value)
-        except ValueError:
+        date = _parse_date(value)
+        if date is None:
             return None
-        if until.tzinfo is None:
-            until = until.replace(tzinfo=timezone.utc)
-        seconds = (until - now).total_seconds()
+        seconds = (date - _server_time(headers, now)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-class RequestBudget:
-    """Says when the next request may be sent. Times are seconds of a monotonic clock.
+def _server_time(headers: Mapping[str, str], now: datetime) -> datetime:
+    return _parse_date(headers.get("Date", "")) or now
 
-    Call :meth:`delay` before a request, :meth:`sent` when it goes out, and one of
-    :meth:`answered`, :meth:`refused` or :meth:`unanswered` after it. Never sleeps itself.
+
+def _parse_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+        if date.tzinfo is None:
+            return date.replace(tzinfo=timezone.utc)
+        return date.astimezone(timezone.utc)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+class RateLimiter:
+    """Tracks the rate limit. Times are seconds of a monotonic clock; it never sleeps.
+
+    Call :meth:`delay` before a request, :meth:`on_request` when it is sent, and one of
+    :meth:`on_response`, :meth:`on_429` or :meth:`on_no_response` after it.
     """
 
     def __init__(self) -> None:
-        """Know nothing: the first request is free."""
         self._remaining: int | None = None
-        self._sends: deque[float] = deque(maxlen=1)
+        self._sent_at: deque[float] = deque(maxlen=1)
         self._free_at = -math.inf
         self._whole_window: int | None = None
         self._window_range = (0.0, math.inf)
         self._cautious_until = -math.inf
-        self._refused_in_a_row = 0
+        self._consecutive_429s = 0
         self._rounding = 0.0
-        self._blind = backoff.expo(base=2, factor=5, max_value=MAX_BLIND_WAIT)
-        next(self._blind)
+        self._unspecified_waits = exponential_backoff(5, MAX_UNSPECIFIED_WAIT_SECONDS)
 
     @property
     def window(self) -> float | None:
-        """The window's length in whole seconds; ``None`` until it is learnt."""
+        """Length of the window in whole seconds; ``None`` until it is learned."""
         if self._whole_window is not None:
             return float(self._whole_window)
         longest = self._window_range[1]
@@ -129,108 +153,120 @@ class RequestBudget:
         """Return the seconds to wait before the next request; 0 while one is free."""
         return max(0.0, self._free_at - now)
 
-    def sent(self, now: float) -> None:
-        """Note that a request goes out."""
-        self._sends.append(now)
+    def on_request(self, now: float) -> None:
+        """Record that a request is sent."""
+        self._sent_at.append(now)
 
-    def answered(self, facts: RateLimit | None, now: float) -> None:
-        """Take in an answer's headers.
+    def on_response(self, headers: RateLimitHeaders | None, now: float) -> None:
+        """Record a response other than a 429.
 
         Args:
-            facts: The headers; ``None`` without any.
-            now: When the answer was complete.
+            headers: Its rate limit headers, if it has them.
+            now: When the response was complete.
         """
-        self._blind = backoff.expo(base=2, factor=5, max_value=MAX_BLIND_WAIT)
-        next(self._blind)
-        self._refused_in_a_row = 0
-        if facts is None:
-            # A gateway's page, or an API that never tells: then nothing is waited for.
-            self.unanswered(counted=True)
+        self._unspecified_waits = exponential_backoff(5, MAX_UNSPECIFIED_WAIT_SECONDS)
+        self._consecutive_429s = 0
+        if headers is None:
+            # An error page of a gateway, or an API without these headers.
+            self.on_no_response(counted=True)
             return
-        self._learn(facts)
-        self._remaining = facts.remaining
-        self._free_at = -math.inf if facts.remaining else self._next_slot(facts, now)
+        self._learn_window(headers)
+        self._remaining = headers.remaining
+        self._free_at = -math.inf if headers.remaining else self._next_slot(headers, now)
 
-    def refused(self, facts: RateLimit | None, wait: float | None, now: float) -> float:
-        """Take in a 429.
+    def on_429(self, headers: RateLimitHeaders | None, wait: float | None, now: float) -> float:
+        """Record a 429.
 
         Args:
-            facts: The headers, where there are any.
-            wait: Seconds of ``Retry-After``, where there is one.
-            now: When the answer was complete.
+            headers: Its rate limit headers, if it has them.
+            wait: Seconds of ``Retry-After``, if it has one.
+            now: When the response was complete.
 
         Returns:
-            Seconds until the next request may go out.
+            Seconds until the next request may be sent.
         """
-        self._sends.pop()  # It took no slot.
-        if facts is not None:
-            # Nothing is learnt of the window: this request is not in it.
-            self._resize(facts.limit)
+        self._sent_at.pop()  # It used no slot.
+        if headers is not None:
+            # The window is not learned from it: this request is not part of the window.
+            self._resize(headers.limit)
             if wait is None:
-                wait = float(facts.reset)
+                wait = float(headers.reset)
         self._cautious_until = now + _CAUTIOUS_WINDOWS * (self.window or 0.0)
         self._remaining = 0
-        self._refused_in_a_row += 1
+        self._consecutive_429s += 1
         if wait is None:
-            wait = next(self._blind)
-        elif self._refused_in_a_row > 1:
-            # What it said was too short. A server that rounds down ends with "0 seconds",
-            # which would be asked again and again for the rest of that second.
+            wait = next(self._unspecified_waits)
+        elif self._consecutive_429s > 1:
+            # The stated wait was too short. A server that rounds down ends with "0 seconds"
+            # and would otherwise be requested repeatedly for the rest of that second.
             self._rounding = 1.0
-            wait += min(self._refused_in_a_row - 1.0, MAX_BLIND_WAIT)
+            wait += min(self._consecutive_429s - 1.0, MAX_UNSPECIFIED_WAIT_SECONDS)
         else:
             wait += self._rounding
         self._free_at = now + wait
         return wait
 
-    def unanswered(self, *, counted: bool) -> None:
-        """Note that a request got no headers.
+    def on_no_response(self, *, counted: bool) -> None:
+        """Record a request without response, or with one that has no rate limit headers.
 
         Args:
-            counted: Whether the API may have counted it. It is then taken off the
-                budget, since a 429 costs more than the wait.
+            counted: Whether the API may have counted it. The limiter then assumes that it
+                did, because a 429 costs more than the wait.
         """
         if not counted:
-            self._sends.pop()
+            self._sent_at.pop()
         elif self._remaining is not None:
             self._remaining = max(0, self._remaining - 1)
-            own = self._own_slot
-            if not self._remaining and own is not None:
-                self._free_at = max(self._free_at, own)
+            own_slot = self._own_slot
+            if not self._remaining and own_slot is not None:
+                self._free_at = max(self._free_at, own_slot)
+
+    def pause(self, seconds: float, now: float) -> None:
+        """Send nothing for a number of seconds: ``Retry-After`` of another error than a 429."""
+        self._free_at = max(self._free_at, now + seconds)
 
     @property
     def _own_slot(self) -> float | None:
-        """When the oldest of the last N requests leaves the window, if that is known."""
+        """When the oldest of the last N requests leaves the window; ``None`` if unknown."""
         window = self.window
-        if window is None or len(self._sends) != self._sends.maxlen:
+        if window is None or len(self._sent_at) != self._sent_at.maxlen:
             return None
-        # The margin is for the way there, which differs from request to request.
-        return self._sends[0] + window + 0.02 + 0.002 * window
+        # The margin covers the time to the server, which differs between requests.
+        return self._sent_at[0] + window + 0.02 + 0.002 * window
 
     def _resize(self, limit: int) -> None:
-        if limit != self._sends.maxlen:
-            self._sends = deque(self._sends, maxlen=limit)
+        if limit != self._sent_at.maxlen:
+            self._sent_at = deque(self._sent_at, maxlen=limit)
 
-    def _learn(self, facts: RateLimit) -> None:
-        self._resize(facts.limit)
-        if facts.remaining == facts.limit - 1:
-            # Only this request is counted, so its whole window lies ahead; a fixed
-            # window may have begun before it, so the longest is the true one.
-            self._whole_window = max(self._whole_window or 0, facts.reset)
-        elif not facts.remaining and len(self._sends) == facts.limit:
+    def _learn_window(self, headers: RateLimitHeaders) -> None:
+        self._resize(headers.limit)
+        if headers.reset > MAX_WINDOW_SECONDS:
+            return
+        if headers.remaining == headers.limit - 1:
+            # Only this request is counted, so a whole window lies ahead. A fixed window may
+            # have begun before it: the longest reset is the window's length.
+            self._whole_window = max(self._whole_window or 0, headers.reset)
+        elif not headers.remaining and len(self._sent_at) == headers.limit:
             # The last N requests are the counted ones: the oldest leaves in `reset`.
-            seen = self._sends[-1] - self._sends[0] + facts.reset
-            shortest = max(self._window_range[0], seen - 1 - _JITTER)
-            longest = min(self._window_range[1], seen + _JITTER)
+            window = self._sent_at[-1] - self._sent_at[0] + headers.reset
+            shortest = max(self._window_range[0], window - 1 - _NETWORK_JITTER_SECONDS)
+            longest = min(self._window_range[1], window + _NETWORK_JITTER_SECONDS)
             if math.floor(longest) < shortest:
-                # Another client, or another window: forget what was learnt before.
-                shortest, longest = seen - 1 - _JITTER, seen + _JITTER
+                # Another client or another window: discard what was learned before.
+                shortest = window - 1 - _NETWORK_JITTER_SECONDS
+                longest = window + _NETWORK_JITTER_SECONDS
             self._window_range = (shortest, longest)
 
-    def _next_slot(self, facts: RateLimit, now: float) -> float:
-        earliest = self._sends[-1] + facts.reset - 1
-        latest = now + facts.reset + self._rounding
-        own = self._own_slot
-        if own is None or now < self._cautious_until or own < earliest:
+    def _next_slot(self, headers: RateLimitHeaders, now: float) -> float:
+        earliest = self._sent_at[-1] + headers.reset - 1
+        latest = now + headers.reset + self._rounding
+        own_slot = self._own_slot
+        if own_slot is None or now < self._cautious_until or own_slot < earliest:
             return latest
-        return min(own, latest)
+        return min(own_slot, latest)
+
+
+def exponential_backoff(first: float, longest: float) -> Iterator[float]:
+    """Return endless pauses in seconds, each twice the one before, up to the longest."""
+    # The first value of the library's generators is a primer.
+    return islice(backoff.expo(base=2, factor=first, max_value=longest), 1, None)
