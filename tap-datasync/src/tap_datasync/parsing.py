@@ -14,6 +14,7 @@ event, so that one invalid event does not cost the others.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -258,10 +259,10 @@ def _parse_leniently(body: bytes) -> _Content:
         is_utf8 = not isinstance(error, UnicodeDecodeError)
         page, texts = _split_page(body.decode("utf-8", "replace"), error)
     events = [parse_event(text) for text in texts]
-    for event in [] if is_utf8 else events:
-        if "\ufffd" in event.text:
+    for text, event in [] if is_utf8 else zip(texts, events, strict=True):
+        if "\ufffd" in text:
             event.errors.append("invalid UTF-8 replaced")
-            event.invalid = True
+            event.invalid, event.text, event.identity = True, text, event.identity or text
     not_json = any(e.endswith(NOT_JSON_NUMBER) for event in events for e in event.errors)
     unknown_fields = frozenset(name for event in events for name in event.unknown_fields)
     return _Content(page, events, unknown_fields, corrupted=not_json or not _is_utf8(body))
@@ -270,10 +271,14 @@ def _parse_leniently(body: bytes) -> _Content:
 def _split_page(text: str, error: Exception) -> tuple[_PageOfAnything, list[str]]:
     try:
         members = split_object(text)
-        texts = split_array(members.pop("data", ""))
-        envelope = ",".join(f'"{k}":{members.get(k, "null")}' for k in ("pagination", "meta"))
-        return _PAGE_OF_ANYTHING.decode(f'{{"data":[],{envelope}}}'), texts
-    except _INVALID as second:
+        pagination = split_object(members["pagination"])
+        lifetime = pagination.pop("cursorExpiresIn", "null")  # May be NaN.
+        fields = ",".join(f"{json.dumps(name)}:{value}" for name, value in pagination.items())
+        envelope = f'{{"data":[],"pagination":{{{fields}}},"meta":{members["meta"]}}}'
+        page = _PAGE_OF_ANYTHING.decode(envelope)
+        page.pagination.cursor_expires_in = msgspec.Raw(lifetime)
+        return page, split_array(members["data"])
+    except (*_INVALID, KeyError) as second:
         message = f"the response is not a page of events: {error}"
         raise InvalidBodyError(message) from second
 
