@@ -1,261 +1,231 @@
-"""Walks the feed with a client: from a bookmark to the end, page by page.
+"""Pagination: which page comes next, which page is fetched again, when a run has to end.
 
-Yields each page's events together with the bookmark that may be saved once they are
-emitted. Knows nothing of Singer.
+The loop that uses it is :meth:`tap_datasync.streams.EventsStream.sync_pages`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from tap_datasync.bookmark import Bookmark
-from tap_datasync.client import (
-    CLOCK_GRACE,
-    CursorRefusedError,
-    Effort,
-    Exchange,
-    PageClient,
-)
-from tap_datasync.failures import (
+from tap_datasync.client import CLOCK_GRACE
+from tap_datasync.errors import (
     ApiChangedError,
     IncompleteFeedError,
     NoProgressError,
 )
-from tap_datasync.walk import Doubt, Taken, Walk
+from tap_datasync.scan import PageAnomaly, Scan
+from tap_datasync.state import ScanState
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator
+    from collections import Counter
+    from datetime import datetime, timedelta
 
-    from tap_datasync.clock import Clock
-    from tap_datasync.pages import Page
+    from tap_datasync.parsing import FetchedPage
 
-CURSOR_LIFE = timedelta(seconds=120)
-"""How long a cursor lives, from the start of its request, where the API does not say."""
+MAX_REFETCHES = 4
+"""Times one page is fetched again because of anomalies."""
 
-MAX_DOUBTS = 4
-"""Times a doubtful page is asked for again."""
-
-MAX_FRUITLESS_WALKS = 3
-"""Walks in a row that may be cut off without getting further than the one before."""
-
-MAX_DOUBTS_OF_DAMAGE = 1
-"""The same for damage, once a page has stayed damaged however often it was asked for: such
-a feed would cost five requests a page."""
-
-MIN_SAMPLE = 20
-"""Events that a page must have before most of them not fitting means anything."""
+MAX_STALLED_SCANS = 3
+"""Scans in a row that may be interrupted without getting further than the one before."""
 
 MAX_IDLE_PAGES = 3
-"""Pages in a row that may hold nothing new although more is to come."""
+"""Pages in a row that may hold no new event although more are announced."""
 
-_DOUBT_PAUSE = 2.0
+MIN_SAMPLE = 20
+"""Events that a page must have before most of them being invalid means anything."""
+
+REFETCH_DELAY_SECONDS = 2.0
+"""Pause before a page is fetched again."""
+
+# Refetches of an anomaly once a page has kept it: a feed that is always like this would cost
+# five requests a page.
+_REFETCHES_OF_PERSISTENT = {PageAnomaly.CORRUPTED_PAGE: 1, PageAnomaly.TOTAL_DROP: 0}
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractedPage:
-    """One page, ready to be emitted.
+class PageDecision(Enum):
+    """What to do with a page that was fetched."""
+
+    ACCEPT = "process it"
+    REFETCH = "fetch it again"
+    FAIL = "emit its events, and end the run: there is no way on"
+
+
+class EventPaginator:
+    """Pagination of one run: resumes a scan or starts one, until a scan is finished.
 
     Attributes:
-        number: 1 for the first page of this run.
-        exchange: The page as it came.
-        taken: What to emit, and the bookmark for afterwards.
-        effort: Retries and waits since the page before.
+        scan: The scan in progress.
     """
 
-    number: int
-    exchange: Exchange
-    taken: Taken
-    effort: Effort
-
-
-class Extraction:
-    """One run: goes on with an open walk, or starts one, until a walk is finished."""
-
-    def __init__(  # noqa: PLR0913 - what a run is made of
+    def __init__(  # noqa: PLR0913 - what a run consists of
         self,
-        client: PageClient,
-        bookmark: Bookmark,
+        state: ScanState,
         *,
+        source: str,
         lookback: timedelta,
         full: bool,
-        clock: Clock,
+        now: datetime,
         logger: logging.Logger,
     ) -> None:
-        """Prepare a run.
+        """Resume the scan of a state, or start a new one.
 
         Args:
-            client: Gets pages.
-            bookmark: What the run before left.
+            state: State that the last run has left.
+            source: Configured ``api_url``, without trailing slash.
             lookback: How late events may arrive.
-            full: Walk to the oldest event, whatever is loaded.
-            clock: Tells the time and sleeps.
-            logger: Told of everything that is not as it should be.
+            full: Read to the oldest event, whatever is loaded.
+            now: Wall clock.
+            logger: Receives a warning for every irregularity.
         """
-        self._client = client
         self._lookback = lookback
         self._full = full
-        self._clock = clock
         self._logger = logger
-        self._deepest: datetime | None = None
-        self._fruitless = 0
+        self._fewest_missing: int | None = None
+        self._stalled_scans = 0
         self._idle_pages = 0
-        self._reported: set[str] = set()
-        self._damage_stays = False
-        self.walk = self._open(bookmark)
+        self._refetches = 0
+        self._persistent: set[PageAnomaly] = set()
+        self._reported_fields = False
+        self._failure = ""
+        self.scan = self._start_or_resume(self._of_source(state, source), now)
 
-    def pages(self) -> Iterator[ExtractedPage]:
-        """Yield pages until the walk is finished.
-
-        The bookmark of a page may be saved as soon as its events are emitted, and not
-        before: the next page is asked for when the iterator is advanced.
+    def restart(self, reason: str) -> None:
+        """Interrupt the scan, whose cursor has expired, and start a new one.
 
         Raises:
-            TapDataSyncError: The run cannot go on; the last bookmark yielded resumes it.
+            NoProgressError: Several scans in a row did not get further.
         """
-        number = 0
-        while not self.walk.finished:
-            exchange, failure = self._next_page()
-            page, now = exchange.page, exchange.received_at
-            if page.returned >= MIN_SAMPLE and page.misfits * 2 > page.returned:
-                msg = (
-                    f"{page.misfits} of {page.returned} events on a page do not fit "
-                    f"({_first_misfit(page)}). The API has changed."
-                )
-                raise ApiChangedError(msg)
-            before = self.walk.bookmark
-            taken = self.walk.take(page, expires_at=_expiry(exchange), now=now)
-            if failure is not None:
-                # Its events are good; only the place behind them is not known.
-                taken = replace(taken, bookmark=before)
-            self._report(exchange, taken)
-            if taken.lost_order and self.walk.has_skipped:
-                taken = replace(taken, bookmark=self._start_over())
-            if taken.emit or taken.skipped:
-                self._idle_pages = 0
-            number += 1
-            effort, self._client.effort = self._client.effort, Effort()
-            yield ExtractedPage(number, exchange, taken, effort)
-            if failure is not None:
-                raise failure
-
-    def _open(self, bookmark: Bookmark) -> Walk:
-        if bookmark.cursor is None:
-            return Walk.start(bookmark, lookback=self._lookback, full=self._full)
-        expires_at = bookmark.cursor_expires_at
-        if expires_at is None or self._clock.now() <= expires_at + CLOCK_GRACE:
-            return Walk.resume(bookmark, lookback=self._lookback, full=self._full)
-        return self._restart(bookmark.cut_off(self._lookback), "its cursor has expired")
-
-    def _restart(self, bookmark: Bookmark, why: str) -> Walk:
-        self._logger.warning(
-            "The walk is cut off: %s. A new one starts at the newest event; what is "
-            "loaded is not loaded again.",
-            why,
-        )
-        return Walk.start(bookmark, lookback=self._lookback, full=self._full)
-
-    def _next_page(self) -> tuple[Exchange, IncompleteFeedError | None]:
-        doubts = 0
-        while True:
-            bookmark = self.walk.bookmark
-            try:
-                exchange = self._client.get_page(bookmark.cursor, bookmark.cursor_expires_at)
-            except CursorRefusedError as error:
-                self._cut_off(str(error))
-                doubts = 0
-                continue
-            doubt = self.walk.doubt(exchange.page)
-            if doubt is None:
-                return exchange, None
-            doubts += 1
-            self._client.effort.retries[doubt.name.lower()] += 1
-            if doubts > self._most(doubt) or doubt is Doubt.PAGE_REPEATS:
-                # The cursor, not the page, is wrong there: asking again changes nothing.
-                return exchange, self._decide(doubt, exchange, doubts)
-            self._logger.warning(
-                "Asking again, time %d of %d: %s", doubts, self._most(doubt), doubt.value
-            )
-            self._clock.sleep(_DOUBT_PAUSE)
-
-    def _most(self, doubt: Doubt) -> int:
-        damage_again = doubt is Doubt.DAMAGED and self._damage_stays
-        return MAX_DOUBTS_OF_DAMAGE if damage_again else MAX_DOUBTS
-
-    def _decide(self, doubt: Doubt, exchange: Exchange, asked: int) -> IncompleteFeedError | None:
-        """Say whether a doubtful page that stays as it is ends the run."""
-        page, cursor = exchange.page, exchange.page.next_cursor
-        goes_on = cursor is not None and not self.walk.has_used(cursor)
-        if doubt is Doubt.DAMAGED:
-            self._damage_stays = True
-            # Damage hides what else may be wrong with the page.
-            beside = self.walk.doubt(replace(page, damaged=False))
-            if beside is None:
-                self._logger.warning("Going on all the same: %s; it is replaced", doubt.value)
-                return None
-            doubt = beside
-        if doubt in {Doubt.EMPTY, Doubt.PAGE_REPEATS} and goes_on:
-            self._idle_pages += 1
-            if self._idle_pages <= MAX_IDLE_PAGES:
-                self._logger.warning("Going on behind it: %s", doubt.value)
-                return None
-        if doubt is Doubt.FALSE_END and goes_on:
-            self._logger.warning("There is a cursor all the same: going on with it")
-            return None
-        new = 0 if doubt is Doubt.PAGE_REPEATS else page.returned
-        seen = self.walk.bookmark.events_seen + new
-        return IncompleteFeedError(
-            f"Asked {asked} time{'s' * (asked > 1)}: {doubt.value} ({seen:,} of {page.total:,} "
-            "events seen). Nothing is lost; try again later."
-        )
-
-    def _cut_off(self, why: str) -> None:
-        span = self.walk.bookmark.walk
-        if span and (self._deepest is None or span.oldest < self._deepest):
-            self._deepest = span.oldest
-            self._fruitless = 0
+        state = self.scan.state
+        missing = None if state.events_expected is None else state.events_expected - state.events_seen
+        if missing is not None and (self._fewest_missing is None or missing < self._fewest_missing):
+            self._fewest_missing = missing
+            self._stalled_scans = 0
         else:
-            self._fruitless += 1
-        if self._fruitless >= MAX_FRUITLESS_WALKS:
-            msg = (
-                f"{self._fruitless} walks in a row were cut off at the same place: {why}. "
-                "Nothing is lost; try again later."
+            self._stalled_scans += 1
+        if self._stalled_scans >= MAX_STALLED_SCANS:
+            message = (
+                f"{self._stalled_scans} scans in a row were interrupted at the same position: "
+                f"{reason}. No event is lost; try again later."
             )
-            raise NoProgressError(msg)
-        self.walk = self._restart(self.walk.cut_off(), why)
+            raise NoProgressError(message)
+        self._refetches = 0
+        self.scan = self._new_scan(self.scan.interrupt(), reason)
 
-    def _start_over(self) -> Bookmark:
-        """Begin anew because what was skipped may not be loaded after all."""
-        self._logger.warning("Events were skipped before that: the walk starts over.")
-        # Nothing of earlier walks is left to skip by: the order they relied on is none.
-        bookmark = Bookmark()
-        self.walk = Walk.start(bookmark, lookback=self._lookback, full=self._full)
-        return bookmark
+    def decide(self, page: FetchedPage, retries: Counter[str]) -> PageDecision:
+        """Verify a page against what is known of the feed.
 
-    def _report(self, exchange: Exchange, taken: Taken) -> None:
-        if taken.lost_order:
+        Args:
+            page: The page that the cursor of the scan leads to.
+            retries: Retries by cause; a refetch is counted here.
+
+        Raises:
+            ApiChangedError: Most events of the page are invalid.
+        """
+        _check_events(page)
+        self._report_unknown_fields(page)
+        if self.scan.exceeds_total(page):
+            self._failure = "more events were read than the feed holds, so its cursors repeat"
+            return self._fail(page)
+        ignored: set[PageAnomaly] = set()
+        while (anomaly := self.scan.detect_anomaly(page, ignored)) is not None:
+            if self._refetches < self._max_refetches(anomaly):
+                self._refetches += 1
+                retries[anomaly.cause] += 1
+                self._logger.warning(
+                    "Fetching a page again (%d of %d): %s",
+                    self._refetches,
+                    MAX_REFETCHES,
+                    anomaly.value,
+                )
+                return PageDecision.REFETCH
+            if not self._accepts(anomaly, page):
+                self._failure = anomaly.value
+                return self._fail(page)
+            ignored.add(anomaly)
+        self._refetches = 0
+        if page.returned and PageAnomaly.REPEATED_PAGE not in ignored:
+            self._idle_pages = 0
+        return PageDecision.ACCEPT
+
+    def error(self) -> IncompleteFeedError:
+        """Return the error that ends the run after :attr:`PageDecision.FAIL`."""
+        return IncompleteFeedError(self._failure)
+
+    def _fail(self, page: FetchedPage) -> PageDecision:
+        state = self.scan.state
+        total = max(page.total, state.total_events or 0)
+        self._failure = (
+            f"The scan is incomplete: {self._failure} ({state.events_seen:,} events read before "
+            f"this page of {page.returned:,}, {total:,} counted by the API, "
+            f"{self._refetches} refetches). No event is lost; try again later."
+        )
+        return PageDecision.FAIL
+
+    def _max_refetches(self, anomaly: PageAnomaly) -> int:
+        if anomaly in self._persistent:
+            return _REFETCHES_OF_PERSISTENT.get(anomaly, MAX_REFETCHES)
+        return MAX_REFETCHES
+
+    def _accepts(self, anomaly: PageAnomaly, page: FetchedPage) -> bool:
+        """Return whether a page is used although its anomaly has not gone away."""
+        cursor = page.next_cursor
+        leads_on = cursor is not None and not self.scan.cursor_seen(cursor)
+        if anomaly in _REFETCHES_OF_PERSISTENT:
+            if anomaly not in self._persistent:
+                self._persistent.add(anomaly)
+                self._logger.warning("Continuing although it persists: %s", anomaly.value)
+            return True
+        if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and leads_on:
+            self._idle_pages += 1
+            return self._idle_pages <= MAX_IDLE_PAGES
+        if anomaly is PageAnomaly.FALSE_END and leads_on:
+            self._logger.warning("Continuing with the next cursor: %s", anomaly.value)
+            return True
+        return self.scan.may_end(page)
+
+    def _start_or_resume(self, state: ScanState, now: datetime) -> Scan:
+        expires_at = state.cursor_expires_at
+        if state.cursor and expires_at is not None and now - expires_at > CLOCK_GRACE:
+            return self._new_scan(state.interrupt(self._lookback), "its cursor has expired")
+        return Scan(state, lookback=self._lookback, full=self._full)
+
+    def _new_scan(self, state: ScanState, reason: str) -> Scan:
+        self._logger.warning(
+            "Scan interrupted: %s. Starting a new one at the newest event; events that are "
+            "loaded are skipped.",
+            reason,
+        )
+        return Scan(state, lookback=self._lookback, full=self._full)
+
+    def _of_source(self, state: ScanState, source: str) -> ScanState:
+        if state.source not in {None, source}:
             self._logger.warning(
-                "The API's events are not sorted by time: nothing is skipped, and the "
-                "walk goes to the very end."
+                "The state belongs to %s, but api_url is %s: ignoring the state and loading "
+                "the whole feed.",
+                state.source,
+                source,
             )
-        for name in sorted(exchange.page.unknown - self._reported):
-            self._reported.add(name)
-            self._logger.warning("Events have a field that is not documented: %s", name)
+            return ScanState(source=source)
+        return ScanState(source=source) if state.source is None else state
+
+    def _report_unknown_fields(self, page: FetchedPage) -> None:
+        if page.unknown_fields and not self._reported_fields:
+            self._reported_fields = True
+            self._logger.warning(
+                "Ignoring undocumented fields of events: %s", ", ".join(sorted(page.unknown_fields))
+            )
 
 
-def _first_misfit(page: Page) -> str:
-    """Return a reason that says more than that a field is missing or null."""
-    reasons = [reason for rejection in page.rejections for reason in rejection.reasons]
-    return next((r for r in reasons if not r.endswith((": missing", ": null"))), reasons[0])
-
-
-def _expiry(exchange: Exchange) -> datetime | None:
-    page = exchange.page
-    if page.next_cursor is None:
-        return None
-    if page.expires_in is None or page.expires_in < 0:
-        return exchange.requested_at + CURSOR_LIFE
-    life = timedelta(seconds=min(page.expires_in, 86_400.0))
-    return exchange.received_at + life
+def _check_events(page: FetchedPage) -> None:
+    """Refuse a page of which most events are invalid, before any of it is emitted."""
+    if page.returned < MIN_SAMPLE or page.invalid_events * 2 <= page.returned:
+        return
+    errors = [error for rejection in page.rejections for error in rejection.errors]
+    example = next((e for e in errors if not e.endswith((": missing", ": null"))), errors[0])
+    message = (
+        f"{page.invalid_events} of {page.returned} events on a page are invalid ({example}). "
+        "The API has changed."
+    )
+    raise ApiChangedError(message)

@@ -1,242 +1,545 @@
-"""One walk through the feed, newest to oldest: what to emit, and when it is over.
+"""One scan through the feed, newest to oldest: what to emit, and when it is finished.
 
-Pure: no clock, no network. It is fed pages and gives events to emit and a bookmark. The
-API's order and its word that the feed ends are checked, not believed.
+Pure: neither clock nor network. It takes pages and returns the events to emit with the
+state that is valid once they are emitted. Order, totals, cursors and the end of the feed
+are verified; an event is left out only where it is certain to be loaded.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import Enum
-from itertools import accumulate
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING
 
-from tap_datasync.bookmark import ORDER_SLACK, Bookmark, Span
+from tap_datasync.state import ORDER_TOLERANCE, ScanState, lookback_of
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from collections.abc import Container, Iterable
+    from datetime import datetime
 
     from tap_datasync.events import EventRecord
-    from tap_datasync.pages import Page
+    from tap_datasync.parsing import FetchedPage
 
-EVENTS_BELOW = 3
-"""Events in a row that must lie below what is loaded before a walk ends there: a single
-absurd timestamp must not end it."""
+MIN_EVENTS_BELOW = 3
+"""Consecutive events below the bound of an incremental scan that end it."""
+
+MAX_OUTLIERS = 10
+"""Consecutive events that may lie far below their neighbours, e.g. in 1970, without the
+feed being unsorted. So the last ten events of a page are not confirmed by what follows:
+they are always emitted."""
+
+HEAD_GAP = timedelta(hours=1)
+"""A newest event that is further ahead of the rest than this, or than the lookback, does
+not become the high watermark."""
+
+RECENT_PAGES = 3
+"""Pages whose ids are kept to recognise events that a later page repeats."""
+
+CURSOR_LIFETIME = timedelta(seconds=120)
+"""Lifetime of a cursor, from the start of its request, where the API does not name it."""
+
+_MAX_CURSOR_LIFETIME_SECONDS = 86_400.0
+_SUDDEN_FALL = 10
 
 
-class Doubt(Enum):
-    """Why a page is not taken at its word, and asked for again."""
+class PageAnomaly(Enum):
+    """Why a page is fetched again before it is used. The name is the key of the retry."""
 
-    DAMAGED = "the reply holds what is neither text nor JSON"
-    PAGE_REPEATS = "the page is the one before, under another cursor"
-    EMPTY = "the page is empty, although more are to come"
-    CURSOR_REPEATS = "the next cursor has been used before"
-    CURSOR_MISSING = "more is to come, but there is no cursor"
-    FALSE_END = "the API says that the feed ends, short of the events it counts"
+    CORRUPTED_PAGE = "the page holds text that is neither UTF-8 nor JSON"
+    REPEATED_PAGE = "the page repeats events of this scan and has no new ones"
+    TOTAL_DROP = "meta.total is far below its earlier values or the events read"
+    EMPTY_PAGE = "the page is empty although more events are announced"
+    REPEATED_CURSOR = "the next cursor has been used before"
+    MISSING_CURSOR = "more events are announced, but there is no next cursor"
+    FALSE_END = "the feed ends before all of its events were read"
+
+    @property
+    def cause(self) -> str:
+        """Key in ``pages.retries``."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What one page came to.
+class PageResult:
+    """What to do with one page.
 
     Attributes:
-        emit: Rows to emit, newest first.
-        bookmark: Where the walk stands once they are emitted.
-        skipped: Rows not emitted, because they are loaded.
-        newest: Newest timestamp on the page.
-        oldest: Oldest timestamp on the page.
-        lost_order: Whether this page showed that the feed is not sorted.
+        emit: Events to emit, newest first.
+        state: State that is valid once they are emitted.
+        skipped: Events that are not emitted because they are loaded.
+        newest_at: Newest timestamp on the page.
+        oldest_at: Oldest timestamp on the page.
+        incremental_to: Where an incremental scan ends; ``None`` for a scan to the oldest event.
+        warnings: Messages about the feed, each once per scan.
     """
 
     emit: list[EventRecord]
-    bookmark: Bookmark
+    state: ScanState
     skipped: int
-    newest: datetime | None
-    oldest: datetime | None
-    lost_order: bool
+    newest_at: datetime | None
+    oldest_at: datetime | None
+    incremental_to: datetime | None
+    warnings: list[str]
 
 
-class Walk:
-    """A walk that is open. Make one with :meth:`start` or :meth:`resume`."""
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The order of a page's events, after those before it.
 
-    def __init__(
-        self, bookmark: Bookmark, *, lookback: timedelta, full: bool, sorted_so_far: bool
-    ) -> None:
-        """Begin at a bookmark.
+    Attributes:
+        positions: Indices of the events that are in order: without outliers, repeated
+            events, future ones, and those without a timestamp.
+        minima: Lowest timestamp up to each of the last eleven events in order.
+        is_sorted: Whether the scan is sorted so far.
+    """
 
-        Args:
-            bookmark: Where the walk stands.
-            lookback: How late events may arrive.
-            full: Walk to the end, whatever earlier walks have loaded.
-            sorted_so_far: Whether the walk's order can still be trusted.
-        """
-        self.bookmark = bookmark
-        self.finished = False
-        self._lookback = lookback
-        self._sorted = sorted_so_far
-        self._oldest = bookmark.walk.oldest if bookmark.walk else None
-        self._below = 0
-        self._used: set[int] = {hash(bookmark.cursor)}
-        self._ids: tuple[str, ...] = ()
-        complete_to = None if full else bookmark.complete_to
-        self._bound = None if complete_to is None else complete_to - max(lookback, ORDER_SLACK)
+    positions: list[int]
+    minima: deque[datetime]
+    is_sorted: bool
 
-    @classmethod
-    def start(cls, bookmark: Bookmark, *, lookback: timedelta, full: bool) -> Walk:
-        """Start at the newest event; the bookmark holds what earlier walks loaded."""
-        fresh = replace(bookmark, events_seen=0, events_emitted=0, total_events=None)
-        return cls(fresh, lookback=lookback, full=full, sorted_so_far=True)
 
-    @classmethod
-    def resume(cls, bookmark: Bookmark, *, lookback: timedelta, full: bool) -> Walk:
-        """Go on at the bookmark's cursor."""
-        trusted = bookmark.walk is not None or not bookmark.events_seen
-        return cls(bookmark, lookback=lookback, full=full, sorted_so_far=trusted)
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Events read with a page, and how many there are to read."""
+
+    new: int
+    seen: int
+    expected: int
+    total: int
+    tolerance: int
 
     @property
-    def has_skipped(self) -> bool:
-        """Whether this walk, over all its runs, has not emitted something it has seen."""
-        return self.bookmark.events_seen > self.bookmark.events_emitted
+    def missing(self) -> int:
+        """Events that remain to be read."""
+        return self.expected - self.seen
 
-    def doubt(self, page: Page) -> Doubt | None:
-        """Say why the page should be asked for again, if it should.
+    @property
+    def is_consistent(self) -> bool:
+        """Whether the totals of the scan agree with the events read."""
+        return self.seen - self.total <= self.tolerance
 
-        A page that reaches what is loaded is the last one, whatever follows it.
-        """
-        if page.damaged:
-            return Doubt.DAMAGED
-        if self._repeats(page):
-            return Doubt.PAGE_REPEATS
-        if self._reaches_loaded(page):
-            return None
-        cursor = page.next_cursor
-        if self._holds_all(page):
-            return None
-        if page.has_more is False or (cursor is None and page.has_more is None):
-            return Doubt.FALSE_END
-        if cursor is None:
-            return Doubt.CURSOR_MISSING
-        if self.has_used(cursor):
-            return Doubt.CURSOR_REPEATS
-        return None if page.returned else Doubt.EMPTY
+    @property
+    def may_end(self) -> bool:
+        """Whether an end of the feed is plausible."""
+        return self.is_consistent and self.missing <= self.tolerance
 
-    def has_used(self, cursor: str) -> bool:
-        """Say whether this walk, since it was opened, has been at that cursor."""
-        return hash(cursor) in self._used
 
-    def take(self, page: Page, *, expires_at: datetime | None, now: datetime) -> Taken:
-        """Take a page in: decide what to emit and move the bookmark.
+class Scan:
+    """A scan in progress.
+
+    Attributes:
+        state: State after the last page.
+        is_finished: Whether the last page has ended the scan.
+    """
+
+    def __init__(self, state: ScanState, *, lookback: timedelta, full: bool) -> None:
+        """Start a scan, or resume the one that the state's cursor belongs to.
 
         Args:
-            page: The page that :attr:`cursor` led to.
-            expires_at: Until when its next cursor lives.
-            now: The wall clock: no event is newer than this.
+            state: State of the scan, or of the interrupted or finished scan before it.
+            lookback: How late events may arrive.
+            full: Read to the oldest event and ignore the high watermark.
         """
-        if self._repeats(page):
-            page = replace(page, records=[], returned=0)
-        was_sorted = self._sorted
-        moments: list[datetime] = []
-        emit: list[EventRecord] = []
-        for record in page.records:
-            moment = record.timestamp
-            if moment is None:
-                emit.append(record)
-                continue
-            moments.append(moment)
-            if self._oldest is None or moment < self._oldest:
-                self._oldest = moment
-            elif moment > self._oldest + ORDER_SLACK:
-                self._sorted = False
-            self._below = self._below + 1 if self._is_below(moment) else 0
-            if not (self._sorted and self._is_loaded(moment)):
-                emit.append(record)
-        self._move(page, moments, len(emit), expires_at=expires_at, now=now)
-        return Taken(
+        resumed = state.cursor is not None
+        self.state = state if resumed else state.start_scan()
+        self.is_finished = False
+        self._lookback = lookback_of(lookback)
+        self._full = full
+        self._reference_total = None if resumed else state.total_events
+        self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
+        if self.state.scan_oldest_at is not None:
+            self._minima.append(self.state.scan_oldest_at)
+        self._recent_ids: deque[frozenset[str]] = deque(maxlen=RECENT_PAGES)
+        self._fingerprints: set[int] = set()
+        self._cursors: set[int] = {hash(state.cursor)}
+        self._largest_page = 0
+        self._warned: set[str] = set()
+        self._anchors_met = set(self._anchors_passed()) if resumed else set()
+
+    def detect_anomaly(
+        self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
+    ) -> PageAnomaly | None:
+        """Return why the page should be fetched again, if it should.
+
+        Args:
+            page: The page that the cursor of the state leads to.
+            ignored: Anomalies of this page that have not gone away.
+        """
+        repeated = self._repeated(page)
+        found = self._content_anomalies(page, repeated)
+        if anomaly := next((one for one in found if one not in ignored), None):
+            return anomaly
+        if self._stops_with(page) and self._reaches_loaded(page, self._check_order(page, repeated)):
+            return None
+        counts = self._count(page, repeated)
+        if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
+            return PageAnomaly.TOTAL_DROP
+        anomaly = self._end_anomaly(page, counts)
+        return None if anomaly in ignored else anomaly
+
+    def cursor_seen(self, cursor: str) -> bool:
+        """Return whether this scan has used the cursor."""
+        return hash(cursor) in self._cursors
+
+    def may_end(self, page: FetchedPage) -> bool:
+        """Return whether the scan would be complete with this page, within the tolerance."""
+        return self._count(page, self._repeated(page)).may_end
+
+    def exceeds_total(self, page: FetchedPage) -> bool:
+        """Return whether more events were read than the feed holds: its cursors repeat."""
+        counts = self._count(page, self._repeated(page))
+        excess = max(1000, counts.total // 100) + max(self._largest_page, page.returned)
+        return counts.seen > counts.total + excess
+
+    def process_page(self, page: FetchedPage) -> PageResult:
+        """Decide what to emit of a page, and move the state behind it."""
+        repeated = self._repeated(page)
+        order = self._check_order(page, repeated)
+        warnings = self._order_warnings(page, order, repeated)
+        self._anchors_met |= self._anchors().keys() & {record.id for record in page.records}
+        reaches_loaded = self._stops_with(page) and self._reaches_loaded(page, order)
+        skipped = self._loaded(page, order, to_the_end=reaches_loaded) | repeated
+        emit = [record for index, record in enumerate(page.records) if index not in skipped]
+        counts = self._count(page, repeated)
+        self.state = self._state_after(page, order, counts, emitted=len(emit))
+        self._remember(page, order)
+        warnings += self._drop_foreign_anchors()
+        incremental_to = self._incremental_to()
+        if reaches_loaded:
+            self._finish(at_oldest_event=False)
+        elif counts.may_end and self._has_no_next_page(page):
+            if counts.missing > 0:
+                warnings += self._once(
+                    f"The feed ended after {counts.seen:,} of {counts.expected:,} events, which "
+                    "is within the tolerance for deletions during a scan."
+                )
+            self._finish(at_oldest_event=True)
+        timestamps = [record.timestamp for record in page.records if record.timestamp is not None]
+        return PageResult(
             emit=emit,
-            bookmark=self.bookmark,
+            state=self.state,
             skipped=len(page.records) - len(emit),
-            newest=max(moments, default=None),
-            oldest=min(moments, default=None),
-            lost_order=was_sorted and not self._sorted,
+            newest_at=max(timestamps, default=None),
+            oldest_at=min(timestamps, default=None),
+            incremental_to=incremental_to,
+            warnings=warnings,
         )
 
-    def cut_off(self) -> Bookmark:
-        """Close the walk before its end; see :meth:`Bookmark.cut_off`."""
-        return self.bookmark.cut_off(self._lookback)
+    def interrupt(self) -> ScanState:
+        """Close the scan before its end; see :meth:`ScanState.interrupt`."""
+        return self.state.interrupt(self._lookback)
 
-    def _move(
-        self,
-        page: Page,
-        moments: list[datetime],
-        emitted: int,
-        *,
-        expires_at: datetime | None,
-        now: datetime,
-    ) -> None:
-        before = self.bookmark
-        total = self._total(page)
-        newest = before.walk.newest if before.walk else before.unsorted_newest
-        if newest is None and moments:
-            newest = min(moments[0] if self._sorted else max(moments), now)
-        span = before.walk
-        if not self._sorted:
-            span = None
-        elif newest is not None and self._oldest is not None:
-            span = Span(newest, self._oldest)
-        over = (self._sorted and self._below >= EVENTS_BELOW) or page.next_cursor is None
-        if self._holds_all(page):
-            used = page.next_cursor is not None and self.has_used(page.next_cursor)
-            over = over or page.has_more is False or not page.returned or used
-        self.bookmark = replace(
-            before,
+    # ---------------------------------------------------------------- identity
+
+    def _repeated(self, page: FetchedPage) -> set[int]:
+        """Return the indices of events that an earlier page of the scan has held."""
+        ids = [record.id for record in page.records]
+        if self._recent_ids:
+            recent = frozenset().union(*self._recent_ids)
+            if recent.isdisjoint(ids):
+                return set()
+            return {index for index, one in enumerate(ids) if one in recent}
+        # The first page after a restart: what comes up to the last event was emitted.
+        last_id = self.state.scan_last_id
+        return set(range(ids.index(last_id) + 1)) if last_id in ids else set()
+
+    def _content_anomalies(self, page: FetchedPage, repeated: set[int]) -> Iterable[PageAnomaly]:
+        if page.corrupted:
+            yield PageAnomaly.CORRUPTED_PAGE
+        new = page.returned - len(repeated)
+        if page.records and (not new or _fingerprint(page) in self._fingerprints):
+            yield PageAnomaly.REPEATED_PAGE
+
+    def _remember(self, page: FetchedPage, order: _Order) -> None:
+        self._minima = order.minima
+        self._cursors.add(hash(page.next_cursor))
+        self._largest_page = max(self._largest_page, page.returned)
+        self._reference_total = None
+        if page.records:
+            self._fingerprints.add(_fingerprint(page))
+            self._recent_ids.append(frozenset(record.id for record in page.records))
+
+    # ------------------------------------------------------------------- order
+
+    def _check_order(self, page: FetchedPage, repeated: set[int]) -> _Order:
+        """Check that timestamps do not rise, outliers aside.
+
+        An event far below the ones before it is an outlier if what follows returns to them
+        within ten events: then the outliers are left out of the order. Otherwise the rise
+        is a violation.
+        """
+        minima = self._minima.copy()
+        positions: list[int] = []
+        is_sorted = self.state.scan_sorted
+        for index, record in enumerate(page.records):
+            at = record.timestamp
+            if at is None or at > page.received_at or index in repeated:
+                continue
+            if minima and at - minima[-1] > ORDER_TOLERANCE and is_sorted:
+                kept = [lowest for lowest in minima if at - lowest <= ORDER_TOLERANCE]
+                if kept:
+                    outliers = len(minima) - len(kept)
+                    del positions[max(0, len(positions) - outliers) :]
+                    minima = deque(kept, maxlen=minima.maxlen)
+                else:
+                    is_sorted = False
+            minima.append(min(at, minima[-1]) if minima else at)
+            positions.append(index)
+        return _Order(positions, minima, is_sorted)
+
+    def _order_warnings(
+        self, page: FetchedPage, order: _Order, repeated: set[int]
+    ) -> list[str]:
+        warnings: list[str] = []
+        if repeated and len(repeated) < page.returned:
+            warnings += self._once(
+                "Pages overlap: events that an earlier page held are not counted again."
+            )
+        if self.state.in_order and not order.is_sorted:
+            warnings += self._once(
+                "The events are not sorted by timestamp: nothing is skipped, and scans read to "
+                "the oldest event until one has found the whole feed sorted."
+            )
+        return warnings
+
+    # ------------------------------------------------------- what is loaded
+
+    def _anchors(self) -> dict[str | None, datetime]:
+        """Return the events that prove a loaded range or the watermark: id to timestamp."""
+        anchors: dict[str | None, datetime] = {
+            loaded.newest_id: loaded.newest_at for loaded in self.state.loaded_ranges
+        }
+        if self.state.high_watermark is not None:
+            anchors[self.state.high_watermark_id] = self.state.high_watermark
+        return anchors
+
+    def _anchors_passed(self) -> Iterable[str | None]:
+        """Return the anchors that the scan has met or passed.
+
+        Unmet ones were removed from the state when they were passed, so after a restart
+        those that remain were met.
+        """
+        for anchor_id, at in self._anchors().items():
+            if anchor_id == self.state.scan_last_id or (
+                self._minima and at - self._minima[0] > ORDER_TOLERANCE
+            ):
+                yield anchor_id
+
+    def _drop_foreign_anchors(self) -> list[str]:
+        """Remove ranges and watermark whose newest event is not where it should be.
+
+        They are of another feed, or that event was deleted: what is loaded is not known.
+        """
+        if not self.state.in_order:
+            return []
+        foreign = set(self._anchors_passed()) - self._anchors_met
+        if not foreign:
+            return []
+        state = self.state
+        kept = tuple(one for one in state.loaded_ranges if one.newest_id not in foreign)
+        self.state = replace(state, loaded_ranges=kept)
+        if state.high_watermark_id in foreign and state.high_watermark is not None:
+            self.state = replace(self.state, high_watermark=None, high_watermark_id=None)
+        return self._once(
+            "The newest loaded event is no longer in the feed: it was deleted, or the state "
+            "belongs to another feed. Nothing is skipped on the strength of it."
+        )
+
+    def _loaded(self, page: FetchedPage, order: _Order, *, to_the_end: bool) -> set[int]:
+        """Return the indices of events that are certain to be loaded.
+
+        Args:
+            page: The page.
+            order: Its order.
+            to_the_end: Whether the last events of the page are confirmed too.
+        """
+        if not (order.is_sorted and self.state.in_order):
+            return set()
+        ranges = [one for one in self.state.loaded_ranges if one.newest_id in self._anchors_met]
+        if not ranges and not self._may_stop:
+            return set()
+        loaded: set[int] = set()
+        for index in order.positions if to_the_end else order.positions[:-MAX_OUTLIERS]:
+            at = page.records[index].timestamp
+            if at is not None and (
+                (self._may_stop and self._is_below(at))
+                or any(one.contains(at, self._lookback) for one in ranges)
+            ):
+                loaded.add(index)
+        return loaded
+
+    @property
+    def _may_stop(self) -> bool:
+        """Whether the scan may end at the high watermark: its event has been met."""
+        return (
+            not self._full
+            and self.state.high_watermark is not None
+            and self.state.high_watermark_id in self._anchors_met
+        )
+
+    def _is_below(self, at: datetime) -> bool:
+        watermark = self.state.high_watermark
+        return watermark is not None and watermark - at > self._lookback
+
+    def _reaches_loaded(self, page: FetchedPage, order: _Order) -> bool:
+        """Return whether an incremental scan ends with this page.
+
+        More than ten events below its bound end it. Fewer do if timestamps lead down to
+        them steadily: after a sudden fall they may be outliers, and the next page decides.
+        """
+        if not (order.is_sorted and self.state.in_order):
+            return False
+        below = sum(map(self._is_below, order.minima))
+        if below > MAX_OUTLIERS or below < MIN_EVENTS_BELOW:
+            return below > MAX_OUTLIERS
+        times = [at for i in order.positions if (at := page.records[i].timestamp) is not None]
+        above = times[:-below] or list(self._minima)[-1:]
+        spacing = median([high - low for high, low in pairwise(above)] or [timedelta(0)])
+        allowed = max(self._lookback / _SUDDEN_FALL, _SUDDEN_FALL * spacing)
+        falling = [*above[-1:], *times[-below:]]
+        return all(high - low <= allowed for high, low in pairwise(falling))
+
+    def _stops_with(self, page: FetchedPage) -> bool:
+        """Whether the scan may end at the high watermark once this page was processed."""
+        anchor = self.state.high_watermark_id
+        return self._may_stop or (
+            not self._full
+            and self.state.high_watermark is not None
+            and any(record.id == anchor for record in page.records)
+        )
+
+    def _incremental_to(self) -> datetime | None:
+        watermark = self.state.high_watermark
+        if self._full or watermark is None or not self.state.in_order:
+            return None
+        try:
+            return watermark - self._lookback
+        except OverflowError:
+            return None
+
+    # ------------------------------------------------------------ completeness
+
+    def _count(self, page: FetchedPage, repeated: set[int]) -> _Counts:
+        """Count distinct events, and how many the scan has to see.
+
+        A small rise of ``meta.total`` is arrivals at the head, which this scan does not
+        read. A large one means that the earlier total was too low. A fall changes nothing.
+        """
+        state = self.state
+        new = page.returned - len(repeated)
+        seen = state.events_seen + new
+        if state.total_events is None:
+            total = expected = page.total
+        else:
+            rise = page.total - state.total_events
+            total = max(page.total, state.total_events)
+            expected = state.total_events if state.events_expected is None else state.events_expected
+            expected += rise if rise > _total_tolerance(state.total_events) else 0
+        # Less than a page, so that a whole page is never missing. Deletions that the page's
+        # own total confirms may be more.
+        share = 100 if page.total <= seen else 1000
+        largest = max(self._largest_page, page.returned)
+        tolerance = min(1000, expected // share, max(0, largest - 1))
+        return _Counts(new, seen, expected, total, tolerance)
+
+    def _total_drops(self, page: FetchedPage, counts: _Counts) -> bool:
+        highest = max(counts.total, counts.seen, self._reference_total or 0)
+        return highest - page.total > _total_tolerance(highest)
+
+    def _end_anomaly(self, page: FetchedPage, counts: _Counts) -> PageAnomaly | None:
+        cursor = page.next_cursor
+        if page.has_more is False or (cursor is None and page.has_more is None):
+            return None if counts.may_end else PageAnomaly.FALSE_END
+        if counts.is_consistent and counts.missing <= 0:
+            return None
+        if cursor is None:
+            return PageAnomaly.MISSING_CURSOR
+        if self.cursor_seen(cursor):
+            return PageAnomaly.REPEATED_CURSOR
+        return None if page.returned else PageAnomaly.EMPTY_PAGE
+
+    def _has_no_next_page(self, page: FetchedPage) -> bool:
+        return (
+            page.has_more is False
+            or page.next_cursor is None
+            or not page.returned
+            or self.cursor_seen(page.next_cursor)
+        )
+
+    # ------------------------------------------------------------------- state
+
+    def _state_after(
+        self, page: FetchedPage, order: _Order, counts: _Counts, *, emitted: int
+    ) -> ScanState:
+        state = self.state
+        newest_at, newest_id = self._newest(page, order)
+        in_order = order.is_sorted and state.in_order
+        return replace(
+            state,
             cursor=page.next_cursor,
-            cursor_expires_at=expires_at if page.next_cursor else None,
-            walk=span,
-            unsorted_newest=None if self._sorted else newest,
-            # Neither holds where the order does not.
-            loaded=before.loaded if self._sorted else (),
-            complete_to=before.complete_to if self._sorted else None,
-            events_seen=before.events_seen + page.returned,
-            # An event without an id is emitted too, to the rejected ones.
-            events_emitted=before.events_emitted + emitted + page.returned - len(page.records),
-            total_events=total,
+            cursor_expires_at=_expiry(page),
+            scan_newest_at=newest_at,
+            scan_newest_id=newest_id,
+            # The ten events after it are not confirmed yet: they may be outliers.
+            scan_oldest_at=order.minima[0] if order.minima else None,
+            scan_last_id=page.records[-1].id if page.records else state.scan_last_id,
+            scan_sorted=order.is_sorted,
+            feed_sorted=state.feed_sorted and order.is_sorted,
+            loaded_ranges=state.loaded_ranges if in_order else (),
+            events_seen=counts.seen,
+            # An event without an id is emitted as well, to rejected_events.
+            events_emitted=state.events_emitted + emitted + page.returned - len(page.records),
+            events_expected=counts.expected,
+            total_events=counts.total,
         )
-        self._used.add(hash(page.next_cursor))
-        self._ids = _ids(page) or self._ids
-        if over:
-            self.finished = True
-            self.bookmark = self.bookmark.finished()
 
-    def _total(self, page: Page) -> int:
-        # What arrives during the walk is not part of it; what is deleted neither.
-        known = self.bookmark.total_events
-        return page.total if known is None else min(known, page.total)
+    def _newest(self, page: FetchedPage, order: _Order) -> tuple[datetime | None, str | None]:
+        """Return the newest event of the scan, future ones and outliers at the head aside."""
+        newest_at, newest_id = self.state.scan_newest_at, self.state.scan_newest_id
+        before = self._minima[-1] if self._minima else None
+        gap = max(self._lookback, HEAD_GAP)
+        judged = max(0, MAX_OUTLIERS - self.state.events_seen)
+        for number, index in enumerate(order.positions[: judged + 1]):
+            record = page.records[index]
+            at = record.timestamp
+            if at is None or before is None or (number < judged and before - at > gap):
+                newest_at, newest_id = at, record.id
+            before = at
+        return newest_at, newest_id
 
-    def _holds_all(self, page: Page) -> bool:
-        """Say whether the walk, with this page, has seen as many events as the API counts."""
-        return self.bookmark.events_seen + page.returned >= self._total(page)
+    def _finish(self, *, at_oldest_event: bool) -> None:
+        self.is_finished = True
+        self.state = self.state.finish(at_oldest_event=at_oldest_event)
 
-    def _is_below(self, moment: datetime) -> bool:
-        return self._bound is not None and moment < self._bound
-
-    def _is_loaded(self, moment: datetime) -> bool:
-        if self._is_below(moment):
-            return True
-        return any(s.covers(moment, self._lookback) for s in self.bookmark.loaded)
-
-    def _repeats(self, page: Page) -> bool:
-        return bool(page.records) and _ids(page) == self._ids
-
-    def _reaches_loaded(self, page: Page) -> bool:
-        if self._bound is None or not self._sorted:
-            return False
-        moments = [r.timestamp for r in page.records if r.timestamp is not None]
-        lowest = accumulate(moments if self._oldest is None else [self._oldest, *moments], min)
-        if any(moment > low + ORDER_SLACK for low, moment in zip(lowest, moments, strict=False)):
-            return False
-        last = moments[-EVENTS_BELOW:]
-        return len(last) == EVENTS_BELOW and all(map(self._is_below, last))
+    def _once(self, message: str) -> list[str]:
+        if message in self._warned:
+            return []
+        self._warned.add(message)
+        return [message]
 
 
-def _ids(page: Page) -> tuple[str, ...]:
-    return tuple(record.id for record in page.records)
+def _total_tolerance(total: int) -> int:
+    """Return how far ``meta.total`` may move between two pages.
+
+    One percent of a large feed, up to a thousand of a smaller one, and at most a twentieth
+    of a small one: what arrives or is deleted in the two minutes that a cursor lives.
+    """
+    return max(10, min(1000, total // 20), total // 100)
+
+
+def _fingerprint(page: FetchedPage) -> int:
+    return hash(tuple(record.id for record in page.records))
+
+
+def _expiry(page: FetchedPage) -> datetime | None:
+    if page.next_cursor is None:
+        return None
+    if page.expires_in is None:
+        return page.requested_at + CURSOR_LIFETIME
+    return page.received_at + timedelta(
+        seconds=min(max(page.expires_in, 0.0), _MAX_CURSOR_LIFETIME_SECONDS)
+    )
