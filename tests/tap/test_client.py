@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from datetime import datetime, timedelta, timezone
@@ -278,9 +279,7 @@ def test_only_the_code_of_an_error_body_is_named(body, is_named):
 def test_error_page_of_a_gateway_uses_a_slot():
     """It has no rate limit headers, and the API may have counted the request."""
     clock = FakeClock()
-    transport = FakeTransport(
-        clock, RawResponse(200, limits(2, 1, 60), GOOD), response(502), GOOD
-    )
+    transport = FakeTransport(clock, RawResponse(200, limits(2, 1, 60), GOOD), response(502), GOOD)
     client = PageClient(transport, page_size=5000, clock=clock, logger=QUIET)
     client.fetch(None)
     client.fetch(None)
@@ -321,10 +320,8 @@ header_values = (
 def test_arbitrary_responses_raise_no_unexpected_exception(status, headers, body, cursor):
     """A page, an expired cursor, or an error of the tap; after bounded waits."""
     client, transport, clock = client_of(RawResponse(status, headers, body), GOOD)
-    try:
+    with contextlib.suppress(TapDataSyncError, CursorExpiredError):
         assert client.fetch(cursor).returned == 1
-    except (TapDataSyncError, CursorExpiredError) as error:
-        assert str(error)
     assert len(transport.cursors) <= 2
     assert clock.passed <= MAX_WAIT_SECONDS + MAX_RETRY_DELAY_SECONDS
 

@@ -244,7 +244,9 @@ def test_raw_control_characters_except_nul_are_kept():
     """A raw tab is invalid JSON, but readable."""
     assert record_of(parsed_with("name", '"a\tb"')).name == "a\tb"
     assert record_of(parsed_with("name", '"a\x00b"')).name == "a\ufffdb"
-    assert bytes(record_of(parsed_with("properties", '{"a": "b\tc"}')).properties) == b'{"a":"b\\tc"}'
+    assert (
+        bytes(record_of(parsed_with("properties", '{"a": "b\tc"}')).properties) == b'{"a":"b\\tc"}'
+    )
 
 
 NUMBERS = [

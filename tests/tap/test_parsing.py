@@ -101,7 +101,7 @@ def test_body_that_is_no_page_is_invalid(body):
 
 def test_page_with_fewer_events_than_stated_is_invalid():
     """``meta.returned`` is optional."""
-    with pytest.raises(InvalidBodyError, match="has 1 events, but meta.returned is 2"):
+    with pytest.raises(InvalidBodyError, match=r"has 1 events, but meta\.returned is 2"):
         parsed(body_of(event(), returned=2))
     assert parsed(body_of(event(), returned=...)).returned == 1
     assert parsed(body_of(event(), returned=None)).returned == 1
@@ -159,9 +159,7 @@ def test_unknown_fields_are_bounded():
 def test_metadata_of_the_request_is_kept():
     """Times and rate limit."""
     later, rate_limit = NOON + timedelta(seconds=3), RateLimitHeaders(10, 9, 60)
-    page = parse_page(
-        body_of(event()), requested_at=NOON, received_at=later, rate_limit=rate_limit
-    )
+    page = parse_page(body_of(event()), requested_at=NOON, received_at=later, rate_limit=rate_limit)
     assert (page.requested_at, page.received_at, page.rate_limit) == (NOON, later, rate_limit)
 
 

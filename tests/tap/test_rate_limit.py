@@ -407,7 +407,7 @@ def header_values(limit: str, remaining: str, reset: str) -> dict[str, str]:
         (("9" * 5000, "1", "7"), None),
         (("1" + "0" * 12, "1", "7"), None),
         (("1_0", "1", "7"), None),
-        (("١", "1", "7"), None),
+        (("\u0661", "1", "7"), None),
         (("10, 10", "1", "7"), None),
     ],
 )
@@ -500,8 +500,20 @@ def test_retry_after_as_a_date_is_relative_to_the_response():
     assert retry_after(headers, NOW) == 30
 
 
-@given(st.dictionaries(st.sampled_from(["X-RateLimit-Limit", "X-RateLimit-Remaining",
-    "X-RateLimit-Reset", "Retry-After", "Date"]), st.text() | st.integers().map(str)))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "X-RateLimit-Limit",
+                "X-RateLimit-Remaining",
+                "X-RateLimit-Reset",
+                "Retry-After",
+                "Date",
+            ]
+        ),
+        st.text() | st.integers().map(str),
+    )
+)
 def test_arbitrary_header_values_are_read_or_ignored(headers):
     """No value raises, and the limiter accepts whatever was read."""
     limiter = RateLimiter()

@@ -274,12 +274,15 @@ def test_unverified_certificate_is_permanent(monkeypatch):
         ("HTTP_PROXY", "http://", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
         ("HTTP_PROXY", "ftp://example.com", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
         ("HTTP_PROXY", "http://x:99999", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
-        ("HTTP_PROXY", "socks5://127.0.0.1:9", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
+        (
+            "HTTP_PROXY",
+            "socks5://127.0.0.1:9",
+            "http://example.com/x",
+            "HTTPS_PROXY and HTTP_PROXY",
+        ),
     ],
 )
-def test_unusable_environment_is_a_configuration_error(
-    monkeypatch, name, value, url, advice
-):
+def test_unusable_environment_is_a_configuration_error(monkeypatch, name, value, url, advice):
     """With the variable to check."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConnectionConfigError, match=rf"Check .*{advice}\.$") as error:
@@ -370,7 +373,9 @@ def test_connection_is_not_reused_after_an_informational_status():
         assert client.get(None, 5000).status == 103
 
 
-@pytest.mark.parametrize("start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 x\r\nLocation: /\r\n\r\n"])
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 x\r\nLocation: /\r\n\r\n"]
+)
 def test_dripping_headers_and_redirects_time_out(never, start):
     """The timeout is that of the whole exchange."""
 

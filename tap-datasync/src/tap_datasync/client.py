@@ -254,7 +254,9 @@ class PageClient:
         headers, now = response.headers, self._clock.monotonic()
         rate_limit = RateLimitHeaders.from_headers(headers, received_at)
         if rate_limit is None and "X-RateLimit-Remaining" in headers:
-            self._warn_once("Ignoring X-RateLimit headers that are not whole numbers in their range")
+            self._warn_once(
+                "Ignoring X-RateLimit headers that are not whole numbers in their range"
+            )
         wait = None if resolution is None else retry_after(headers, received_at)
         if resolution is not None and resolution.action is ResponseAction.RATE_LIMITED:
             wait = self.rate_limiter.on_429(rate_limit, wait, now)

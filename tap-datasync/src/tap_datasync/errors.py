@@ -133,11 +133,15 @@ _STATUSES: tuple[tuple[Container[int], ResponseAction, str, type[TapDataSyncErro
     (
         {301, 302, 303, 307, 308},
         _FAIL,
-        "The API responded with a redirect ({}). Redirects are not followed, because the key "
-        "is sent to api_url only. Set api_url to the new address if it is right.",
+        "The API responded with a redirect ({}). It is not followed: set api_url to its target.",
         ApiChangedError,
     ),
-    ({404, 405, 410}, _FAIL, "No events found at this address ({}). Check api_url.", ApiChangedError),
+    (
+        {404, 405, 410},
+        _FAIL,
+        "No events found at this address ({}). Check api_url.",
+        ApiChangedError,
+    ),
     (
         {407},
         _FAIL,
@@ -145,7 +149,12 @@ _STATUSES: tuple[tuple[Container[int], ResponseAction, str, type[TapDataSyncErro
         ConnectionConfigError,
     ),
     ({408}, _RETRY, "request timed out at the server ({})", RetriesExhaustedError),
-    ({409, 421, 423, 424, 425}, _RETRY, "request not accepted at present ({})", RetriesExhaustedError),
+    (
+        {409, 421, 423, 424, 425},
+        _RETRY,
+        "request not accepted at present ({})",
+        RetriesExhaustedError,
+    ),
     (
         range(400, 500),
         _FAIL,

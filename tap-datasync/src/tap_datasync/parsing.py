@@ -16,9 +16,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -40,7 +39,11 @@ from tap_datasync.lenient_json import (
     split_array,
     split_object,
 )
-from tap_datasync.rate_limit import RateLimitHeaders
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tap_datasync.rate_limit import RateLimitHeaders
 
 MAX_CURSOR_CHARACTERS = 2**13
 """Longest cursor: few servers take a longer address."""
@@ -311,5 +314,3 @@ def _reject(event: ParsedEvent) -> Rejection:
     digest = hashlib.sha256(event.identity.encode("utf-8", "surrogatepass")).hexdigest()
     # A raw NUL is invalid in JSON, and databases cannot store it.
     return Rejection(event.event_id, errors, text.replace("\0", "\\u0000"), digest)
-
-

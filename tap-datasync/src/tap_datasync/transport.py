@@ -175,7 +175,7 @@ class _Exchange(threading.Thread):
                     raise exceptions.ReadTimeout
             if body.tell() > MAX_BODY_BYTES:
                 message = f"the response is larger than {MAX_BODY_BYTES // 2**20} MiB"
-                raise TransportError("invalid_body", message, counted=True)
+                raise TransportError("invalid_body", message, counted=True)  # noqa: EM101 - a key
             return RawResponse(response.status_code, response.headers, body.getvalue())
 
 
@@ -193,7 +193,11 @@ _CONNECTION_CAUSES = (
         "the proxy is unreachable or refuses the connection (check HTTPS_PROXY and HTTP_PROXY)",
         False,
     ),
-    (("NameResolutionError",), "the host in api_url cannot be resolved (check api_url and DNS)", False),
+    (
+        ("NameResolutionError",),
+        "the host in api_url cannot be resolved (check api_url and DNS)",
+        False,
+    ),
     (("NewConnectionError",), "the API cannot be reached", False),
     (
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"),
