@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def main(status: str, encoding: str) -> None:
     head = f"HTTP/1.1 {status} x\r\nLocation: /other\r\nContent-Encoding: {encoding}\r\n\r\n"
 
-    def respond(connection: socket.socket) -> None:
+    def respond(connection: socket.socket, _target: str) -> None:
         connection.sendall(head.encode())
         if encoding == "gzip":
             gzip = zlib.compressobj(wbits=31)

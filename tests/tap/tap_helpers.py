@@ -178,18 +178,19 @@ def limits(limit: int, remaining: int, reset: int) -> dict[str, str]:
 
 
 @contextmanager
-def raw_server(respond: Callable[[socket.socket], None]) -> Iterator[str]:
+def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
     """Serve over a bare socket; yields the API's address.
 
     Args:
-        respond: Receives each connection once its request has been read; closed afterwards.
+        respond: Receives each connection and the target of its request; closed afterwards.
     """
 
     def serve(connection: socket.socket) -> None:
         with connection, suppress(OSError):
-            while b"\r\n\r\n" not in connection.recv(65536):
-                pass
-            respond(connection)
+            head = b""
+            while b"\r\n\r\n" not in head and (part := connection.recv(65536)):
+                head += part
+            respond(connection, head.partition(b" ")[2].partition(b" ")[0].decode())
 
     def accept() -> None:
         with suppress(OSError):

@@ -308,7 +308,7 @@ def test_connection_is_reused():
 def sending(*parts: bytes):
     """Return a handler that sends bytes as they are."""
 
-    def respond(connection: socket.socket) -> None:
+    def respond(connection: socket.socket, _target: str) -> None:
         for part in parts:
             connection.sendall(part)
 
@@ -379,7 +379,7 @@ def test_connection_is_not_reused_after_an_informational_status():
 def test_dripping_headers_and_redirects_time_out(never, start):
     """The timeout is that of the whole exchange."""
 
-    def drip(connection: socket.socket) -> None:
+    def drip(connection: socket.socket, _target: str) -> None:
         connection.sendall(start)
         while not never.wait(0.05):
             connection.sendall(b"a")
@@ -397,7 +397,7 @@ def test_dripping_headers_and_redirects_time_out(never, start):
 def test_informational_responses_without_end_time_out(never):
     """The HTTP library skips them."""
 
-    def drip(connection: socket.socket) -> None:
+    def drip(connection: socket.socket, _target: str) -> None:
         while not never.wait(0.02):
             connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -417,7 +417,7 @@ def test_next_request_after_a_timeout_is_answered(never):
     """By a new connection."""
     slow = iter([True, False])
 
-    def respond(connection: socket.socket) -> None:
+    def respond(connection: socket.socket, _target: str) -> None:
         if next(slow):
             never.wait()
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
