@@ -1,76 +1,115 @@
-"""A whole run, over a transport without network and in no time."""
+"""A whole run of the loop, over a transport without network and in no time."""
 
 from __future__ import annotations
 
-import json
 import logging
+from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tap_datasync.bookmark import Bookmark, Span
-from tap_datasync.client import Reply
-from tap_datasync.extraction import (
-    CURSOR_LIFE,
-    MAX_DOUBTS,
-    MAX_FRUITLESS_WALKS,
-    MAX_IDLE_PAGES,
-    ExtractedPage,
-    Extraction,
-)
-from tap_datasync.failures import (
+from tap_datasync.client import RawResponse, RequestStats
+from tap_datasync.errors import (
     ApiChangedError,
     IncompleteFeedError,
     NoProgressError,
     RetriesExhaustedError,
     TapDataSyncError,
 )
-from tap_helpers import MILLIS, NOON, body_of, client_of, event, last_page, limits, moment
+from tap_datasync.pagination import MAX_IDLE_PAGES, MAX_REFETCHES, MAX_STALLED_SCANS
+from tap_datasync.parsing import FetchedPage
+from tap_datasync.scan import PageResult
+from tap_datasync.state import ScanState, TimeRange
+from tap_datasync.streams import EventsStream
+from tap_datasync.tap import TapDataSync
+from tap_helpers import (
+    KEY,
+    MILLIS,
+    NOON,
+    FakeClock,
+    FakeTransport,
+    body_of,
+    event,
+    last_page,
+    limits,
+    seconds_after_noon,
+)
 
-EXPIRED = Reply(400, {}, b'{"code":"CURSOR_EXPIRED"}')
-KEY_REFUSED = Reply(401, {}, b"")
+SOURCE = "https://example.com/api/v1"
+EXPIRED = RawResponse(400, {}, b'{"code":"CURSOR_EXPIRED"}')
+KEY_REFUSED = RawResponse(401, {}, b"")
+
+
+class RecordingStream(EventsStream):
+    """The stream, with pages and states recorded where they would be written."""
+
+    def transport(self) -> FakeTransport:
+        return self.fake
+
+    def write_page(
+        self, page: FetchedPage, result: PageResult, stats: RequestStats, **_: Any
+    ) -> None:
+        assert len(self.results) < 200, "the run does not end"
+        self.pages.append(page)
+        self.results.append(result)
+        self.stats.append(stats)
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        self.states.append(ScanState.from_dict(state))
 
 
 class Run:
-    """One run and what came of it."""
+    """One run and its outcome."""
 
     def __init__(
         self,
-        *outcomes: Reply | Exception | bytes,
-        bookmark: Bookmark | None = None,
+        *outcomes: RawResponse | Exception | bytes,
+        state: ScanState | None = None,
         full: bool = False,
         latency: float = 0.0,
         feed: dict[str | None, bytes] | None = None,
     ) -> None:
-        logger = logging.getLogger("tests.extraction")
-        self.client, self.transport, self.clock = client_of(*outcomes, logger=logger)
+        config = {"api_url": f"{SOURCE}/", "api_key": KEY, "lookback": 10}
+        tap = TapDataSync(
+            config=config,
+            state={"bookmarks": {"events": state.to_dict()}} if state else None,
+        )
+        stream = RecordingStream(tap)
+        stream.record_counter = Counter()
+        stream.record_counter.increment = lambda _: None  # type: ignore[attr-defined]
+        stream.clock = FakeClock()
+        stream.fake = self.transport = FakeTransport(stream.clock, *outcomes)
+        stream.forced_replication_method = "FULL_TABLE" if full else None
         self.transport.latency = latency
         self.transport.by_cursor = feed or {}
+        self.pages: list[FetchedPage] = []
+        self.results: list[PageResult] = []
+        self.stats: list[RequestStats] = []
+        self.states: list[ScanState] = []
+        stream.pages, stream.results = self.pages, self.results
+        stream.stats, stream.states = self.stats, self.states
         self.error: TapDataSyncError | None = None
-        self.pages: list[ExtractedPage] = []
-        extraction = Extraction(
-            self.client,
-            bookmark or Bookmark(),
-            lookback=timedelta(seconds=10),
-            full=full,
-            clock=self.clock,
-            logger=logger,
-        )
         try:
-            for page in extraction.pages():
-                assert len(self.pages) < 200, "no endless loop"
-                self.pages.append(page)
+            stream.sync_pages()
         except TapDataSyncError as error:
             self.error = error
-        self.finished = extraction.walk.finished
 
     @property
-    def bookmark(self) -> Bookmark:
-        return self.pages[-1].taken.bookmark
+    def finished(self) -> bool:
+        return self.error is None
+
+    @property
+    def state(self) -> ScanState:
+        return self.states[-1]
+
+    @property
+    def cursors(self) -> list[str | None]:
+        return self.transport.cursors
 
     @property
     def emitted(self) -> list[str]:
-        return [record.id for page in self.pages for record in page.taken.emit]
+        return [record.id for result in self.results for record in result.emit]
 
 
 def ids(*numbers: int) -> list[str]:
@@ -89,375 +128,369 @@ def final(first: int, count: int = 5, **changes: Any) -> bytes:
     return some(first, count, **(ends | changes))
 
 
-def test_a_walk_goes_from_page_to_page_to_its_end():
-    """Each page with the bookmark for after it, numbered from one."""
+def scanned(newest: float, oldest: float, cursor: str | None = "c", **changes: Any) -> ScanState:
+    """Return the state of an unfinished scan that has emitted a range of seconds."""
+    state = ScanState(
+        source=SOURCE,
+        cursor=cursor,
+        scan_newest_at=seconds_after_noon(newest),
+        scan_newest_id=f"id-{-newest:06}",
+        scan_oldest_at=seconds_after_noon(oldest),
+    )
+    return replace(state, **changes)
+
+
+# ------------------------------------------------------------------ the way of a scan
+
+
+def test_a_scan_goes_from_page_to_page_to_the_end():
     run = Run(some(0), some(5), final(10), latency=2.0)
-    assert run.error is None
     assert run.finished
     assert run.emitted == ids(*range(15))
-    assert [page.number for page in run.pages] == [1, 2, 3]
-    assert run.transport.asked == [None, "c5", "c10"]
-    first = run.pages[0].taken.bookmark
-    assert first.cursor == "c5"
+    assert run.cursors == [None, "c5", "c10"]
+    first = run.states[0]
+    assert (first.source, first.cursor) == (SOURCE, "c5")
     assert first.cursor_expires_at == NOON + timedelta(seconds=2 + 116)
     assert (first.events_seen, first.total_events) == (5, 15)
-    assert run.bookmark.complete_to == NOON
-    assert run.bookmark.cursor is None
-
-
-@pytest.mark.parametrize("expires_in", [None, ..., -1])
-def test_a_cursor_lives_120_seconds_from_its_request_where_nothing_is_said(expires_in):
-    """Not from its reply."""
-    run = Run(some(0, cursorExpiresIn=expires_in), final(5, 10), latency=4.0)
-    assert run.pages[0].taken.bookmark.cursor_expires_at == NOON + CURSOR_LIFE
-
-
-def test_an_absurd_life_of_a_cursor_is_no_crash():
-    """A day is long enough."""
-    run = Run(some(0, cursorExpiresIn=1e300), final(5, 10))
-    assert run.pages[0].taken.bookmark.cursor_expires_at == NOON + timedelta(days=1)
+    assert (run.state.high_watermark, run.state.cursor) == (NOON, None)
 
 
 def test_a_run_resumes_at_a_live_cursor():
-    """Without a request more than needed."""
     first = Run(some(0), some(5), KEY_REFUSED)
-    again = Run(final(10), bookmark=first.bookmark)
-    assert again.transport.asked == ["c10"]
+    again = Run(final(10), state=first.state)
+    assert again.cursors == ["c10"]
     assert again.finished
     assert first.emitted + again.emitted == ids(*range(15))
-    assert again.bookmark.complete_to == NOON
+    assert again.state.high_watermark == NOON
 
 
-def test_a_run_with_a_dead_cursor_begins_anew_and_skips_what_is_loaded(caplog):
-    """Loudly, and without asking for the dead cursor."""
-    old = Bookmark(
-        cursor="dead",
-        cursor_expires_at=NOON - timedelta(minutes=5),
-        walk=Span(moment(0), moment(-4)),
-        events_seen=5,
-    )
-    with caplog.at_level(logging.WARNING):
-        run = Run(some(0, count=15, total=20), final(15, total=20), bookmark=old)
-    assert run.transport.asked == [None, "c15"]
-    assert "The walk is cut off: its cursor has expired" in caplog.text
-    # The lookback is wider than the span, so all of it is read again.
-    assert run.emitted == ids(*range(20))
-    wide = Bookmark(
-        cursor="dead", cursor_expires_at=NOON - timedelta(minutes=5), walk=Span(NOON, moment(-14))
-    )
-    run = Run(some(0, count=15, total=20), final(15, total=20), bookmark=wide)
-    assert run.emitted == ids(*range(11), *range(13, 20))
-    assert run.pages[0].taken.skipped == 2
+def test_an_expired_cursor_starts_a_new_scan_without_a_request_for_it(caplog):
+    state = scanned(0, -40, cursor_expires_at=NOON - timedelta(minutes=5))
+    run = Run(some(0, 60, total=70), final(60, 10, total=70), state=state)
+    assert run.cursors == [None, "c60"]
+    assert "Scan interrupted: its cursor has expired. Starting a new one" in caplog.text
+    # Without the lookback, the ends of the range, and the last events of the page.
+    assert run.emitted == ids(*range(11), *range(39, 70))
+    assert run.results[0].skipped == 28
 
 
-def test_a_cursor_whose_end_is_not_known_is_tried():
-    """A state may not say."""
-    old = Bookmark(cursor="here", walk=Span(moment(0), moment(-4)), events_seen=5, total_events=15)
-    assert Run(final(5, 10), bookmark=old).transport.asked == ["here"]
+def test_a_cursor_without_known_expiry_is_tried():
+    state = scanned(0, -4, "here", events_seen=5, events_expected=15, total_events=15)
+    assert Run(final(5, 10), state=state).cursors == ["here"]
 
 
-def test_a_cursor_that_is_refused_in_the_middle_begins_a_new_walk():
-    """The new one reads the head again and goes on."""
+def test_a_cursor_that_is_refused_starts_a_new_scan():
     run = Run(some(0), EXPIRED, some(0), some(5), final(10))
-    assert run.transport.asked == [None, "c5", None, "c5", "c10"]
+    assert run.cursors == [None, "c5", None, "c5", "c10"]
     assert run.finished
     assert set(run.emitted) == set(ids(*range(15)))
 
 
-def test_walks_that_are_cut_off_at_the_same_place_end():
-    """No endless loop, and a sentence."""
+def test_scans_that_are_interrupted_at_the_same_position_end_the_run():
     run = Run(*[some(0), EXPIRED] * 20)
     assert isinstance(run.error, NoProgressError)
-    assert str(run.error).endswith("Nothing is lost; try again later.")
-    assert run.transport.asked.count(None) == MAX_FRUITLESS_WALKS + 1
+    assert str(run.error).endswith("No event is lost; try again later.")
+    assert run.cursors.count(None) == MAX_STALLED_SCANS + 1
     assert run.error.exit_code == 1
 
 
-def test_walks_that_get_further_each_time_go_on():
-    """As long as there is progress, there is another walk."""
+def test_scans_that_get_further_each_time_continue():
     outcomes = []
     for pages in range(1, 8):
         outcomes += [some(5 * number, total=100) for number in range(pages)] + [EXPIRED]
-    run = Run(*outcomes, final(0, total=5))
-    assert run.error is None
-    assert run.finished
+    run = Run(*outcomes, final(0, total=5), final(0, total=5))
+    assert isinstance(run.error, IncompleteFeedError) is False
+    assert run.cursors.count(None) >= 8
 
 
 @pytest.mark.parametrize("code", [b"CURSOR_EXPIRED", b"CURSOR_INVALID_FORMAT"])
-def test_a_first_page_that_is_refused_is_no_cursors_fault(code):
-    """A 400 without a cursor is fatal."""
-    run = Run(Reply(400, {}, b'{"code":"%s"}' % code))
+def test_a_refused_first_page_is_fatal(code):
+    run = Run(RawResponse(400, {}, b'{"code":"%s"}' % code))
     assert isinstance(run.error, ApiChangedError)
 
+
+def test_a_second_run_stops_where_the_first_began():
+    first = Run(some(0, 60, total=60, hasMore=False, nextCursor=None))
+    second = Run(body_of(*map(event, range(60)), total=60), state=first.state)
+    assert second.finished
+    assert second.cursors == [None]
+    assert second.emitted == ids(*range(11))
+    assert second.state.high_watermark == NOON
+
+
+def test_a_full_run_reads_everything_again():
+    first = Run(some(0, 15, hasMore=False, nextCursor=None))
+    second = Run(some(0), some(5), final(10), state=first.state, full=True)
+    assert second.emitted == ids(*range(15))
+
+
+def test_an_empty_feed_is_finished():
+    for body in (last_page(), body_of(total=0)):
+        run = Run(body)
+        assert run.finished
+        assert run.state.high_watermark is None
+
+
+# ------------------------------------------------------------------ the source
+
+
+def test_a_state_of_another_source_is_ignored_with_a_warning(caplog):
+    state = ScanState(
+        source="https://other.example.com/api/v1",
+        cursor="foreign",
+        loaded_ranges=(TimeRange(NOON, "id-000000", seconds_after_noon(-1000)),),
+        high_watermark=NOON,
+        high_watermark_id="id-000000",
+    )
+    run = Run(some(0), some(5), final(10), state=state)
+    assert run.cursors == [None, "c5", "c10"]
+    assert run.emitted == ids(*range(15))
+    assert "https://other.example.com/api/v1" in caplog.text
+    assert f"but api_url is {SOURCE}: ignoring the state" in caplog.text
+    assert run.state.source == SOURCE
+
+
+def test_a_state_of_another_account_at_the_same_address_hides_nothing(caplog):
+    state = ScanState(
+        source=SOURCE, high_watermark=seconds_after_noon(-30), high_watermark_id="theirs"
+    )
+    run = Run(some(0, 60, total=70), final(60, 10, total=70), state=state)
+    assert run.emitted == ids(*range(70))
+    assert caplog.text.count("no longer in the feed") == 1
+
+
+# ------------------------------------------------------------------ false ends
 
 FALSE_ENDS = [
     final(5),
     final(5, hasMore=None),
-    final(5, hasMore=...),
     final(5, hasMore=..., nextCursor=...),
     final(5, hasMore=True),
     final(5, hasMore=False, nextCursor="c5"),
     some(5, nextCursor="c5"),
     body_of(hasMore=False, nextCursor=None, total=15),
+    body_of(hasMore=False, nextCursor=None, total=0),
+    final(5, total=10),
 ]
 
 
-@pytest.mark.parametrize("lie", FALSE_ENDS)
-@pytest.mark.parametrize("times", [1, MAX_DOUBTS])
-def test_a_false_end_that_passes_costs_only_the_question(lie, times):
-    """The page is asked for again, at the same cursor, and the walk goes on."""
-    run = Run(some(0), *[lie] * times, some(5), final(10))
-    assert run.error is None
+@pytest.mark.parametrize("false_end", FALSE_ENDS)
+@pytest.mark.parametrize("times", [1, MAX_REFETCHES])
+def test_a_false_end_that_goes_away_costs_only_requests(false_end, times):
+    run = Run(some(0), *[false_end] * times, some(5), final(10))
     assert run.finished
     assert run.emitted == ids(*range(15))
-    assert run.transport.asked == [None, *["c5"] * (times + 1), "c10"]
-    assert sum(run.pages[1].effort.retries.values()) == times
+    assert run.cursors == [None, *["c5"] * (times + 1), "c10"]
+    assert sum(run.stats[1].retries.values()) == times
 
 
-@pytest.mark.parametrize("lie", FALSE_ENDS)
-def test_a_false_end_for_good_fails_and_keeps_the_place(lie):
-    """The page's events are good; the state resumes at the page itself."""
-    run = Run(some(0), lie)
+@pytest.mark.parametrize("false_end", FALSE_ENDS)
+def test_a_false_end_that_stays_fails_and_keeps_the_position(false_end):
+    """The events of the page are emitted; the state resumes at the page itself."""
+    run = Run(some(0), false_end)
     assert isinstance(run.error, IncompleteFeedError)
-    assert "of 15 events seen" in str(run.error)
-    assert run.transport.asked == [None, *["c5"] * (MAX_DOUBTS + 1)]
+    assert "15 counted by the API" in str(run.error)
+    assert "5 events read before this page" in str(run.error)
+    assert run.cursors == [None, *["c5"] * (MAX_REFETCHES + 1)]
     assert run.emitted[:5] == ids(*range(5))
-    assert run.bookmark == run.pages[0].taken.bookmark
-    assert (run.bookmark.cursor, run.bookmark.complete_to) == ("c5", None)
+    assert run.state == run.states[0]
+    assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
 
 
-def test_a_false_end_with_a_good_cursor_is_gone_on_with():
-    """Where the API gives a way on, it is taken."""
-    run = Run(some(0), *[some(5, hasMore=False)] * (MAX_DOUBTS + 1), final(10))
+def test_a_false_end_with_a_good_cursor_is_passed():
+    run = Run(some(0), *[some(5, hasMore=False)] * (MAX_REFETCHES + 1), final(10))
     assert run.finished
     assert run.emitted == ids(*range(15))
 
 
-def test_a_false_end_on_the_first_page_keeps_nothing_open():
-    """The next run begins again."""
+def test_a_false_end_on_the_first_page_leaves_no_scan_in_progress():
     run = Run(final(0))
     assert isinstance(run.error, IncompleteFeedError)
-    assert run.bookmark == Bookmark()
+    assert run.state == ScanState(source=SOURCE)
     assert run.emitted == ids(*range(5))
 
+
+@pytest.mark.parametrize("total", [0, 3])
+def test_an_end_that_no_total_confirms_fails(total):
+    """A total of 0 on every page: the end cannot be verified."""
+    run = Run(feed={None: some(0, total=total), "c5": some(5, total=total), "c10": final(10, total=total)})
+    assert isinstance(run.error, IncompleteFeedError)
+
+
+def test_a_total_that_drops_is_fetched_again():
+    run = Run(some(0, total=1000), some(5, total=0), some(5, total=1000), KEY_REFUSED)
+    assert run.stats[1].retries == {"total_drop": 1}
+
+
+def test_a_total_that_stays_low_costs_no_refetch_of_later_pages(caplog):
+    pages = [some(n, total=0) for n in range(5, 50, 5)]
+    run = Run(some(0, total=1000), *[pages[0]] * (MAX_REFETCHES + 1), *pages[1:], KEY_REFUSED)
+    assert [sum(stats.retries.values()) for stats in run.stats[:4]] == [0, MAX_REFETCHES, 0, 0]
+    assert caplog.text.count("Continuing although it persists: meta.total") == 1
+
+
+# ------------------------------------------------------------------ pages without progress
 
 EMPTY = body_of(total=15, nextCursor="c5b")
 
 
-def test_an_empty_page_in_the_middle_is_asked_for_again():
-    """Once empty is not for ever empty."""
+def test_an_empty_page_in_the_middle_is_fetched_again():
     run = Run(some(0), EMPTY, some(5), final(10))
     assert run.finished
     assert run.emitted == ids(*range(15))
 
 
-def test_a_page_that_stays_empty_is_gone_past():
-    """Its cursor leads on."""
-    run = Run(some(0), *[EMPTY] * (MAX_DOUBTS + 1), some(5), final(10))
+def test_a_page_that_stays_empty_is_passed():
+    run = Run(some(0), *[EMPTY] * (MAX_REFETCHES + 1), some(5), final(10))
     assert run.finished
-    assert run.transport.asked[-2] == "c5b"
-    assert [page.exchange.page.returned for page in run.pages] == [5, 0, 5, 5]
+    assert run.cursors[-2] == "c5b"
+    assert [page.returned for page in run.pages] == [5, 0, 5, 5]
 
 
-def test_empty_pages_without_end_end():
-    """A fresh cursor on each of them is no progress."""
-    empties = [body_of(total=15, nextCursor=f"x{number}") for number in range(500)]
-    run = Run(some(0), *empties)
+@pytest.mark.parametrize("events", [range(0), range(5)])
+def test_pages_without_a_new_event_are_bounded(events):
+    """Empty ones, and the same page again, each with a fresh cursor."""
+    pages = [body_of(*map(event, events), total=15, nextCursor=f"x{n}") for n in range(500)]
+    run = Run(some(0), *pages)
     assert isinstance(run.error, IncompleteFeedError)
-    assert len(run.transport.asked) <= 1 + (MAX_IDLE_PAGES + 1) * (MAX_DOUBTS + 1)
+    assert len(run.cursors) <= 1 + (MAX_IDLE_PAGES + 1) * (MAX_REFETCHES + 1)
 
 
-def test_the_same_page_again_under_another_cursor_counts_once():
-    """It is no lost order, and the walk goes on behind it."""
+def test_a_repeated_page_is_not_counted_and_passed():
     again = some(0, nextCursor="c5b")
     run = Run(feed={None: some(0), "c5": again, "c5b": some(5), "c10": final(10)})
     assert run.finished
     assert run.emitted == ids(*range(15))
-    assert run.bookmark.events_seen == 15
-    assert not any(page.taken.lost_order for page in run.pages)
+    assert run.state.events_seen == 15
+    assert run.state.feed_sorted
 
 
-def test_the_same_page_without_end_ends():
-    """Whatever the cursors are called."""
-    run = Run(*[some(0, nextCursor=f"x{number}") for number in range(500)])
+def test_cursors_that_lead_in_a_circle_end_the_run():
+    """Each cursor is new, the pages repeat."""
+    pages = [
+        some(5 * (n % 10), total=100_000, nextCursor=f"x{n}") for n in range(500)
+    ]
+    run = Run(*pages)
     assert isinstance(run.error, IncompleteFeedError)
-    assert len(run.transport.asked) <= 1 + (MAX_IDLE_PAGES + 1) * (MAX_DOUBTS + 1)
+    assert len(run.cursors) < 50
+    assert run.emitted == ids(*range(50))
+
+
+def test_shifting_circles_end_the_run_when_they_exceed_the_total():
+    pages = [
+        body_of(
+            *[event(k % 1009) for k in range(101 * n, 101 * n + 101)],
+            nextCursor=f"x{n}",
+            total=1009,
+        )
+        for n in range(150)
+    ]
+    run = Run(*pages)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert len(run.cursors) < 60
+
+
+# ------------------------------------------------------------------ corrupted pages
 
 
 @pytest.mark.parametrize(
-    ("part", "damage"), [(b"event_abc123", b"event_\xff"), (b'"/home"', b"NaN")]
+    ("part", "corruption"), [(b"event_abc123", b"event_\xff"), (b'"/home"', b"NaN")]
 )
-def test_a_damaged_page_is_asked_for_again(part, damage):
-    """What is neither text nor JSON is taken only when it stays."""
+def test_a_corrupted_page_is_fetched_again_and_used_if_it_stays(part, corruption):
     good = body_of(event(0), event(1), hasMore=False, nextCursor=None, total=2)
-    bad = good.replace(part, damage, 1)
+    bad = good.replace(part, corruption, 1)
     assert bad != good
-    run = Run(bad, good)
-    assert run.pages[0].exchange.page.rejections == []
+    assert Run(bad, good).pages[0].rejections == []
     run = Run(bad)
     assert run.finished
     assert run.emitted == ids(0, 1)
-    assert len(run.pages[0].exchange.page.rejections) == 1
-    assert len(run.transport.asked) == MAX_DOUBTS + 1
+    assert len(run.pages[0].rejections) == 1
+    assert len(run.cursors) == MAX_REFETCHES + 1
 
 
-def damaged(body: bytes) -> bytes:
+def corrupted(body: bytes) -> bytes:
     return body.replace(b'"/home"', b"NaN", 1)
 
 
-def test_damage_does_not_hide_a_false_end():
-    """A page that stays damaged is taken, its word that the feed ends is not."""
-    run = Run(some(0), damaged(final(5)))
+def test_corruption_does_not_hide_a_false_end():
+    run = Run(some(0), corrupted(final(5)))
     assert isinstance(run.error, IncompleteFeedError)
-    assert (run.bookmark.cursor, run.bookmark.complete_to) == ("c5", None)
+    assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
 
 
-def test_damage_does_not_hide_a_circle():
-    """Damaged pages whose cursors lead round in a circle are not walked for ever."""
-    first, second = some(0, total=100), damaged(some(5, total=100))
-    third = damaged(some(10, nextCursor="c5", total=100))
-    run = Run(feed={None: first, "c5": second, "c10": third})
-    assert isinstance(run.error, IncompleteFeedError)
-
-
-def test_a_feed_that_stays_damaged_does_not_cost_five_requests_a_page():
-    """Once is enough to know; from then on a page gets one more chance."""
-    run = Run(feed={None: damaged(some(0)), "c5": damaged(some(5)), "c10": damaged(final(10))})
+def test_a_feed_that_stays_corrupted_does_not_cost_five_requests_a_page():
+    run = Run(
+        feed={None: corrupted(some(0)), "c5": corrupted(some(5)), "c10": corrupted(final(10))}
+    )
     assert run.finished
     assert run.emitted == ids(*range(15))
-    asked = run.transport.asked
-    assert [asked.count(cursor) for cursor in (None, "c5", "c10")] == [MAX_DOUBTS + 1, 2, 2]
+    assert [run.cursors.count(cursor) for cursor in (None, "c5", "c10")] == [
+        MAX_REFETCHES + 1,
+        2,
+        2,
+    ]
 
 
-def test_a_changed_api_is_told_by_what_does_not_fit():
-    """A field that is only missing on the first event is not what has changed."""
-    run = Run(last_page(event(0, session=..., type=7), *(event(n, type=7) for n in range(1, 25))))
-    assert "type: is not a string" in str(run.error)
+# ------------------------------------------------------------------ events and warnings
 
 
-def test_an_empty_feed_is_finished():
-    """No events are all events."""
-    for body in (last_page(), body_of(total=0)):
-        run = Run(body)
-        assert run.error is None
-        assert run.finished
-        assert run.bookmark.complete_to is None
-
-
-def test_a_second_run_stops_where_the_first_began():
-    """It reads the lookback again, and no more."""
-    first = Run(some(3, count=15, total=15, hasMore=False, nextCursor=None))
-    second = Run(body_of(*map(event, range(18))), bookmark=first.bookmark)
-    assert second.finished
-    assert second.transport.asked == [None]
-    assert second.emitted == ids(*range(14))
-    assert second.bookmark.complete_to == NOON
-
-
-def test_a_full_run_reads_all_again():
-    """FULL_TABLE goes to the oldest event."""
-    first = Run(some(0, count=15, total=15, hasMore=False, nextCursor=None))
-    second = Run(some(0), some(5), final(10), bookmark=first.bookmark, full=True)
-    assert second.emitted == ids(*range(15))
-
-
-def test_a_page_of_misfits_is_a_changed_api():
-    """Most events of a page do not fit: stop before anything of it is emitted."""
-    run = Run(some(0), body_of(*(event(n, type=5) for n in range(6, 30)), event(5)))
+def test_a_page_of_invalid_events_is_a_changed_api():
+    """Before anything of it is emitted; a field that is only missing is not what changed."""
+    invalid = [event(6, session=..., type=5), *(event(n, type=5) for n in range(7, 30))]
+    run = Run(some(0), body_of(*invalid, event(5)))
     assert isinstance(run.error, ApiChangedError)
-    assert "24 of 25 events on a page do not fit (type: is not a string)" in str(run.error)
+    assert "24 of 25 events on a page are invalid (type: not a string)" in str(run.error)
     assert run.emitted == ids(*range(5))
 
 
-def test_some_misfits_and_missing_fields_are_no_changed_api():
-    """Half of a page may be bad, and all of it may lack a field."""
+def test_some_invalid_events_and_missing_fields_are_no_changed_api():
     good = [event(n) for n in range(20)]
     bad = [event(n, type=5) for n in range(20, 40)]
     lacking = [event(n, session=...) for n in range(40, 80)]
     run = Run(last_page(*good, *bad, *lacking))
-    assert run.error is None
+    assert run.finished
     assert len(run.emitted) == 80
-    assert len(run.pages[0].exchange.page.rejections) == 60
+    assert len(run.pages[0].rejections) == 60
 
 
-def test_an_order_that_is_lost_is_told_once(caplog):
-    """And the walk goes to the very end."""
-    bookmark = Bookmark(complete_to=NOON - timedelta(days=9))
-    with caplog.at_level(logging.WARNING):
-        run = Run(
-            body_of(event(0), event(5), event(1), nextCursor="a", total=7),
-            body_of(event(9), event(2), nextCursor="b", total=7),
-            body_of(event(7), event(3), nextCursor=None, hasMore=False, total=7),
-            bookmark=bookmark,
-        )
-    assert run.finished
-    assert caplog.text.count("not sorted by time") == 1
-    assert len(run.emitted) == 7
-    # All was loaded, so the next run reads only what is new.
-    assert run.bookmark.complete_to == NOON
-
-
-def test_a_walk_that_has_skipped_before_the_order_was_lost_starts_over(caplog):
-    """What it skipped may never have been loaded."""
-    bookmark = Bookmark(loaded=(Span(NOON, moment(-1000)),))
-    pages = [
-        body_of(*map(event, range(20)), nextCursor="a", total=23),
-        body_of(event(30), event(25), event(31), nextCursor=None, hasMore=False, total=23),
-    ]
-    with caplog.at_level(logging.WARNING):
-        run = Run(*pages, *pages, bookmark=bookmark)
-    assert run.finished
-    assert run.transport.asked == [None, "a", None, "a"]
-    assert set(run.emitted) == set(ids(*range(20), 25, 30, 31))
-    assert caplog.text.count("starts over") == 1
-
-
-def test_events_without_an_id_do_not_make_an_unsorted_walk_start_over_for_ever():
-    """They are seen but have no row, and nothing was skipped."""
-    pages = [
-        body_of(*map(event, range(20)), event(20, id=...), nextCursor="a", total=24),
-        body_of(event(30), event(25), event(31), nextCursor=None, hasMore=False, total=24),
-    ]
-    run = Run(*pages * 50)
-    assert run.finished
-    assert run.transport.asked == [None, "a"]
-
-
-def test_unknown_fields_are_told_once_a_run_by_name(caplog):
-    """However many events have them."""
-    with caplog.at_level(logging.WARNING):
-        Run(
-            body_of(event(0, zeta=1), event(1, zeta=2), nextCursor="a", total=3),
-            body_of(event(2, zeta=3, alpha=1), nextCursor=None, hasMore=False, total=3),
-        )
-    assert [record.getMessage() for record in caplog.records] == [
-        "Events have a field that is not documented: zeta",
-        "Events have a field that is not documented: alpha",
-    ]
-
-
-def test_the_efforts_of_a_page_are_its_own():
-    """Retries and waits are counted since the page before."""
+def test_a_feed_without_order_is_read_to_the_end_with_one_warning(caplog):
+    state = ScanState(
+        source=SOURCE, high_watermark=seconds_after_noon(-8), high_watermark_id="id-000008"
+    )
+    shard = [event(100 + n, timestamp=MILLIS - 1000 * n) for n in range(30)]
     run = Run(
-        Reply(503, {}, b""),
-        Reply(200, limits(2, 0, 30), some(0)),
+        some(0, 20, total=60),
+        body_of(*shard, nextCursor="b", total=60),
+        some(20, 10, hasMore=False, nextCursor=None, total=60),
+        state=state,
+    )
+    assert run.finished
+    assert len(run.emitted) == 60
+    assert (run.state.high_watermark, run.state.feed_sorted) == (NOON, False)
+    assert caplog.text.count("not sorted by timestamp") == 1
+
+
+def test_unknown_fields_are_summed_up_once_a_run(caplog):
+    Run(
+        body_of(event(0, zeta=1), event(1, alpha=2), nextCursor="a", total=3),
+        body_of(event(2, omega=3), nextCursor=None, hasMore=False, total=3),
+    )
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings == ["Ignoring undocumented fields of events: alpha, zeta"]
+
+
+def test_retries_and_waits_are_counted_since_the_page_before():
+    run = Run(
+        RawResponse(503, {}, b""),
+        RawResponse(200, limits(2, 0, 30), some(0)),
         some(5),
         final(10),
     )
-    assert [dict(page.effort.retries) for page in run.pages] == [{"503": 1}, {}, {}]
-    assert [round(page.effort.waited) for page in run.pages] == [0, 30, 0]
+    assert [dict(stats.retries) for stats in run.stats] == [{"http_503": 1}, {}, {}]
+    assert [round(stats.rate_limit_wait_seconds) for stats in run.stats] == [0, 30, 0]
 
 
-def test_a_failure_keeps_what_was_yielded():
-    """The last bookmark resumes the walk."""
-    run = Run(some(0), Reply(503, {}, b""))
+def test_a_failure_keeps_what_was_saved():
+    run = Run(some(0), RawResponse(503, {}, b""))
     assert isinstance(run.error, RetriesExhaustedError)
-    state = json.loads(json.dumps(run.bookmark.to_state()))
-    assert Bookmark.from_state(state).cursor == "c5"
-    assert not run.finished
-
-
-def test_a_timestamp_of_tomorrow_is_taken_for_now():
-    """By the clock at the reply."""
-    run = Run(last_page(event(0, timestamp=MILLIS + 86_400_000), event(1)), latency=2.0)
-    assert run.bookmark.complete_to == NOON + timedelta(seconds=2)
+    assert run.state.cursor == "c5"

@@ -1,169 +1,254 @@
-"""The bookmark: spans of what is loaded, and the JSON that Meltano keeps."""
+"""The state: loaded ranges, and the JSON that Meltano keeps and merges."""
 
 from __future__ import annotations
 
+import ast
 import copy
 import json
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tap_datasync.bookmark import Bookmark, BookmarkError, Span
-from tap_datasync.failures import EXIT_HOPELESS
-from tap_helpers import moment
+from tap_datasync.errors import EXIT_PERMANENT
+from tap_datasync.state import ScanState, StateError, TimeRange
+from tap_helpers import seconds_after_noon
 
-HOUR = timedelta(hours=1)
-moments = st.integers(-(10**6), 10**6).map(moment)
-spans = st.tuples(moments, moments).map(lambda ends: Span(max(ends), min(ends)))
-bookmarks = st.builds(
-    Bookmark,
-    cursor=st.none() | st.text(min_size=1),
-    cursor_expires_at=st.none() | moments,
-    walk=st.none() | spans,
-    loaded=st.lists(spans, max_size=4).map(tuple),
-    complete_to=st.none() | moments,
-    events_seen=st.integers(0, 10**9),
-    events_emitted=st.integers(0, 10**9),
-    total_events=st.none() | st.integers(0, 10**9),
+LOOKBACK = timedelta(seconds=10)
+
+timestamps = st.integers(-(10**6), 10**6).map(seconds_after_noon)
+ids = st.text(min_size=1)
+counts = st.integers(0, 2**63 - 1)
+ranges = st.builds(
+    lambda a, b, newest_id: TimeRange(max(a, b), newest_id, min(a, b)), timestamps, timestamps, ids
 )
-KEYS = set(Bookmark().to_state())
+states = st.builds(
+    ScanState,
+    source=st.none() | ids,
+    cursor=st.none() | ids,
+    cursor_expires_at=st.none() | timestamps,
+    scan_newest_at=st.none() | timestamps,
+    scan_newest_id=st.none() | ids,
+    scan_oldest_at=st.none() | timestamps,
+    scan_last_id=st.none() | ids,
+    scan_anchors=st.lists(ids, max_size=3).map(tuple),
+    scan_sorted=st.booleans(),
+    feed_sorted=st.booleans(),
+    loaded_ranges=st.lists(ranges, max_size=4).map(tuple),
+    high_watermark=st.none() | timestamps,
+    high_watermark_id=st.none() | ids,
+    events_seen=counts,
+    events_emitted=counts,
+    events_expected=st.none() | counts,
+    total_events=st.none() | counts,
+)
+KEYS = {
+    "version": 2,
+    "source": None,
+    "cursor": None,
+    "cursor_expires_at": None,
+    "scan_newest_at": None,
+    "scan_newest_id": None,
+    "scan_oldest_at": None,
+    "scan_last_id": None,
+    "scan_anchors": [],
+    "scan_sorted": True,
+    "feed_sorted": True,
+    "loaded_ranges": [],
+    "high_watermark": None,
+    "high_watermark_id": None,
+    "events_seen": 0,
+    "events_emitted": 0,
+    "events_expected": None,
+    "total_events": None,
+}
 
 
-@given(bookmarks)
-def test_the_state_round_trips_through_json(bookmark):
-    """What is saved is what is read."""
-    assert Bookmark.from_state(json.loads(json.dumps(bookmark.to_state()))) == bookmark
+def read(state: dict[str, Any]) -> ScanState:
+    """Read a state that has been saved as JSON."""
+    return ScanState.from_dict(json.loads(json.dumps(state)))
 
 
-@given(bookmarks)
-def test_every_key_is_always_there(bookmark):
-    """A key that is missing from a state would come back when Meltano merges states."""
-    assert set(bookmark.to_state()) == KEYS
-    assert set(bookmark.finished().to_state()) == KEYS
-    assert set(bookmark.cut_off(HOUR).to_state()) == KEYS
+def test_an_empty_state_has_every_key():
+    assert ScanState().to_dict() == KEYS
 
 
-def merged(old: dict, new: dict) -> dict:
-    """Merge as Meltano does: objects key by key, everything else replaced."""
-    result = copy.deepcopy(old)
-    for key, value in new.items():
-        nested = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if nested else copy.deepcopy(value)
-    return result
+@given(states)
+def test_the_state_round_trips_through_json_with_every_key(state):
+    saved = state.to_dict()
+    assert list(saved) == list(KEYS)
+    assert not any(isinstance(value, dict) for value in saved.values())
+    assert read(saved) == state
 
 
-@given(bookmarks, bookmarks)
-def test_a_state_merged_over_another_one_is_the_newer_one(old, new):
-    """Whatever was there before, the newer state wins in every key."""
-    assert Bookmark.from_state(merged(old.to_state(), new.to_state())) == new
+def test_an_empty_document_is_a_fresh_start():
+    assert read({}) == ScanState()
 
 
-@pytest.mark.parametrize("state", [{}, {"version": None}, {"replication_key_value": "2026"}])
-def test_an_empty_state_or_one_of_another_tap_is_a_fresh_start(state):
-    """No version, no bookmark."""
-    assert Bookmark.from_state(state) == Bookmark()
+def test_missing_keys_have_their_defaults_and_unknown_keys_are_ignored():
+    assert read({"version": 2, "walk": {"newest": None}}) == ScanState()
 
 
-def test_a_walk_whose_order_is_lost_keeps_its_newest_end():
-    """It is what will be complete when the walk has gone to the very end."""
-    bookmark = Bookmark(cursor="c", unsorted_newest=moment(9), events_seen=5)
-    state = json.loads(json.dumps(bookmark.to_state()))
-    assert state["walk"]["oldest"] is None
-    assert Bookmark.from_state(state) == bookmark
-    assert Bookmark.from_state(merged({"walk": {"oldest": "x"}}, state)) == bookmark
-    assert bookmark.finished().complete_to == moment(9)
-    assert bookmark.cut_off(HOUR) == Bookmark(events_seen=5)
+# ------------------------------------------------------------------ Meltano
 
 
-def test_only_a_version_is_an_empty_bookmark():
-    """Missing keys are null."""
-    assert Bookmark.from_state({"version": 1}) == Bookmark()
+def meltano_merge():
+    """Return Meltano's own function, from its source: it need not be importable here."""
+    root = Path(__file__).resolve().parents[2]
+    found = sorted(root.glob(".venv*/lib/python*/site-packages/meltano/core/utils/__init__.py"))
+    if not found:
+        pytest.skip("Meltano is not installed")
+    tree = ast.parse(found[0].read_text())
+    tree.body = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "merge"
+    ]
+    names: dict[str, Any] = {}
+    exec(compile(tree, str(found[0]), "exec"), names)  # noqa: S102 - Meltano's own code
+    return names["merge"]
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", {}])
-def test_a_state_of_another_version_is_refused_in_a_sentence(version):
-    """A newer tap's state is not guessed at."""
-    with pytest.raises(BookmarkError, match=r"^The state is of version .*full-refresh\.$") as error:
-        Bookmark.from_state({"version": version})
-    assert error.value.exit_code == EXIT_HOPELESS
+@given(st.lists(states, min_size=1, max_size=5))
+def test_any_sequence_of_states_survives_the_merge_of_meltano(sequence):
+    """The newest state wins in every key: nothing comes back, and no merge fails."""
+    merge = meltano_merge()
+    saved: dict[str, Any] = {}
+    for state in sequence:
+        document = {"singer_state": {"bookmarks": {"events": state.to_dict()}}}
+        saved = merge(json.loads(json.dumps(document)), copy.deepcopy(saved))
+    assert read(saved["singer_state"]["bookmarks"]["events"]) == sequence[-1]
+
+
+# ------------------------------------------------------------------ other documents
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("document", "reason"),
     [
-        {"cursor": 5},
-        {"cursor": ["a"]},
-        {"cursor_expires_at": "soon"},
-        {"cursor_expires_at": []},
-        {"walk": "x"},
-        {"walk": {"newest": "2026-01-01T00:00:00Z"}},
-        {"walk": {"newest": None, "oldest": "2026-01-01T00:00:00Z"}},
-        {"walk": ["2026"]},
-        {"loaded": 5},
-        {"loaded": [5]},
-        {"loaded": {"a": 1}},
-        {"loaded": [{"newest": "x", "oldest": "y"}]},
-        {"complete_to": "never"},
-        {"complete_to": {}},
-        {"events_seen": "many"},
-        {"events_seen": [1]},
-        {"events_emitted": {"a": 1}},
-        {"total_events": "all"},
-        {"total_events": []},
+        ({"version": 1}, "it is of version 1"),
+        ({"version": 3, "cursor": "c"}, "it is of version 3"),
+        ({"version": True}, "it is of version True"),
+        ({"version": "2"}, "it is of another tap"),
+        ({"version": {}}, "it is of another tap"),
+        ({"replication_key_value": "2026-01-01"}, "it is of another tap"),
+        ({"version": 2, "cursor": 5}, "its key 'cursor' is damaged"),
+        ({"version": 2, "cursor": ["a"]}, "its key 'cursor' is damaged"),
+        ({"version": 2, "cursor_expires_at": "soon"}, "its key 'cursor_expires_at'"),
+        ({"version": 2, "cursor_expires_at": 1.5}, "its key 'cursor_expires_at'"),
+        ({"version": 2, "scan_anchors": [5]}, "its key 'scan_anchors' is damaged"),
+        ({"version": 2, "scan_sorted": None}, "its key 'scan_sorted' is damaged"),
+        ({"version": 2, "feed_sorted": 1}, "its key 'feed_sorted' is damaged"),
+        ({"version": 2, "loaded_ranges": None}, "its key 'loaded_ranges'"),
+        ({"version": 2, "loaded_ranges": [5]}, "its key 'loaded_ranges'"),
+        ({"version": 2, "loaded_ranges": [{}]}, "its key 'loaded_ranges'"),
+        (
+            {"version": 2, "loaded_ranges": [{"newest_at": None, "newest_id": "", "oldest_at": 1}]},
+            "its key 'loaded_ranges'",
+        ),
+        ({"version": 2, "high_watermark": {}}, "its key 'high_watermark' is damaged"),
+        ({"version": 2, "events_seen": None}, "its key 'events_seen' is damaged"),
+        ({"version": 2, "events_seen": "many"}, "its key 'events_seen' is damaged"),
+        ({"version": 2, "events_seen": True}, "its key 'events_seen' is damaged"),
+        ({"version": 2, "events_emitted": -1}, "its key 'events_emitted' is damaged"),
+        ({"version": 2, "total_events": 10**40}, "its key 'total_events' is damaged"),
+        ({"version": 2, "events_expected": 0.5}, "its key 'events_expected' is damaged"),
     ],
 )
-def test_a_damaged_state_is_refused_in_a_sentence(damage):
-    """Nothing is guessed, and nobody sees a traceback."""
-    state = Bookmark().to_state() | damage
-    with pytest.raises(BookmarkError, match=r"^The state cannot be read.*full-refresh\.$"):
-        Bookmark.from_state(state)
+def test_a_state_of_another_version_or_tap_or_a_damaged_one_is_refused(document, reason):
+    with pytest.raises(StateError) as error:
+        read(document)
+    assert str(error.value).startswith(f"The state cannot be used: {reason}")
+    assert str(error.value).endswith("load everything again with --full-refresh.")
+    assert error.value.exit_code == EXIT_PERMANENT
 
 
-def test_numbers_that_became_decimals_are_read():
-    """The SDK reads a state's fractions as decimals."""
-    assert Bookmark.from_state({"version": 1, "events_seen": 5.0}).events_seen == 5
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "\ud800"]),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=5,
+)
 
 
-def test_the_inside_of_a_span_is_loaded_and_its_ends_are_not():
-    """A page may end between two events of the same instant."""
-    span = Span(moment(100), moment(0))
-    # A second inwards, which a time in whole seconds may have lost.
-    assert not span.covers(moment(1), timedelta(0))
-    assert span.covers(moment(2), timedelta(0))
-    assert span.covers(moment(98), timedelta(0))
-    assert not span.covers(moment(99), timedelta(0))
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(KEYS, json_values)), st.booleans())
+def test_no_document_causes_another_error(document, ours):
+    try:
+        state = ScanState.from_dict(document | ({"version": 2} if ours else {}))
+    except StateError:
+        return
+    # Whatever was accepted can be worked with and saved.
+    state.interrupt(LOOKBACK).to_dict()
+    state.finish(at_oldest_event=True).to_dict()
 
 
-def test_the_newest_end_of_a_span_is_read_again_for_late_arrivals():
-    """As far as the lookback reaches."""
-    span = Span(moment(100), moment(0))
-    assert span.covers(moment(89), timedelta(seconds=10))
-    assert not span.covers(moment(90), timedelta(seconds=10))
+# ------------------------------------------------------------------ ranges
 
 
-def loaded_of(bookmark: Bookmark) -> list[tuple[float, float]]:
-    zero = moment(0)
+def range_of(newest: float, oldest: float, newest_id: str = "x") -> TimeRange:
+    return TimeRange(seconds_after_noon(newest), newest_id, seconds_after_noon(oldest))
+
+
+@pytest.mark.parametrize(
+    ("lookback", "second", "loaded"),
+    [
+        # The ends are excluded, and a second beyond: a timestamp may be cut to whole seconds.
+        (0, 0, False),
+        (0, 1, False),
+        (0, 2, True),
+        (0, 98, True),
+        (0, 99, False),
+        (0, 100, False),
+        # So is the lookback.
+        (10, 89, True),
+        (10, 90, False),
+        (10, 101, False),
+        (10, -5, False),
+    ],
+)
+def test_a_range_contains_what_is_certainly_loaded(lookback, second, loaded):
+    found = range_of(100, 0).contains(seconds_after_noon(second), timedelta(seconds=lookback))
+    assert found is loaded
+
+
+def ends_of(state: ScanState) -> list[tuple[float, float]]:
+    noon = seconds_after_noon(0)
     return [
-        ((span.newest - zero).total_seconds(), (span.oldest - zero).total_seconds())
-        for span in bookmark.loaded
+        ((one.newest_at - noon).total_seconds(), (one.oldest_at - noon).total_seconds())
+        for one in state.loaded_ranges
     ]
 
 
+def scanned(newest: float, oldest: float, **changes: Any) -> ScanState:
+    """Return the state of a scan that has emitted a range."""
+    state = ScanState(
+        cursor="c",
+        cursor_expires_at=seconds_after_noon(0),
+        scan_newest_at=seconds_after_noon(newest),
+        scan_newest_id="new",
+        scan_oldest_at=seconds_after_noon(oldest),
+        scan_last_id="last",
+        high_watermark=seconds_after_noon(-1000),
+    )
+    return replace(state, **changes)
+
+
 @pytest.mark.parametrize(
-    ("walk", "loaded", "expected"),
+    ("scan", "loaded", "expected"),
     [
-        # newest, oldest; lookback is 10
-        (None, [(50, 0)], [(50, 0)]),
+        # newest, oldest; the lookback is 10
         ((100, 60), [], [(100, 60)]),
         ((100, 60), [(50, 0)], [(100, 60), (50, 0)]),
         ((100, 50), [(50, 0)], [(100, 50), (50, 0)]),
-        ((100, 45), [(50, 0)], [(100, 50), (50, 0)]),
         ((100, 41), [(50, 0)], [(100, 50), (50, 0)]),
         ((100, 40), [(50, 0)], [(100, 50), (50, 0)]),
         ((100, 39), [(50, 0)], [(100, 0)]),
-        ((100, 20), [(50, 0)], [(100, 0)]),
         ((100, -10), [(50, 0)], [(100, -10)]),
         ((100, -10), [(50, 0), (-20, -50)], [(100, -10), (-20, -50)]),
         ((100, -25), [(50, 0), (-20, -50)], [(100, -20), (-20, -50)]),
@@ -171,22 +256,26 @@ def loaded_of(bookmark: Bookmark) -> list[tuple[float, float]]:
         ((100, -60), [(50, 0), (-20, -50)], [(100, -60)]),
         ((45, 42), [(50, 0)], [(50, 0)]),
         ((100, 100), [], []),
-        ((100, 200), [(50, 0)], [(50, 0)]),
     ],
 )
-def test_a_walk_that_is_cut_off_joins_what_is_loaded(walk, loaded, expected):
-    """Spans that it has passed are swallowed, those that it only touches keep their end."""
-    bookmark = Bookmark(
-        cursor="c",
-        cursor_expires_at=moment(0),
-        walk=walk and Span(moment(walk[0]), moment(walk[1])),
-        loaded=tuple(Span(moment(a), moment(b)) for a, b in loaded),
-        complete_to=moment(-1000),
+def test_an_interrupted_scan_joins_the_loaded_ranges(scan, loaded, expected):
+    """Ranges that it has passed are joined, those that it has only reached keep their end."""
+    state = scanned(*scan, loaded_ranges=tuple(range_of(*one) for one in loaded))
+    closed = state.interrupt(LOOKBACK)
+    assert ends_of(closed) == expected
+    assert closed == replace(
+        ScanState(), loaded_ranges=closed.loaded_ranges, high_watermark=state.high_watermark
     )
-    closed = bookmark.cut_off(timedelta(seconds=10))
-    assert loaded_of(closed) == expected
-    assert (closed.cursor, closed.cursor_expires_at, closed.walk) == (None, None, None)
-    assert closed.complete_to == moment(-1000)
+    if expected and expected[0][0] == 100:
+        assert closed.loaded_ranges[0].newest_id == "new"
+
+
+@pytest.mark.parametrize("flag", ["scan_sorted", "feed_sorted"])
+def test_a_scan_without_reliable_order_leaves_no_range(flag):
+    state = scanned(100, 0, loaded_ranges=(range_of(-10, -20),), **{flag: False})
+    closed = state.interrupt(LOOKBACK)
+    assert closed.loaded_ranges == ()
+    assert closed.scan_sorted
 
 
 @given(
@@ -194,34 +283,71 @@ def test_a_walk_that_is_cut_off_joins_what_is_loaded(walk, loaded, expected):
     st.lists(st.integers(0, 500), max_size=8, unique=True).map(sorted),
     st.integers(0, 100),
 )
-def test_what_is_loaded_stays_disjoint_and_newest_first(walk, ends, lookback):
-    """After any cut, and nothing is claimed that no walk has emitted."""
+def test_loaded_ranges_stay_disjoint_and_contain_only_what_was_emitted(scan, ends, lookback):
     pairs = list(zip(ends[::2], ends[1::2], strict=False))[::-1]
-    spans = tuple(Span(moment(b), moment(a)) for a, b in pairs)
-    newest = max([*walk, *(b for _, b in pairs)])
-    oldest = min(walk)
-    bookmark = Bookmark(walk=Span(moment(newest), moment(oldest)), loaded=spans)
-    after = bookmark.cut_off(timedelta(seconds=lookback)).loaded
+    newest, oldest = max([*scan, *(b for _, b in pairs)]), min(scan)
+    state = scanned(newest, oldest, loaded_ranges=tuple(range_of(b, a) for a, b in pairs))
+    after = state.interrupt(timedelta(seconds=lookback)).loaded_ranges
     for newer, older in pairwise(after):
-        assert newer.newest > newer.oldest >= older.newest > older.oldest
+        assert newer.newest_at > newer.oldest_at >= older.newest_at > older.oldest_at
     for second in range(501):
-        at = moment(second)
-        if any(span.covers(at, timedelta(seconds=lookback)) for span in after):
-            emitted = oldest < second < newest
-            assert emitted or any(a < second < b for a, b in pairs)
+        at = seconds_after_noon(second)
+        if any(one.contains(at, timedelta(seconds=lookback)) for one in after):
+            # Down to a second above its oldest timestamp, which may be cut to whole seconds.
+            emitted = oldest + 1 < second < newest
+            assert emitted or any(a + 1 < second < b for a, b in pairs)
+
+
+# ------------------------------------------------------------------ watermark
 
 
 @pytest.mark.parametrize(
-    ("walk", "complete_to", "expected"),
-    [(None, None, None), (None, 5, 5), (9, None, 9), (9, 5, 9), (5, 9, 9)],
+    ("newest", "watermark", "at_oldest_event", "expected"),
+    [
+        (None, None, True, None),
+        (9, None, True, 9),
+        (9, 5, True, 9),
+        # After a whole scan it is what that scan has found; a lower one is always safe.
+        (5, 9, True, 5),
+        (None, 5, True, None),
+        (9, 5, False, 9),
+        (5, 9, False, 9),
+        (None, 5, False, 5),
+    ],
 )
-def test_a_finished_walk_moves_what_is_complete_forward_only(walk, complete_to, expected):
-    """``complete_to`` is the newest of the last finished walk, and never falls."""
-    bookmark = Bookmark(
+def test_a_finished_scan_moves_the_high_watermark(newest, watermark, at_oldest_event, expected):
+    state = ScanState(
         cursor="c",
-        walk=None if walk is None else Span(moment(walk), moment(0)),
-        loaded=(Span(moment(3), moment(2)),),
-        complete_to=None if complete_to is None else moment(complete_to),
-    ).finished()
-    assert bookmark.complete_to == (None if expected is None else moment(expected))
-    assert (bookmark.cursor, bookmark.walk, bookmark.loaded) == (None, None, ())
+        scan_newest_at=None if newest is None else seconds_after_noon(newest),
+        scan_newest_id=None if newest is None else "new",
+        loaded_ranges=(range_of(3, 2),),
+        high_watermark=None if watermark is None else seconds_after_noon(watermark),
+        high_watermark_id=None if watermark is None else "old",
+    )
+    finished = state.finish(at_oldest_event=at_oldest_event)
+    assert finished.high_watermark == (None if expected is None else seconds_after_noon(expected))
+    owners = {newest: "new", watermark: "old"} | {None: None}
+    assert finished.high_watermark_id == owners[expected]
+    assert (finished.cursor, finished.scan_newest_at, finished.loaded_ranges) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("scan_sorted", "at_oldest_event", "feed_sorted"),
+    [(True, True, True), (False, True, False), (True, False, False)],
+)
+def test_only_a_whole_sorted_scan_makes_the_feed_sorted_again(
+    scan_sorted, at_oldest_event, feed_sorted
+):
+    state = ScanState(scan_sorted=scan_sorted, feed_sorted=False)
+    finished = state.finish(at_oldest_event=at_oldest_event)
+    assert (finished.feed_sorted, finished.scan_sorted) == (feed_sorted, True)
+
+
+def test_a_new_scan_counts_from_zero_and_keeps_what_is_loaded():
+    state = scanned(100, 0, loaded_ranges=(range_of(-10, -20),), events_seen=5, total_events=9)
+    fresh = state.start_scan()
+    assert (fresh.cursor, fresh.events_seen, fresh.total_events) == (None, 0, None)
+    assert (fresh.loaded_ranges, fresh.high_watermark) == (
+        state.loaded_ranges,
+        state.high_watermark,
+    )

@@ -5,6 +5,7 @@ The loop that uses it is :meth:`tap_datasync.streams.EventsStream.sync_pages`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -208,7 +209,7 @@ class EventPaginator:
                 source,
             )
             return ScanState(source=source)
-        return ScanState(source=source) if state.source is None else state
+        return replace(state, source=source)
 
     def _report_unknown_fields(self, page: FetchedPage) -> None:
         if page.unknown_fields and not self._reported_fields:

@@ -123,6 +123,11 @@ class _Counts:
         return self.seen - self.total <= self.tolerance
 
     @property
+    def is_complete(self) -> bool:
+        """Whether everything was read."""
+        return self.is_consistent and self.missing <= 0
+
+    @property
     def may_end(self) -> bool:
         """Whether an end of the feed is plausible."""
         return self.is_consistent and self.missing <= self.tolerance
@@ -158,7 +163,6 @@ class Scan:
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
-        self._anchors_met = set(self._anchors_passed()) if resumed else set()
 
     def detect_anomaly(
         self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
@@ -169,16 +173,18 @@ class Scan:
             page: The page that the cursor of the state leads to.
             ignored: Anomalies of this page that have not gone away.
         """
+        if page.corrupted and PageAnomaly.CORRUPTED_PAGE not in ignored:
+            return PageAnomaly.CORRUPTED_PAGE
         repeated = self._repeated(page)
-        found = self._content_anomalies(page, repeated)
-        if anomaly := next((one for one in found if one not in ignored), None):
-            return anomaly
         if self._stops_with(page) and self._reaches_loaded(page, self._check_order(page, repeated)):
             return None
         counts = self._count(page, repeated)
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
-        anomaly = self._end_anomaly(page, counts)
+        if page.records and not counts.new and not counts.is_complete:
+            anomaly: PageAnomaly | None = PageAnomaly.REPEATED_PAGE
+        else:
+            anomaly = self._end_anomaly(page, counts)
         return None if anomaly in ignored else anomaly
 
     def cursor_seen(self, cursor: str) -> bool:
@@ -200,18 +206,19 @@ class Scan:
         repeated = self._repeated(page)
         order = self._check_order(page, repeated)
         warnings = self._order_warnings(page, order, repeated)
-        self._anchors_met |= self._anchors().keys() & {record.id for record in page.records}
+        self._meet_anchors(page)
         reaches_loaded = self._stops_with(page) and self._reaches_loaded(page, order)
         skipped = self._loaded(page, order, to_the_end=reaches_loaded) | repeated
         emit = [record for index, record in enumerate(page.records) if index not in skipped]
         counts = self._count(page, repeated)
+        ends = counts.may_end and self._leads_nowhere(page, counts)
         self.state = self._state_after(page, order, counts, emitted=len(emit))
         self._remember(page, order)
         warnings += self._drop_foreign_anchors()
         incremental_to = self._incremental_to()
         if reaches_loaded:
             self._finish(at_oldest_event=False)
-        elif counts.may_end and self._has_no_next_page(page):
+        elif ends:
             if counts.missing > 0:
                 warnings += self._once(
                     f"The feed ended after {counts.seen:,} of {counts.expected:,} events, which "
@@ -238,6 +245,8 @@ class Scan:
     def _repeated(self, page: FetchedPage) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
         ids = [record.id for record in page.records]
+        if hash(tuple(ids)) in self._fingerprints:
+            return set(range(len(ids)))
         if self._recent_ids:
             recent = frozenset().union(*self._recent_ids)
             if recent.isdisjoint(ids):
@@ -247,21 +256,15 @@ class Scan:
         last_id = self.state.scan_last_id
         return set(range(ids.index(last_id) + 1)) if last_id in ids else set()
 
-    def _content_anomalies(self, page: FetchedPage, repeated: set[int]) -> Iterable[PageAnomaly]:
-        if page.corrupted:
-            yield PageAnomaly.CORRUPTED_PAGE
-        new = page.returned - len(repeated)
-        if page.records and (not new or _fingerprint(page) in self._fingerprints):
-            yield PageAnomaly.REPEATED_PAGE
-
     def _remember(self, page: FetchedPage, order: _Order) -> None:
         self._minima = order.minima
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
         self._reference_total = None
         if page.records:
-            self._fingerprints.add(_fingerprint(page))
-            self._recent_ids.append(frozenset(record.id for record in page.records))
+            ids = [record.id for record in page.records]
+            self._fingerprints.add(hash(tuple(ids)))
+            self._recent_ids.append(frozenset(ids))
 
     # ------------------------------------------------------------------- order
 
@@ -317,32 +320,30 @@ class Scan:
             anchors[self.state.high_watermark_id] = self.state.high_watermark
         return anchors
 
-    def _anchors_passed(self) -> Iterable[str | None]:
-        """Return the anchors that the scan has met or passed.
-
-        Unmet ones were removed from the state when they were passed, so after a restart
-        those that remain were met.
-        """
-        for anchor_id, at in self._anchors().items():
-            if anchor_id == self.state.scan_last_id or (
-                self._minima and at - self._minima[0] > ORDER_TOLERANCE
-            ):
-                yield anchor_id
+    def _meet_anchors(self, page: FetchedPage) -> None:
+        anchors = self._anchors().keys() - set(self.state.scan_anchors)
+        met = [record.id for record in page.records if record.id in anchors] if anchors else []
+        if met:
+            self.state = replace(self.state, scan_anchors=(*self.state.scan_anchors, *met))
 
     def _drop_foreign_anchors(self) -> list[str]:
         """Remove ranges and watermark whose newest event is not where it should be.
 
         They are of another feed, or that event was deleted: what is loaded is not known.
         """
-        if not self.state.in_order:
+        state = self.state
+        if not (state.in_order and self._minima):
             return []
-        foreign = set(self._anchors_passed()) - self._anchors_met
+        foreign = {
+            anchor_id
+            for anchor_id, at in self._anchors().items()
+            if anchor_id not in state.scan_anchors and at - self._minima[0] > ORDER_TOLERANCE
+        }
         if not foreign:
             return []
-        state = self.state
         kept = tuple(one for one in state.loaded_ranges if one.newest_id not in foreign)
         self.state = replace(state, loaded_ranges=kept)
-        if state.high_watermark_id in foreign and state.high_watermark is not None:
+        if state.high_watermark is not None and state.high_watermark_id in foreign:
             self.state = replace(self.state, high_watermark=None, high_watermark_id=None)
         return self._once(
             "The newest loaded event is no longer in the feed: it was deleted, or the state "
@@ -359,7 +360,7 @@ class Scan:
         """
         if not (order.is_sorted and self.state.in_order):
             return set()
-        ranges = [one for one in self.state.loaded_ranges if one.newest_id in self._anchors_met]
+        ranges = [one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors]
         if not ranges and not self._may_stop:
             return set()
         loaded: set[int] = set()
@@ -378,7 +379,7 @@ class Scan:
         return (
             not self._full
             and self.state.high_watermark is not None
-            and self.state.high_watermark_id in self._anchors_met
+            and self.state.high_watermark_id in self.state.scan_anchors
         )
 
     def _is_below(self, at: datetime) -> bool:
@@ -454,7 +455,7 @@ class Scan:
         cursor = page.next_cursor
         if page.has_more is False or (cursor is None and page.has_more is None):
             return None if counts.may_end else PageAnomaly.FALSE_END
-        if counts.is_consistent and counts.missing <= 0:
+        if counts.is_complete:
             return None
         if cursor is None:
             return PageAnomaly.MISSING_CURSOR
@@ -462,11 +463,11 @@ class Scan:
             return PageAnomaly.REPEATED_CURSOR
         return None if page.returned else PageAnomaly.EMPTY_PAGE
 
-    def _has_no_next_page(self, page: FetchedPage) -> bool:
+    def _leads_nowhere(self, page: FetchedPage, counts: _Counts) -> bool:
         return (
             page.has_more is False
             or page.next_cursor is None
-            or not page.returned
+            or not counts.new
             or self.cursor_seen(page.next_cursor)
         )
 
@@ -529,10 +530,6 @@ def _total_tolerance(total: int) -> int:
     of a small one: what arrives or is deleted in the two minutes that a cursor lives.
     """
     return max(10, min(1000, total // 20), total // 100)
-
-
-def _fingerprint(page: FetchedPage) -> int:
-    return hash(tuple(record.id for record in page.records))
 
 
 def _expiry(page: FetchedPage) -> datetime | None:

@@ -84,6 +84,8 @@ class ScanState:
         scan_newest_id: Id of that event.
         scan_oldest_at: Timestamp down to which the scan has emitted everything.
         scan_last_id: Id of the last event of the last page.
+        scan_anchors: Ids of high watermark and loaded ranges that the scan has met: what they
+            stand for is loaded in this feed.
         scan_sorted: Whether this scan has been sorted so far.
         feed_sorted: Whether the feed is known to be sorted: false from the first violation
             until a whole scan was sorted.
@@ -103,6 +105,7 @@ class ScanState:
     scan_newest_id: str | None = None
     scan_oldest_at: datetime | None = None
     scan_last_id: str | None = None
+    scan_anchors: tuple[str, ...] = ()
     scan_sorted: bool = True
     feed_sorted: bool = True
     loaded_ranges: tuple[TimeRange, ...] = ()
@@ -124,7 +127,10 @@ class ScanState:
         for field in fields(self):
             value = getattr(self, field.name)
             state[field.name] = format_timestamp(value) if isinstance(value, datetime) else value
-        return state | {"loaded_ranges": [one.to_dict() for one in self.loaded_ranges]}
+        return state | {
+            "scan_anchors": list(self.scan_anchors),
+            "loaded_ranges": [one.to_dict() for one in self.loaded_ranges],
+        }
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> ScanState:
@@ -214,6 +220,7 @@ class ScanState:
             scan_newest_id=None,
             scan_oldest_at=None,
             scan_last_id=None,
+            scan_anchors=(),
             scan_sorted=True,
         )
 
@@ -255,6 +262,12 @@ def _count(value: object) -> int:
     return value
 
 
+def _ids(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise TypeError
+    return tuple(value)
+
+
 def _ranges(value: object) -> tuple[TimeRange, ...]:
     if not isinstance(value, list):
         raise TypeError
@@ -280,6 +293,7 @@ _READERS = {
     "scan_newest_id": _text,
     "scan_oldest_at": _timestamp,
     "scan_last_id": _text,
+    "scan_anchors": _ids,
     "scan_sorted": _flag,
     "feed_sorted": _flag,
     "loaded_ranges": _ranges,
