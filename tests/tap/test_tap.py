@@ -62,7 +62,7 @@ def tap(monkeypatch, capfd, tmp_path):
         monkeypatch.setattr(sys, "argv", ["tap-datasync", *arguments])
         logging.getLogger().handlers.clear()
         with pytest.raises(SystemExit) as ended:
-            tap_module.main()
+            tap_module.run()
         sys.stdout.flush()
         written = capfd.readouterr()
         result = Ended(int(ended.value.code or 0), written.out, written.err)
@@ -340,7 +340,7 @@ def test_a_fault_of_the_tap_is_told_as_one(monkeypatch, capfd, config, tmp_path)
     monkeypatch.setattr(EventsStream, "sync_pages", fail)
     monkeypatch.setattr(sys, "argv", ["tap-datasync", "--config", config()])
     with pytest.raises(SystemExit) as ended:
-        tap_module.main()
+        tap_module.run()
     log = capfd.readouterr().err
     assert ended.value.code == 1
     assert "ZeroDivisionError" in log
