@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from contextlib import contextmanager
@@ -37,60 +38,48 @@ Environment:
 """
 
 
-class _Seconds(click.ParamType):
-    """A number of seconds, more than 0."""
+def _seconds_option(name: str, default: float, text: str) -> Callable[..., Any]:
+    """Return an option that takes a number of seconds and passes a timedelta."""
 
-    name = "seconds"
+    def convert(_: click.Context, __: click.Parameter, value: float) -> timedelta:
+        if not (math.isfinite(value) and value > 0):
+            message = "must be a number of seconds, more than 0"
+            raise click.BadParameter(message)
+        return timedelta(seconds=value)
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        if isinstance(value, timedelta):
-            return value
-        try:
-            length = timedelta(seconds=float(value))
-        except (ValueError, OverflowError):
-            length = timedelta(0)
-        if length <= timedelta(0):
-            self.fail("must be a number of seconds, more than 0", param, ctx)
-        return length
-
-
-def _common_options(command: Callable[..., None]) -> Callable[..., None]:
-    schema = click.option(
-        "--schema", default="public", show_default=True, help="Schema of the tables."
-    )
-    stall_timeout = click.option(
-        "--stall-timeout",
-        type=_Seconds(),
-        default=f"{STALL_TIMEOUT.total_seconds():g}",
-        show_default=True,
-        help="Time without progress, beyond every announced wait, after which a load is stuck.",
-    )
-    return schema(stall_timeout(command))
-
-
-def _listen_options(port: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        host = click.option(
-            "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
-        )
-        number = click.option(
-            "--port",
-            type=click.IntRange(1, 65535),
-            default=port,
-            show_default=True,
-            help="Port to listen on.",
-        )
-        return host(number(command))
-
-    return decorate
-
-
-def _interval_option(default: str, text: str) -> Callable[..., Any]:
     return click.option(
-        "--interval", type=_Seconds(), default=default, show_default=True, help=text
+        name,
+        type=float,
+        metavar="SECONDS",
+        default=default,
+        show_default=True,
+        callback=convert,
+        help=text,
     )
+
+
+def _port_option(default: int) -> Callable[..., Any]:
+    return click.option(
+        "--port",
+        type=click.IntRange(1, 65535),
+        metavar="NUMBER",
+        default=default,
+        show_default=True,
+        help="Port to listen on.",
+    )
+
+
+_host_option = click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+_schema_option = click.option(
+    "--schema", default="public", show_default=True, help="Schema of the tables."
+)
+_stall_timeout_option = _seconds_option(
+    "--stall-timeout",
+    STALL_TIMEOUT.total_seconds(),
+    "Time without progress, beyond every announced wait, after which a load is stuck.",
+)
 
 
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -100,8 +89,9 @@ def cli() -> None:
 
 
 @cli.command()
-@_common_options
-@_interval_option("1", "Time between two readings.")
+@_schema_option
+@_stall_timeout_option
+@_seconds_option("--interval", 1, "Time between two readings.")
 @click.option("--follow", is_flag=True, help="Continue after the end of a scan, until Ctrl-C.")
 def watch(schema: str, stall_timeout: timedelta, interval: timedelta, follow: bool) -> None:  # noqa: FBT001
     """Show the progress of a load that runs elsewhere."""
@@ -116,10 +106,11 @@ def watch(schema: str, stall_timeout: timedelta, interval: timedelta, follow: bo
 
 
 @cli.command()
-@_common_options
+@_schema_option
+@_stall_timeout_option
 @click.pass_context
 def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None:
-    """Check the health of the load: one line, exit code 0 (healthy) or 1."""
+    """Check the load: one line, exit code 0 (healthy) or 1."""
     from datasync_monitor.progress import read_progress  # noqa: PLC0415 - with the others
 
     try:
@@ -138,9 +129,11 @@ def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None
 
 
 @cli.command()
-@_common_options
-@_listen_options(8501)
-@_interval_option("2", "Time between two refreshes of the page.")
+@_schema_option
+@_stall_timeout_option
+@_host_option
+@_port_option(8501)
+@_seconds_option("--interval", 2, "Time between two refreshes of the page.")
 def web(schema: str, stall_timeout: timedelta, host: str, port: int, interval: timedelta) -> None:
     """Serve the dashboard."""
     with _listening(host, port):
@@ -152,8 +145,10 @@ def web(schema: str, stall_timeout: timedelta, host: str, port: int, interval: t
 
 
 @cli.command()
-@_common_options
-@_listen_options(9464)
+@_schema_option
+@_stall_timeout_option
+@_host_option
+@_port_option(9464)
 def metrics(schema: str, stall_timeout: timedelta, host: str, port: int) -> None:
     """Serve the numbers to Prometheus, at /metrics."""
     settings = _settings(schema)

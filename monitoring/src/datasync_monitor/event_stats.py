@@ -5,9 +5,9 @@ size, and need no index on `timestamp`, which would slow down every insert of a 
 
 - Up to `EXACT_BLOCKS` blocks (32 MB, some 100,000 events) the table is counted.
 - Beyond that, every n-th block is read. The rows lie in the order of the scan, which is the order
-  of time, so the result is within a few percent; `TABLESAMPLE SYSTEM`, which draws blocks at random,
-  is off by 9 % for a day and 40 % for an hour. The rows are fetched by their address (ctid). In a
-  partitioned table the addresses apply to each partition.
+  of time, so the result is within a few percent; `TABLESAMPLE SYSTEM`, which draws blocks at
+  random, is off by 9 % for a day and 40 % for an hour. The rows are fetched by their address
+  (ctid); in a partitioned table, by the same addresses in each partition.
 - The newest `REJECTED` rejected events are read, from the last `REJECTED_BLOCKS` blocks (4 MB) of
   the table, where new rows lie.
 """
@@ -185,4 +185,6 @@ def read_errors(
 def _start_of_newest(connection: psycopg.Connection[Any], schema: str) -> str | None:
     """Return the address from which rejected events are read; None where there is no table."""
     size = table_size(connection, schema, "rejected_events")
-    return size and f"({max(0, size.largest_partition_blocks - REJECTED_BLOCKS)},0)"
+    if size is None:
+        return None
+    return f"({max(0, size.largest_partition_blocks - REJECTED_BLOCKS)},0)"

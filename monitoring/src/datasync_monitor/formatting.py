@@ -6,8 +6,6 @@ from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
-from datasync_monitor.health import State
-
 if TYPE_CHECKING:
     from datasync_monitor.progress import Progress
 
@@ -64,13 +62,11 @@ def log_line(progress: Progress) -> str:
         "pages": progress.pages,
         "events": progress.events_seen,
         "expected": progress.events_expected,
-        "percent": progress.fraction and percent(progress.fraction).removesuffix(" %"),
-        "rate": progress.rate and f"{progress.rate:.1f}/s",
+        "percent": None if progress.fraction is None else percent(progress.fraction)[:-2],
+        "rate": None if progress.rate is None else f"{progress.rate:.1f}/s",
         "time_left": _seconds(progress.time_left),
         "rate_limit": limit and f"{limit.remaining}/{limit.limit}",
-        "wait": _seconds(limit and limit.wait(progress.now))
-        if progress.state is State.WAITING
-        else None,
+        "wait": _seconds(progress.wait),
         "cursor": _seconds(progress.cursor_lifetime),
         "rejected": progress.rejected,
         "restarts": progress.restarts,

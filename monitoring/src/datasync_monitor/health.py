@@ -55,25 +55,23 @@ def determine_state(
     stall_timeout: timedelta = STALL_TIMEOUT,
 ) -> State:
     """Return the state at `now`."""
-    last_activity = snapshot.last_activity_at
-    run = running_pipeline(snapshot)
-    if last_activity is None and run is None and unsuccessful_run(snapshot) is None:
-        return State.IDLE
     if unsuccessful_run(snapshot):
         return State.STUCK
-    if last_activity is None or (run and not has_started(snapshot)):
+    last_activity, run = snapshot.last_activity_at, running_pipeline(snapshot)
+    if run and not has_started(snapshot):
         # What an earlier run left behind does not describe this one.
-        last_activity = max(filter(None, (last_activity, run and run.started_at)))
+        last_activity = max(run.started_at, last_activity or run.started_at)
+    elif last_activity is None:
+        return State.IDLE
     elif scan_ended(snapshot):
         # The run may still fail; one that was killed leaves its row without an end.
         ending = run is not None and now - last_activity <= stall_timeout
         return State.RUNNING if ending else State.FINISHED
-    if rate_limit is None:
-        return State.RUNNING if now - last_activity <= stall_timeout else State.STUCK
-    if rate_limit.wait(now):
-        return State.WAITING
-    if rate_limit.remaining == 0:
-        last_activity = max(last_activity, rate_limit.reset_at)
+    if rate_limit is not None:
+        if rate_limit.wait(now):
+            return State.WAITING
+        if rate_limit.remaining == 0:
+            last_activity = max(last_activity, rate_limit.reset_at)
     return State.RUNNING if now - last_activity <= stall_timeout else State.STUCK
 
 

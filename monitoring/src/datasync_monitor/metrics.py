@@ -7,6 +7,7 @@ restart of this exporter, and start from 0 again only when the table is emptied.
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -20,7 +21,6 @@ from datasync_monitor.progress import Progress, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import timedelta
 
     import psycopg
     from prometheus_client.metrics_core import Metric
@@ -74,8 +74,7 @@ def _load_state(progress: Progress) -> Metric:
 
 def _gauges(progress: Progress) -> Iterator[Metric]:
     limit, page = progress.rate_limit, progress.last_page
-    wait = limit.wait(progress.now) if limit else None
-    left = progress.time_left
+    wait = limit.wait(progress.now) or timedelta(0) if limit else None
     for name, text, value in (
         ("scan_events_seen", "Events seen by the newest scan.", progress.events_seen),
         ("scan_events_emitted", "Events of the newest scan sent to the target.",
@@ -86,20 +85,21 @@ def _gauges(progress: Progress) -> Iterator[Metric]:
         ("scan_restarts", "Restarts of the tap within the newest scan.", progress.restarts),
         ("scan_progress_ratio", "Completed part of the newest scan, 0 to 1.", progress.fraction),
         ("scan_remaining_seconds", "Estimated time to the end of the scan.",
-         left and left.total_seconds()),
+         _seconds(progress.time_left)),
         ("api_events", "Events in the API, from its own count.", progress.total_events),
         ("table_events_estimate", "Rows of the table events, from PostgreSQL's statistics.",
          progress.events_in_table),
-        ("rate_limit", "Requests that the API allows in a window.", limit and limit.limit),
-        ("rate_limit_remaining", "Requests left after the last page.", limit and limit.remaining),
+        ("rate_limit", "Requests that the API allows in a window.", limit.limit if limit else None),
+        ("rate_limit_remaining", "Requests left after the last page.",
+         limit.remaining if limit else None),
         ("rate_limit_reset_seconds", "Time until the API allows the next request.",
-         limit and (wait.total_seconds() if wait else 0.0)),
+         _seconds(wait)),
     ):  # fmt: skip
         if value is not None:
             yield GaugeMetricFamily(f"datasync_{name}", text, float(value))
     for name, text, at in (
         ("checkpoint", "When the checkpoint was last written.", progress.checkpoint_at),
-        ("last_page", "When the last page was received.", page and page.received_at),
+        ("last_page", "When the last page was received.", page.received_at if page else None),
         ("cursor_expires", "When the cursor of the scan in progress expires.",
          progress.cursor_expires_at),
         ("high_watermark", "All events up to this event time are loaded.",
@@ -132,6 +132,10 @@ def _counters(totals: Totals) -> Iterator[Metric]:
     for cause, count in totals.retries.items():
         retries.add_metric([cause], count)
     yield retries
+
+
+def _seconds(length: timedelta | None) -> float | None:
+    return None if length is None else length.total_seconds()
 
 
 def registry(settings: DatabaseSettings, stall_timeout: timedelta) -> CollectorRegistry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -77,12 +77,22 @@ class Progress:
     @property
     def checkpoint_age(self) -> timedelta | None:
         """How long ago the checkpoint was last written."""
-        return self.checkpoint_at and max(timedelta(0), self.now - self.checkpoint_at)
+        return self._since(self.checkpoint_at)
 
     @property
     def idle_time(self) -> timedelta | None:
         """How long nothing was loaded."""
-        return self.last_activity_at and max(timedelta(0), self.now - self.last_activity_at)
+        return self._since(self.last_activity_at)
+
+    def _since(self, at: datetime | None) -> timedelta | None:
+        return None if at is None else max(timedelta(0), self.now - at)
+
+    @property
+    def wait(self) -> timedelta | None:
+        """How long the load waits for the rate limit; None where it does not."""
+        if self.rate_limit is None or self.state is not State.WAITING:
+            return None
+        return self.rate_limit.wait(self.now)
 
     @property
     def retried_requests(self) -> int:
@@ -103,11 +113,10 @@ class Progress:
     def activity(self) -> str:
         """What the load is doing, in a few words."""
         limit = self.rate_limit
-        wait = limit.wait(self.now) if limit else None
         if self.state is State.STUCK:
             return self._reason_stuck()
-        if self.state is State.WAITING and wait:
-            whole = formatting.duration(formatting.whole_seconds(wait))
+        if self.wait:
+            whole = formatting.duration(formatting.whole_seconds(self.wait))
             return f"waiting {whole} for the rate limit"
         if self.state is State.FINISHED:
             if self.high_watermark is None:
@@ -200,7 +209,6 @@ def compute_progress(
             events_in_table=snapshot.events_in_table,
             unsuccessful_run=unsuccessful_run(snapshot),
         )
-    source = checkpoint or last_page
     active = state in {State.RUNNING, State.WAITING}
     completing = active and scan_ended(snapshot)
     finished = state is State.FINISHED
@@ -210,35 +218,46 @@ def compute_progress(
         else compute_completion(snapshot)
     )
     until = last_page.received_at if last_page and not active else now
-    return Progress(
+    pages_left = completion.pages_left if active else None
+    progress = Progress(
         state=state,
         now=now,
-        events_seen=(source and source.events_seen) or 0,
-        events_emitted=(checkpoint and checkpoint.events_emitted) or 0,
         events_expected=_events_expected(snapshot),
-        total_events=source and source.total_events,
         fraction=completion.fraction,
         incremental=completion.incremental,
         starting=starting,
         completing=completing,
         rate=throughput.events_per_second(pages, until),
-        time_left=throughput.time_left(pages, completion.pages_left, now, rate_limit)
-        if active and completion.pages_left is not None
-        else None,
+        time_left=None
+        if pages_left is None
+        else throughput.time_left(pages, pages_left, now, rate_limit),
         pages=totals.pages,
         rejected=totals.rejected,
         restarts=max(0, totals.syncs - 1),
         retries=totals.retries,
         rate_limit=rate_limit,
-        cursor_expires_at=source and source.cursor_expires_at,
         last_activity_at=snapshot.last_activity_at,
-        checkpoint_at=checkpoint and checkpoint.updated_at,
         started_at=totals.started_at,
-        high_watermark=checkpoint and checkpoint.high_watermark,
         events_in_table=snapshot.events_in_table,
         last_page=last_page,
         unsuccessful_run=unsuccessful_run(snapshot),
     )
+    scan = checkpoint or last_page
+    if scan is not None:
+        progress = replace(
+            progress,
+            events_seen=scan.events_seen or 0,
+            total_events=scan.total_events,
+            cursor_expires_at=scan.cursor_expires_at,
+        )
+    if checkpoint is not None:
+        progress = replace(
+            progress,
+            events_emitted=checkpoint.events_emitted or 0,
+            checkpoint_at=checkpoint.updated_at,
+            high_watermark=checkpoint.high_watermark,
+        )
+    return progress
 
 
 def compute_completion(snapshot: Snapshot) -> Completion:
@@ -248,19 +267,19 @@ def compute_completion(snapshot: Snapshot) -> Completion:
     if fraction is not None:
         left = ceil(pages * (1 - fraction) / fraction) if fraction > 0 and pages else None
         return Completion(min(fraction, _ALMOST), incremental=True, pages_left=left)
-    source = snapshot.checkpoint or snapshot.last_page
+    scan = snapshot.checkpoint or snapshot.last_page
     expected = _events_expected(snapshot)
-    if source is None or not expected:
+    if scan is None or not expected:
         return Completion()
-    seen = source.events_seen or 0
+    seen = scan.events_seen or 0
     page_size = max((page.events for page in snapshot.pages), default=0)
     left = ceil(max(0, expected - seen) / page_size) if page_size else None
     return Completion(min(seen / expected, _ALMOST), pages_left=left)
 
 
 def _events_expected(snapshot: Snapshot) -> int | None:
-    source = snapshot.checkpoint or snapshot.last_page
-    return source and (source.events_expected or source.total_events)
+    scan = snapshot.checkpoint or snapshot.last_page
+    return (scan.events_expected or scan.total_events) if scan else None
 
 
 def _incremental_fraction(snapshot: Snapshot) -> float | None:

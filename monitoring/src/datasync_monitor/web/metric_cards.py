@@ -66,7 +66,7 @@ def scan_cards(progress: Progress) -> tuple[MetricCard, ...]:
 def detail_cards(progress: Progress) -> tuple[MetricCard, ...]:
     """Return the cards of the second row: rate limit, cursor, checkpoint, errors."""
     limit, lifetime = progress.rate_limit, progress.cursor_lifetime
-    wait = limit.wait(progress.now) if limit and progress.state is State.WAITING else None
+    wait = progress.wait
     restarts = formatting.plural(progress.restarts, "restart")
     retries = formatting.plural(progress.retried_requests, "retry", "retries")
     return (
