@@ -188,11 +188,15 @@ class ReconnectingConnection:
         """
         self.settings = settings
         self._application_name = application_name
-        access = "READ ONLY" if read_only else "READ WRITE"
         self._begin = (
-            f"SET TRANSACTION {access}; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; "
+            f"SET TRANSACTION {'READ ONLY' if read_only else 'READ WRITE'}; "
+            "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; "
             f"SET LOCAL statement_timeout = {round(1000 * statement_timeout_seconds)}"
         )
+        if read_only:
+            # Less than deadlock_timeout: in a deadlock with a TRUNCATE or the like, which reads of
+            # several tables make possible, it is this transaction that fails.
+            self._begin += "; SET LOCAL lock_timeout = '500ms'"
         self._sleep = sleep
         self._connection: psycopg.Connection[Any] | None = None
         self._lock = Lock()
@@ -365,7 +369,7 @@ _TABLE_SIZE = """
     CROSS JOIN LATERAL (
         SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf UNION SELECT root.oid
     ) AS leaf
-    JOIN pg_class AS c ON c.oid = leaf.relid
+    JOIN pg_class AS c ON c.oid = leaf.relid AND c.relkind <> 'p'
     CROSS JOIN LATERAL (
         SELECT pg_relation_size(c.oid) / current_setting('block_size')::int AS blocks
     ) AS size

@@ -86,7 +86,7 @@ def _gauges(progress: Progress) -> Iterator[Metric]:
         ("scan_progress_ratio", "Completed part of the newest scan, 0 to 1.", progress.fraction),
         ("scan_remaining_seconds", "Estimated time to the end of the scan.",
          _seconds(progress.time_left)),
-        ("api_events", "Events in the API, from its own count.", progress.total_events),
+        ("total_events", "Events in the API, by its own count.", progress.total_events),
         ("table_events_estimate", "Rows of the table events, from PostgreSQL's statistics.",
          progress.events_in_table),
         ("rate_limit", "Requests that the API allows in a window.", limit.limit if limit else None),

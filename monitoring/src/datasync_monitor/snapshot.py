@@ -163,7 +163,7 @@ _TOTALS = f"""
 
 _PAGES = f"""
     SELECT sync_id, page, requested_at, received_at, events,
-           rate_limit_wait_seconds::float8 AS rate_limit_wait_seconds, rate_limit,
+           coalesce(rate_limit_wait_seconds, 0)::float8 AS rate_limit_wait_seconds, rate_limit,
            rate_limit_remaining, rate_limit_reset_seconds, cursor_expires_at, events_seen,
            events_expected, total_events, incremental_to
     FROM {{schema}}.pages WHERE {_OF_SCAN}

@@ -49,7 +49,7 @@ _STYLE = """
 .datasync-table th, .datasync-table td {
   text-align: left; padding: 0.3rem 0.6rem; border-bottom: 1px solid #e5e7eb; white-space: nowrap;
 }
-.datasync-table td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.datasync-table .number { text-align: right; font-variant-numeric: tabular-nums; }
 </style>
 """
 # An icon named in Streamlit's own way would be fetched from Google.
@@ -193,7 +193,9 @@ def _show_chart(column: Any, title: str, spec: charts.Spec | None) -> None:
 
 def _show_table(column: Any, rows: list[dict[str, Any]]) -> None:
     """Show rows as an HTML table; `st.dataframe` would need pandas and pyarrow."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
+    head = "".join(
+        f"<th{_alignment(value)}>{html.escape(name)}</th>" for name, value in rows[0].items()
+    )
     body = "".join(f"<tr>{''.join(map(_cell, row.values()))}</tr>" for row in rows)
     column.html(
         f'<div class="datasync-table"><table><thead><tr>{head}</tr></thead>'
@@ -202,9 +204,12 @@ def _show_table(column: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, int):
-        return f'<td class="number">{value:,}</td>'
-    return f"<td>{html.escape('' if value is None else str(value))}</td>"
+    text = f"{value:,}" if isinstance(value, int) else str(value or "")
+    return f"<td{_alignment(value)}>{html.escape(text)}</td>"
+
+
+def _alignment(value: Any) -> str:
+    return ' class="number"' if isinstance(value, int) else ""
 
 
 st.set_page_config(page_title="Events load", page_icon=_ICON, layout="wide")
