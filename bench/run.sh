@@ -1,10 +1,8 @@
 #!/bin/sh
-# Measures the lanes beside their peers. `sh bench/run.sh --help` lists the options.
+# Measures this project beside other ways to load the same events; `sh bench/run.sh --help` lists
+# the options.
 set -eu
 cd "$(dirname -- "$0")/.."
 
-# shellcheck source=scripts/python.sh
-. scripts/python.sh
-"$python" scripts/setup.py
-"$python" bench/install.py
-exec bench/.venvs/bench/bin/python bench/main.py "$@"
+sh scripts/install.sh
+exec sh scripts/install.sh --bench -- .venv-bench/bin/python bench/main.py "$@"

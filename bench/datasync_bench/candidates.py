@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasync_bench import processes
@@ -14,14 +16,12 @@ from datasync_bench.environment import BENCH, BIN, ROOT, WORK, scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from datasync_bench.environment import Environment
     from datasync_bench.processes import Command, Usage
 
 PEERS = BENCH / "peers"
-PYTHON = BIN / "python"
-DLT_PYTHON = BENCH / ".venv-dlt" / "bin" / "python"
+PYTHON = Path(sys.executable)
 
 STOCK_SETTINGS = {
     "default_target_schema": "public",
@@ -129,7 +129,7 @@ def dlt(environment: Environment, disposition: str) -> Usage:
         "BENCH_DLT_DIR": str(directory / "pipelines"),
         "RUNTIME__DLTHUB_TELEMETRY": "false",
     }
-    command: Command = [DLT_PYTHON, PEERS / "dlt_pipeline.py", disposition, "insert_values"]
+    command: Command = [PYTHON, PEERS / "dlt_pipeline.py", disposition, "insert_values"]
     return processes.run([command], env=env, directory=directory)
 
 

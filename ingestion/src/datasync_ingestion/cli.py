@@ -20,7 +20,7 @@ HELP = Path(__file__).with_name("help.txt")
 
 # Options of `datasync-sandbox up` that make no sense in a load, which needs both stand-ins and
 # knows where they are.
-_FOR_THE_SANDBOX_ALONE = ("--api-only", "--db-only", "--dir", "--list-dirt", "--list-faults")
+_FOR_THE_SANDBOX_ALONE = ("--api-only", "--db-only", "--dir", "--list-malformed", "--list-faults")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -24,7 +24,7 @@ SANDBOX = "sandbox"
 # docker/entrypoint.sh sets. An API of somebody's own may well be called sandbox, too.
 _OF_COMPOSE = Api("http://sandbox:8765/api/v1", "sandbox-key")
 # The options of the sandbox's API that say which events there are.
-_FEED = ("--events", "--seed", "--newest", "--unsorted", "--dirty", "--dirty-kinds")
+_FEED = ("--events", "--seed", "--newest", "--unsorted", "--malformed", "--malformed-kinds")
 _REMOVE = "remove the embedded one with `sh run-ingestion.sh --stop` and `rm -r .sandbox`"
 
 
