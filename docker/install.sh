@@ -37,12 +37,9 @@ tools)
 dependencies)
     "$tools/bin/uv" venv --quiet --no-project --python "$(command -v python3)" .venv
     uv_install --python .venv "$@"
-    # Nothing is installed later, and nothing uses the libraries' own tests and headers, Jupyter's
-    # extension of pydeck, or pyarrow's S3 and RPC: these are a fifth of the dashboard's packages.
+    # Nothing is installed later, and nothing runs the libraries' own tests.
     cd .venv/lib/python3*/site-packages
-    rm -rf pip uv ../../../bin/uv ../../../bin/uvx ../../../bin/pip* virtualenv/seed/wheels/embed/*.whl \
-        pydeck/nbextension pyarrow/include pyarrow/includes pyarrow/src pyarrow/*flight* \
-        pyarrow/libarrow_s3* pyarrow/_s3fs*
+    rm -rf pip uv ../../../bin/uv ../../../bin/uvx ../../../bin/pip* virtualenv/seed/wheels/embed/*.whl
     find . -name tests -type d -prune -exec rm -rf {} +
     ;;
 packages)
