@@ -63,7 +63,7 @@ if "sql" in play:
                          password=e["DB_PASSWORD"], dbname=e["DB_NAME"], autocommit=True) as db:
         db.execute(play["sql"])
 if play.get("tap"):
-    tap = subprocess.Popen([root / ".meltano/extractors/tap-datasync/venv/bin/tap-datasync",
+    tap = subprocess.Popen([root / ".venv/bin/tap-datasync",
                             json.dumps(play["tap"])], stdout=subprocess.PIPE)
     tap.stdout.readline()
     log(event="Page 1", name="tap-datasync")
@@ -234,7 +234,7 @@ def make_checkout(root: Path) -> Checkout:
     root.mkdir()
     (root / "meltano.yml").write_text("")
     (root / ".run").mkdir()
-    tap = root / ".meltano/extractors/tap-datasync/venv/bin/tap-datasync"
+    tap = root / ".venv/bin/tap-datasync"
     programs = {
         root / ".venv/bin/meltano": FAKE_MELTANO,
         root / ".venv/bin/datasync-sandbox": FAKE_SANDBOX,

@@ -210,7 +210,7 @@ def test_a_broken_note_is_no_obstacle(checkout: Checkout, note: str) -> None:
 
 
 def test_a_pipeline_started_by_hand_is_left_alone_and_said(checkout: Checkout) -> None:
-    tap = checkout.root / ".meltano/extractors/tap-datasync/venv/bin/tap-datasync"
+    tap = checkout.root / ".venv/bin/tap-datasync"
     with subprocess.Popen([tap, json.dumps({})], stdout=subprocess.PIPE) as by_hand:
         assert by_hand.stdout is not None
         by_hand.stdout.readline()

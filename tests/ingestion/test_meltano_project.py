@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 MELTANO = ROOT / ".venv" / "bin" / "meltano"
-PLUGINS = ROOT / ".meltano"
+PLUGINS = ROOT / ".venv" / "bin"
 
 pytestmark = pytest.mark.skipif(not MELTANO.exists(), reason="run-tests.sh installs Meltano")
 
@@ -152,7 +152,7 @@ def about(program: str) -> dict[str, Any]:
 
 
 def test_the_lock_of_the_loader_is_what_the_loader_says() -> None:
-    said = about("loaders/target-postgres/venv/bin/target-postgres")
+    said = about("target-postgres")
     made = subprocess.run(
         [sys.executable, ROOT / "plugins" / "lock.py"],
         input=json.dumps(said),
@@ -165,7 +165,7 @@ def test_the_lock_of_the_loader_is_what_the_loader_says() -> None:
 
 
 def test_meltano_knows_every_capability_of_the_tap() -> None:
-    said = about("extractors/tap-datasync/venv/bin/tap-datasync")
+    said = about("tap-datasync")
     (tap,) = yaml.safe_load((ROOT / "meltano.yml").read_text())["plugins"]["extractors"]
     assert set(tap["capabilities"]) == set(said["capabilities"])
 

@@ -47,13 +47,13 @@ def has(session: int, variable: str, value: str) -> bool:
 
 def running(root: Path) -> list[psutil.Process]:
     """Find the taps of this checkout, whoever started them."""
-    place = f"{root}/.meltano/extractors/tap-datasync/"
+    place = f"{root}/.venv/bin/tap-datasync"
     return [process for process in psutil.process_iter() if _is_in(process, place)]
 
 
 def taps(session: int) -> list[psutil.Process]:
     """Find the taps of a session."""
-    return [process for process in members(session) if _is_in(process, "/.meltano/extractors/")]
+    return [process for process in members(session) if _is_in(process, "/bin/tap-datasync")]
 
 
 def send(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
