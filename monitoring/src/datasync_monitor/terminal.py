@@ -67,7 +67,7 @@ class ProgressView:
 
     def _bar(self, width: int, *, ascii_only: bool) -> Text:
         progress, style = self.progress, _STYLES[self.progress.state]
-        bar = Text(f"{progress.state!s:<9}", style=style)
+        bar = Text().append(f"{progress.state!s:<9}", style=style)
         filled, empty = ("#", "-") if ascii_only else ("━", "─")
         done = int(max(0, width) * (progress.fraction or 0.0))
         bar.append(filled * done, style=style).append(empty * (width - done), style="dim")
