@@ -1,16 +1,12 @@
-"""The floors: what cannot be beaten, since it leaves out all other work.
+"""Baselines: loads that leave out most of the work.
 
-* `fetch`: ask for page after page and throw them away, with the least that a client can do.
-* `prepare FILE`: fetch once more and write the rows as COPY text, page by page; not measured.
-* `copy FILE`: COPY of those ready rows straight into the table.
-* `upsert FILE`: COPY into a temporary table, then `INSERT ... ON CONFLICT DO NOTHING`.
-* `keyless FILE`: the same into a table without a primary key, and so without a conflict.
-* `upsert-once FILE`: as `upsert`, all of it in one transaction.
-* `upsert-durable FILE`: as `upsert`, and every page is on the disk before the next one begins.
+* ``fetch``: request page after page and discard them.
+* ``prepare FILE``: fetch the feed and write its rows as COPY text, page by page; not measured.
+* ``copy FILE``: COPY the prepared rows into the table.
+* ``upsert FILE``: COPY them into a temporary table, then ``INSERT ... ON CONFLICT DO NOTHING``.
 
-All but `upsert-once` commit page by page, as the lanes do; all but `upsert-durable` with
-`synchronous_commit` off. The lanes have it on, so that they wait for the disk as `upsert-durable`
-does. Addresses come from the environment.
+``copy`` and ``upsert`` commit after every page, durably, as this project does. Addresses come from
+the environment.
 """
 
 from __future__ import annotations
@@ -30,17 +26,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COLUMNS = "id, session_id, user_id, type, name, properties, timestamp, session"
-KEY = " PRIMARY KEY"
 TABLE = """
 CREATE TABLE events (
-    id TEXT{key}, session_id TEXT, user_id TEXT, type TEXT, name TEXT, properties JSONB,
+    id TEXT PRIMARY KEY, session_id TEXT, user_id TEXT, type TEXT, name TEXT, properties JSONB,
     timestamp TIMESTAMPTZ, session JSONB, ingested_at TIMESTAMPTZ DEFAULT now()
 )
 """
-STAGING = """
-CREATE TEMPORARY TABLE staging ON COMMIT DELETE ROWS AS SELECT {columns} FROM events WITH NO DATA
-"""
-INSERT = "INSERT INTO events ({columns}) SELECT {columns} FROM staging {conflict}"
+STAGING = f"""
+CREATE TEMPORARY TABLE staging ON COMMIT DELETE ROWS AS SELECT {COLUMNS} FROM events WITH NO DATA
+"""  # noqa: S608 - constants
+INSERT = f"""
+INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM staging ON CONFLICT (id) DO NOTHING
+"""  # noqa: S608 - constants
 _LENGTH = struct.Struct("<I")
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
@@ -69,7 +66,7 @@ class _Page(msgspec.Struct):
 
 
 def bodies() -> Iterator[bytes]:
-    """Walk the feed; yields the pages as they come."""
+    """Yield the bodies of all pages."""
     session = requests.Session()
     session.headers["X-API-Key"] = os.environ["API_KEY"]
     url = os.environ["API_BASE_URL"] + "/events"
@@ -88,20 +85,20 @@ def bodies() -> Iterator[bytes]:
 
 
 def ready(body: bytes) -> bytes:
-    """A page as COPY text."""
+    """Return a page as COPY text."""
     lines = []
     for event in msgspec.json.decode(body, type=_Page).data:
-        moment = event.timestamp
-        if isinstance(moment, int):
-            moment = datetime.fromtimestamp(moment / 1000, timezone.utc).isoformat()
+        timestamp = event.timestamp
+        if isinstance(timestamp, int):
+            timestamp = datetime.fromtimestamp(timestamp / 1000, timezone.utc).isoformat()
         values = (event.id, event.session_id, event.user_id, event.type, event.name)
-        objects = (bytes(event.properties).decode(), moment, bytes(event.session).decode())
+        objects = (bytes(event.properties).decode(), timestamp, bytes(event.session).decode())
         lines.append("\t".join(value.translate(_ESCAPES) for value in (*values, *objects)))
     return "".join(f"{line}\n" for line in lines).encode()
 
 
 def prepare(path: Path) -> None:
-    """Write the pages of the feed as COPY text, each after its length."""
+    """Write every page of the feed as COPY text, preceded by its length."""
     with path.open("wb") as file:
         for body in bodies():
             text = ready(body)
@@ -109,14 +106,14 @@ def prepare(path: Path) -> None:
 
 
 def pages(path: Path) -> Iterator[bytes]:
-    """Read what `prepare` wrote."""
+    """Yield the pages of a prepared file."""
     with path.open("rb") as file:
         while head := file.read(_LENGTH.size):
             yield file.read(_LENGTH.unpack(head)[0])
 
 
-def load(path: Path, way: str) -> None:
-    """Load the ready rows in one of the ways above."""
+def load(path: Path, step: str) -> None:
+    """Load prepared rows with ``copy`` or ``upsert``."""
     env = os.environ
     with psycopg.connect(
         host=env["DB_HOST"],
@@ -125,39 +122,28 @@ def load(path: Path, way: str) -> None:
         password=env["DB_PASSWORD"],
         dbname=env["DB_NAME"],
     ) as connection:
-        if way != "upsert-durable":
-            connection.execute("SET synchronous_commit TO off")
-        connection.execute(TABLE.format(key="" if way == "keyless" else KEY).encode())
-        connection.execute(STAGING.format(columns=COLUMNS).encode())
+        connection.execute(TABLE)
+        connection.execute(STAGING)
         connection.commit()
-        table = "events" if way == "copy" else "staging"
-        copy = f"COPY {table} ({COLUMNS}) FROM STDIN".encode()
-        conflict = "" if way == "keyless" else "ON CONFLICT (id) DO NOTHING"
-        insert = INSERT.format(columns=COLUMNS, conflict=conflict).encode()
+        table = "events" if step == "copy" else "staging"
         cursor = connection.cursor()
-        if way == "upsert-once":
-            with cursor.copy(copy) as stream:
-                for text in pages(path):
-                    stream.write(text)
-            cursor.execute(insert)
-            return
         for text in pages(path):
-            with cursor.copy(copy) as stream:
+            with cursor.copy(f"COPY {table} ({COLUMNS}) FROM STDIN".encode()) as stream:
                 stream.write(text)
-            if way != "copy":
-                cursor.execute(insert)
+            if step == "upsert":
+                cursor.execute(INSERT)
             connection.commit()
 
 
-def main(way: str, path: str = "") -> None:
-    """Run one floor."""
-    if way == "fetch":
+def main(step: str, path: str = "") -> None:
+    """Run one step."""
+    if step == "fetch":
         for _ in bodies():
             pass
-    elif way == "prepare":
+    elif step == "prepare":
         prepare(Path(path))
     else:
-        load(Path(path), way)
+        load(Path(path), step)
 
 
 if __name__ == "__main__":

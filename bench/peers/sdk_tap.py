@@ -1,13 +1,11 @@
-"""A plain tap on the Singer SDK, as its template and its guides recommend.
+"""A plain tap on the Singer SDK, made from its template.
 
-What a developer has after an afternoon with the template: a `RESTStream`, an API key as a header,
-a cursor as the next page's token, types in the schema, and `post_process` for names and times.
-It has none of the things that `tap-datasync` has beyond that.
+A ``RESTStream`` with an API key in a header, a cursor as the token of the next page, a typed
+schema, and ``post_process`` for names and timestamps.
 """
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime, timezone
 from typing import Any, ClassVar
 
@@ -16,11 +14,7 @@ from singer_sdk import typing as th
 from singer_sdk.authenticators import APIKeyAuthenticator
 from singer_sdk.pagination import JSONPathPaginator
 from singer_sdk.streams import RESTStream
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+from typing_extensions import override
 
 
 class EventsStream(RESTStream[str]):
@@ -64,9 +58,9 @@ class EventsStream(RESTStream[str]):
 
     @override
     def post_process(self, row: dict[str, Any], context: Any = None) -> dict[str, Any]:
-        moment = row["timestamp"]
-        if isinstance(moment, int):
-            moment = datetime.fromtimestamp(moment / 1000, timezone.utc).isoformat()
+        timestamp = row["timestamp"]
+        if isinstance(timestamp, int):
+            timestamp = datetime.fromtimestamp(timestamp / 1000, timezone.utc).isoformat()
         return {
             "id": row["id"],
             "session_id": row["sessionId"],
@@ -74,7 +68,7 @@ class EventsStream(RESTStream[str]):
             "type": row["type"],
             "name": row["name"],
             "properties": row["properties"],
-            "timestamp": moment,
+            "timestamp": timestamp,
             "session": row["session"],
         }
 
