@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from datasync_monitor.history import (
     MAX_BUCKETS,
-    Totals,
     bucket_width,
     read_syncs,
     read_timeline,
-    read_totals,
 )
 from datasync_monitor.progress import read_progress
+from datasync_monitor.snapshot import PageTotals, read_totals
 from datasync_monitor.web import charts, metric_cards
 from table_writer import T0, write_load
 
@@ -29,7 +28,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 def test_without_tables_the_history_is_empty(database: ReconnectingConnection) -> None:
     assert database.run(lambda c: read_syncs(c, "public")) == ()
-    assert database.run(lambda c: read_totals(c, "public")) == Totals()
+    assert database.run(lambda c: read_totals(c, "public")) == PageTotals()
     assert database.run(lambda c: read_timeline(c, "public", LONG_AGO, T0)).buckets == ()
 
 
@@ -37,7 +36,7 @@ def test_with_empty_tables_the_history_is_empty(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
     assert database.run(lambda c: read_syncs(c, "public")) == ()
-    assert database.run(lambda c: read_totals(c, "public")) == Totals()
+    assert database.run(lambda c: read_totals(c, "public")) == PageTotals()
     assert database.run(lambda c: read_timeline(c, "public", LONG_AGO, writer.now)).buckets == ()
 
 
