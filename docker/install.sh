@@ -37,10 +37,10 @@ tools)
 dependencies)
     "$tools/bin/uv" venv --quiet --no-project --python "$(command -v python3)" .venv
     uv_install --python .venv "$@"
-    # Nothing is installed later, and nothing runs the libraries' own tests.
+    # Nothing is installed or compiled later, and nothing runs the libraries' own tests.
     cd .venv/lib/python3*/site-packages
-    rm -rf pip uv ../../../bin/uv ../../../bin/uvx ../../../bin/pip* virtualenv/seed/wheels/embed/*.whl
-    find . -name tests -type d -prune -exec rm -rf {} +
+    rm -rf pip pip-* uv uv-* ../../../bin/uv ../../../bin/uvx ../../../bin/pip* virtualenv/seed/wheels/embed/*.whl
+    find . \( -name tests -type d -o -name '*.c' \) -prune -exec rm -rf {} +
     ;;
 packages)
     for package in "$@"; do

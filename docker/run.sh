@@ -12,16 +12,17 @@ fail() {
 }
 
 INGESTION_OPTIONS=
+events=
 stop=no
 while [ $# -gt 0 ]; do
     case $1 in
     --docker) ;;
     --full-refresh | --no-restart | --verbose) INGESTION_OPTIONS="$INGESTION_OPTIONS $1" ;;
     --stop-sandbox) stop=yes ;;
-    --events=*) SANDBOX_EVENTS=${1#*=} ;;
+    --events=*) events=${1#*=} ;;
     --events)
         [ $# -gt 1 ] || fail 2 "--events needs a number."
-        SANDBOX_EVENTS=$2
+        events=$2
         shift
         ;;
     *) fail 2 "$1 does not go with --docker. Options of the sandbox other than --events are read from SANDBOX_OPTIONS, for example: SANDBOX_OPTIONS='--limit 100' sh run-ingestion.sh --docker" ;;
@@ -29,7 +30,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 export INGESTION_OPTIONS
-[ -z "${SANDBOX_EVENTS-}" ] || export SANDBOX_EVENTS
+[ -z "$events" ] || export SANDBOX_EVENTS="$events"
 
 command -v docker >/dev/null ||
     fail 2 "Docker is not installed. Without --docker, Python is enough: sh run-ingestion.sh"
@@ -46,7 +47,7 @@ config=$(docker compose config ingestion) || fail 2 "Compose cannot read its con
 sandbox=
 case $config in
 *'API_KEY: ""'*'API_KEY_FILE: ""'* | *'API_KEY: put-your-api-key-here'*'API_KEY_FILE: ""'*) sandbox=sandbox ;;
-*) [ -z "${SANDBOX_EVENTS-}" ] || fail 2 "--events is an option of the sandbox, but API_KEY is set: events come from the API. Empty API_KEY to load sample events: API_KEY= sh run-ingestion.sh --docker --events ${SANDBOX_EVENTS-}" ;;
+*) [ -z "$events" ] || fail 2 "--events is an option of the sandbox, but API_KEY is set: events come from the API. Empty API_KEY to load sample events: API_KEY= sh run-ingestion.sh --docker --events $events" ;;
 esac
 
 running=$(docker compose ps --quiet --status running ingestion)

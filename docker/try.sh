@@ -33,12 +33,14 @@ free_port() {
 DB_PORT=$(free_port) DASHBOARD_PORT=$(free_port) PROMETHEUS_PORT=$(free_port)
 events=60000
 # Twelve pages, two in four seconds: time enough to interrupt them.
-SANDBOX_EVENTS=$events SANDBOX_OPTIONS="--limit 2 --window 4"
-export DB_PORT DASHBOARD_PORT PROMETHEUS_PORT SANDBOX_EVENTS SANDBOX_OPTIONS
+SANDBOX_OPTIONS="--limit 2 --window 4"
+export DB_PORT DASHBOARD_PORT PROMETHEUS_PORT SANDBOX_OPTIONS SANDBOX_EVENTS=$events
 cd "$copy"
 log=$work/log
 
 finish() {
+    rm -f .env
+    docker rm --force datasync-try-api >/dev/null 2>&1 || true
     docker compose --profile '*' down --volumes --remove-orphans --rmi local >/dev/null 2>&1 || true
     rm -rf "$work"
 }
@@ -143,25 +145,35 @@ expect "  continues from the checkpoint" yes "$([ $(($(requests) - sent)) -le 2 
 
 # -- Settings --------------------------------------------------------------------------------
 expect "wrong password" 2 "$(code env DB_PASSWORD=wrong docker compose run --rm ingestion)"
-expect "wrong key" 3 "$(code docker compose run --rm --env API_KEY=wrong --env API_BASE_URL=http://sandbox:8765/api/v1 ingestion)"
-expect "  no restart" no "$(logged 'restart')"
-expect "no sandbox for --events with a key" 2 "$(code env API_KEY=k API_BASE_URL=http://sandbox:8765/api/v1 sh run-ingestion.sh --docker --events 5)"
+expect "no key and no sandbox" 2 "$(
+    docker compose --profile sandbox stop sandbox >/dev/null 2>&1
+    code docker compose run --rm ingestion
+)"
+expect "  naming the setting" yes "$(logged API_KEY)"
+expect "--events with a key" 2 "$(code env API_KEY=key sh run-ingestion.sh --docker --events 5)"
 
+# An API on another host, with a key of its own; a database that is not the service `postgres`, as
+# far as Compose knows. Key and password are in files.
+docker run --detach --name datasync-try-api --network datasync-try_default --env DATASYNC_SANDBOX_KEY=key-of-the-api \
+    --no-healthcheck --entrypoint datasync-sandbox datasync-try-pipeline api --host 0.0.0.0 --events $events --limit 20 --window 4 >/dev/null
+sql 'CREATE DATABASE own' >/dev/null
 mkdir -m 700 secrets
-echo sandbox-key >secrets/key
+echo key-of-the-api >secrets/key
 docker compose exec -T postgres cat /run/db/password >secrets/password </dev/null
 chmod 444 secrets/*
 cat >.env <<'ENV'
-API_BASE_URL = "http://sandbox:8765/api/v1"  # quoted, with a comment
-API_KEY_FILE=./secrets/key
+API_BASE_URL = "http://datasync-try-api:8765/api/v1"  # quoted, with a comment
+API_KEY_FILE: ./secrets/key
 DB_HOST=datasync-try-postgres-1
+DB_NAME='own'
 DB_PASSWORD_FILE=./secrets/password
 ENV
-expect "own database (DB_HOST): no postgres service" "dashboard ingestion " "$(docker compose config --services | sort | tr '\n' ' ')"
-expect "  key and password in files" 0 "$(code docker compose run --rm ingestion)"
-container=$(docker compose run --detach ingestion 2>/dev/null)
-expect "  they are not in docker inspect" 0 "$(docker inspect "$container" | grep -cF -e sandbox-key -e "$(cat secrets/password)" || true)"
-docker rm --force "$container" >/dev/null
+expect "own database (DB_HOST): no service postgres" "dashboard ingestion " "$(docker compose config --services | sort | tr '\n' ' ')"
+expect "  run-ingestion.sh with key and password in files" 0 "$(code sh run-ingestion.sh --docker)"
+expect "  every event, every field as in the feed" 0 "$(compare && echo 0)"
+expect "  neither is in docker inspect" 0 "$(docker inspect "$(docker compose ps --all --quiet ingestion)" | grep -cF -e key-of-the-api -e "$(cat secrets/password)" || true)"
+expect "wrong key" 3 "$(code docker compose run --rm --env API_KEY=wrong ingestion)"
+expect "  tried once" 0 "$(grep -c 'restart 1' "$log" || true)"
 rm .env
 
 # -- Beside the load -------------------------------------------------------------------------
@@ -177,6 +189,7 @@ done
 expect "  alert rules are loaded" yes "$(page "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/rules" | grep -q alert && echo yes)"
 expect "--stop-sandbox stops all" 0 "$(code sh run-ingestion.sh --docker --stop-sandbox)"
 expect "  nothing runs" "" "$(docker compose ps --quiet)"
+docker rm --force datasync-try-api >/dev/null
 docker compose --profile '*' down --volumes >/dev/null 2>&1
 expect "down --volumes leaves no volume" "" "$(docker volume ls --quiet --filter label=com.docker.compose.project=datasync-try)"
 echo "The containers work."

@@ -60,7 +60,7 @@ available $image || {
 image=prom/prometheus:v3.5.0
 available $image || {
     make $image
-    import prometheus --change 'USER nobody' --change 'WORKDIR /tmp' \
-        --change 'ENTRYPOINT ["/usr/bin/prometheus"]' \
-        --change 'CMD ["--config.file=/etc/prometheus/prometheus.yml"]' - $image
+    import prometheus - datasync-test-prometheus
+    docker build --quiet --tag $image --file prometheus.Dockerfile . >/dev/null
+    docker image rm datasync-test-prometheus >/dev/null
 }
