@@ -216,6 +216,7 @@ def test_rejected_cursor_is_expired(code):
     with pytest.raises(CursorExpiredError, match=code):
         client.fetch("here")
     assert (len(transport.cursors), clock.sleeps) == (1, [])
+    assert client.stats.retries == {"cursor_refused": 1}
 
 
 @pytest.mark.parametrize("cursor", ["a\ud800b", "c" * (MAX_CURSOR_CHARACTERS + 1)])

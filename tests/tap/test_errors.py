@@ -46,7 +46,13 @@ def test_status_200_has_no_resolution():
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, None), (400, "ANYTHING"), (410, "CURSOR_EXPIRED"), (422, "CURSOR_INVALID_FORMAT")],
+    [
+        (400, None),
+        (400, "ANYTHING"),
+        (404, "CURSOR_NOT_FOUND"),
+        (410, "CURSOR_EXPIRED"),
+        (422, "CURSOR_INVALID_FORMAT"),
+    ],
 )
 def test_rejected_cursor_resets_pagination(status, code):
     resolution = interpret_response(status, code=code, with_cursor=True)
@@ -57,6 +63,12 @@ def test_rejected_cursor_resets_pagination(status, code):
     resolution = interpret_response(status, code=code, with_cursor=False)
     assert resolution is not None
     assert (resolution.action, resolution.error) == (ResponseAction.FAIL, ApiChangedError)
+
+
+def test_cursor_code_of_an_unavailable_service_does_not_reset_pagination():
+    resolution = interpret_response(503, code="CURSOR_STORE_UNAVAILABLE", with_cursor=True)
+    assert resolution is not None
+    assert resolution.action is ResponseAction.RETRY
 
 
 def test_every_status_has_a_message():
