@@ -147,6 +147,13 @@ def test_unknown_fields_are_bounded():
         assert max(map(len, page.unknown_fields)) == 100
 
 
+def test_large_page_is_not_parsed_event_by_event():
+    """It would take many times its size in memory."""
+    body = body_of("@@").replace(b'"@@"', b"0," * 2_100_000 + b"0")
+    with pytest.raises(InvalidBodyError, match="too large"):
+        parsed(body)
+
+
 def test_metadata_of_the_request_is_kept():
     later, rate_limit = NOON + timedelta(seconds=3), RateLimitHeaders(10, 9, 60)
     page = parse_page(body_of(event()), requested_at=NOON, received_at=later, rate_limit=rate_limit)
