@@ -8,6 +8,7 @@ whose headers or body drip in, and name resolution has no timeout at all.
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from http.client import HTTPException
@@ -112,7 +113,7 @@ class HttpTransport:
         while exchange.is_alive() and (left := exchange.deadline - time.monotonic()) > 0:
             exchange.join(min(left, _LONGEST_WAIT_SECONDS))
             if time.monotonic() > overdue_at and exchange.is_alive():
-                overdue_at = exchange.deadline
+                overdue_at = math.inf
                 self._logger.warning(
                     "No complete response after %.1f s; the request is canceled after %.1f s",
                     self._timeout * _OVERDUE_SHARE,
