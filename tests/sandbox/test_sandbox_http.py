@@ -198,12 +198,14 @@ def test_slow_body_arrives_in_pieces():
 
 
 def test_slow_headers_arrive_byte_by_byte():
-    with running_api(events=5, fault=["drip-headers=600@1"]) as api:
-        with socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection:
-            connection.sendall(
-                f"GET /api/v1/events HTTP/1.1\r\nHost: x\r\nX-API-Key: {api.key}\r\n\r\n".encode()
-            )
-            assert connection.recv(1) == b"H"
+    with (
+        running_api(events=5, fault=["drip-headers=600@1"]) as api,
+        socket.create_connection(("127.0.0.1", api.port), timeout=10) as connection,
+    ):
+        connection.sendall(
+            f"GET /api/v1/events HTTP/1.1\r\nHost: x\r\nX-API-Key: {api.key}\r\n\r\n".encode()
+        )
+        assert connection.recv(1) == b"H"
 
 
 @pytest.mark.parametrize(("fault", "status"), [("huge-body=3@1", 200), ("huge-redirect=3@1", 302)])
