@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
-from datasync_sandbox.background import BackgroundError
-from datasync_sandbox.binaries import PostgresError
+from datasync_sandbox.testing import SandboxError
 
 from datasync_bench import contestants, growth, pacing, pages
 from datasync_bench.comparison import FEW, compare
@@ -34,7 +33,7 @@ SIZES = (100_000, 1_000_000, 3_000_000)
 
 _FAILURES = (
     *(RuntimeError, OSError, subprocess.SubprocessError, psycopg.Error),
-    *(BackgroundError, PostgresError),
+    *(SandboxError, SandboxError),
 )
 
 

@@ -107,7 +107,7 @@ def _judge(name: str, factor: float, stage: Stage) -> Pace:
         factor=factor,
         share=share_of_limit(served, LIMIT, REAL_WINDOW / factor),
         requests=len(served),
-        refused=stats["too_many"],
+        refused=stats["rate_limited"],
         seconds=served[-1] - served[0],
         events=stage.api.events,
         rows=stage.loaded().rows,

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from datasync_sandbox import binaries
-from datasync_sandbox.background import BackgroundApi, RunningProcess, ask_stats
-from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.postgres import Cluster
+from datasync_sandbox.testing import (
+    ApiOptions,
+    ApiProcess,
+    BackgroundApi,
+    Cluster,
+    bin_directory,
+    fetch_stats,
+)
 from psycopg import sql
 
 from datasync_bench.paths import WORK
@@ -38,12 +42,12 @@ class Api:
         events: Events of its feed.
     """
 
-    process: RunningProcess
+    process: ApiProcess
     events: int
 
     def stats(self) -> dict[str, Any]:
         """What it was asked so far."""
-        stats = ask_stats(self.process.url)
+        stats = fetch_stats(self.process.url)
         if stats is None:
             message = f"The sandbox API at {self.process.url} does not answer."
             raise RuntimeError(message)
@@ -77,7 +81,7 @@ def running_database() -> Iterator[Cluster]:
 
 def postgres_version() -> str:
     """The version of the embedded PostgreSQL, such as `18.0`."""
-    program = binaries.bin_directory() / "postgres"
+    program = bin_directory() / "postgres"
     said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
     return said.stdout.split()[-1]
 

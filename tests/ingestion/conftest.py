@@ -18,7 +18,7 @@ from ingestion_helpers import Checkout, make_checkout, place
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 
 @pytest.fixture

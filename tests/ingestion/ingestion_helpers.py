@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 # Meltano: answers `state`, or complains of what is in complaint.log; for `run` it follows the
 # next entry of plays.json.

@@ -12,7 +12,7 @@ from datasync_ingestion.errors import IngestionError, UsageError
 from ingestion_helpers import nowhere, place
 
 if TYPE_CHECKING:
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 
 def test_a_refused_connection_is_told_from_one_that_fails(empty: Cluster) -> None:

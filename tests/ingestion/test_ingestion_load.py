@@ -22,7 +22,7 @@ from ingestion_helpers import FINISH, failed, nowhere
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
     from ingestion_helpers import Checkout
 
 

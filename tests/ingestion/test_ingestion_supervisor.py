@@ -13,7 +13,7 @@ import pytest
 from ingestion_helpers import FINISH, failed, is_alive, load, stop, until
 
 if TYPE_CHECKING:
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
     from ingestion_helpers import Checkout
 
 

@@ -14,7 +14,7 @@ import pytest
 from datasync_ingestion import cli
 from datasync_ingestion.cli import parse
 from datasync_sandbox.cli import up
-from datasync_sandbox.options import ApiOptions
+from datasync_sandbox.testing import ApiOptions
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ["run-ingestion.sh", "run-tests.sh", "requirements/compile.sh", "scripts/python.sh"]
@@ -85,7 +85,11 @@ def test_options_of_the_sandbox_that_a_load_has_no_use_for_are_refused(
             f"'{option}' is an option of .venv/bin/datasync-sandbox alone; "
             "see `sh run-ingestion.sh --help`.\n"
         )
-    assert parse(["--dirty=0.1", "--db-port", "0"])[0].sandbox == ("--dirty=0.1", "--db-port", "0")
+    assert parse(["--malformed=0.1", "--db-port", "0"])[0].sandbox == (
+        "--malformed=0.1",
+        "--db-port",
+        "0",
+    )
 
 
 @pytest.mark.parametrize("script", ["run-ingestion.sh", "run-tests.sh"])

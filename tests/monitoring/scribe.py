@@ -12,7 +12,7 @@ import psycopg
 from datasync_monitor.database import Settings
 
 if TYPE_CHECKING:
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 SQL_FILES = Path(__file__).parents[2] / "target-config" / "sql"
 

@@ -36,7 +36,7 @@ pytestmark = [
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
     from playwright.sync_api import Browser, Page
 
 PATIENCE_MS = 60_000

@@ -31,7 +31,7 @@ from scribe import tell
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
     from scribe import Scribe
 
 

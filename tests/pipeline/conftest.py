@@ -14,7 +14,7 @@ from tests.pipeline.pipeline_helpers import Database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 
 @pytest.fixture(scope="session")

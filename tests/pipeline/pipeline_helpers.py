@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 if TYPE_CHECKING:
-    from datasync_sandbox.postgres import Cluster
-    from datasync_sandbox.testing import RunningApi
+    from datasync_sandbox.testing import Cluster, RunningApi
 
 ROOT = Path(__file__).resolve().parents[2]
 TAP = ROOT / ".meltano/extractors/tap-datasync/venv/bin/tap-datasync"

@@ -9,9 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from datasync_sandbox.catalogue import FAULTS
-from datasync_sandbox.faults import Faults
-from datasync_sandbox.testing import RunningApi, running_api
+from datasync_sandbox.testing import FAULTS, Faults, RunningApi, running_api
 from tap_datasync.streams import EventsStream
 
 from tests.pipeline.reader import Table, run_tap
@@ -25,7 +23,7 @@ LOOKBACK = 60
 
 SURVIVED = [
     *("500@3x3", "502@1x2", "502@4x3", "503@5x3", "504@10x2", "500@2x2", "refused=0.02@3"),
-    *("reset@2x2", "reset-body@4x2", "reset-body=0.99@5", "hang@3", "slow=3@6", "late-reply=2@7"),
+    *("reset@2x2", "reset-body@4x2", "reset-body=0.99@5", "hang@3", "drip-body=3@6", "late-reply=2@7"),
     *("truncated@2x2", "truncated=0.999@3", "null@2x2", "list@2", "empty@3x2", "html@4x2"),
     *("nan@2", "infinity@3", "nan@4xforever", "bad-utf8@5", "no-data@3", "null-data@3"),
     *("no-pagination@2x2", "null-pagination@3x2", "no-meta@4", "null-meta@5", "no-meta@1x2"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from datasync_sandbox.feed import Row
+    from datasync_sandbox.testing import ExpectedRow
 
 RECORDED = ROOT.parent / "shared" / "recorded" / "events-limit-10000.json"
 QUERY = "SELECT id, session_id, user_id, type, name, properties, timestamp, session FROM events"
@@ -35,16 +35,16 @@ def lane(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     return {"batch_config": {"encoding": encoding, "storage": {"root": root}}}
 
 
-def _differences(row: Row, values: tuple[Any, ...]) -> list[str]:
+def _differences(row: ExpectedRow, values: tuple[Any, ...]) -> list[str]:
     pairs = zip(FIELDS, values, strict=True)
-    return [f for f, value in pairs if f not in row.loose and value != getattr(row, f)]
+    return [f for f, value in pairs if f not in row.ambiguous and value != getattr(row, f)]
 
 
 def test_dirty_events_are_all_there(
     database: Database, tmp_path: Path, lane: dict[str, Any]
 ) -> None:
     """With an id it is in events, typed as far as it goes; what did not fit is kept raw."""
-    with running_api(events=6_000, limit=1000, dirty=0.3, key=KEY) as api:
+    with running_api(events=6_000, limit=1000, malformed=0.3, key=KEY) as api:
         code, loaded, log = pipe(api, database, tmp_path, page_size=1000, **lane)
         assert (code, loaded) == (0, 0), log
         table = {ident: tuple(values) for ident, *values in database.rows(QUERY)}
@@ -52,10 +52,10 @@ def test_dirty_events_are_all_there(
         kinds = set()
         for row in api.model.feed.rows():
             if row.id is not None:
-                assert not _differences(row, table[row.id]), row.kind
-            if row.fits is False:
-                kinds.add(row.kind)
-                assert row.raw in raws, row.kind
+                assert not _differences(row, table[row.id]), row.malformed
+            if row.valid is False:
+                kinds.add(row.malformed)
+                assert row.raw_event in raws, row.malformed
         assert len(kinds) > 30
         assert len(table) == sum(row.id is not None for row in api.model.feed.rows())
         assert "not documented: schemaVersion" in log

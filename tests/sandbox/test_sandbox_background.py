@@ -17,12 +17,14 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from click.testing import CliRunner
-from datasync_sandbox import ApiOptions, Feed, background, row_fields
-from datasync_sandbox.background import BackgroundApi, BackgroundError, ask_stats
+from datasync_sandbox import background
+from datasync_sandbox.background import BackgroundApi, fetch_stats
 from datasync_sandbox.catalogue import FAULTS
 from datasync_sandbox.cli import main
 from datasync_sandbox.dirty import KINDS
+from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.postgres import Cluster
+from datasync_sandbox.testing import ApiOptions, Feed, row_fields
 
 COMMAND = [sys.executable, "-m", "datasync_sandbox"]
 
@@ -103,7 +105,7 @@ def test_up_status_up_again_down(project, client_of):
     other = run(project, "up", "--port", "0", "--events", "301")
     assert "stopped, to start it with other options" in other.stdout
     assert not psutil.pid_exists(pid)
-    assert ask_stats(note(project)["url"])["total"] == 301
+    assert fetch_stats(note(project)["url"])["total"] == 301
 
     down = run(project, "down")
     assert down.stdout.count(" stopped") == 2
@@ -183,10 +185,10 @@ def test_an_interrupted_start_leaves_nobody_behind(tmp_path, monkeypatch):
     met = []
 
     def interrupt(url):
-        met.append(ask_stats(url)["pid"])
+        met.append(fetch_stats(url)["pid"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(background, "ask_stats", interrupt)
+    monkeypatch.setattr(background, "fetch_stats", interrupt)
     with pytest.raises(KeyboardInterrupt):
         BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
     assert not psutil.pid_exists(met[0])
@@ -195,7 +197,7 @@ def test_an_interrupted_start_leaves_nobody_behind(tmp_path, monkeypatch):
 def test_a_start_that_takes_too_long_leaves_nobody_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(background, "_START_SECONDS", 0)
     before = psutil.Process().children()
-    with pytest.raises(BackgroundError, match="did not answer within 0 seconds"):
+    with pytest.raises(SandboxError, match="did not answer within 0 seconds"):
         BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
     assert set(psutil.Process().children()) <= set(before)
 
@@ -268,7 +270,7 @@ def test_a_signal_ends_the_api_cleanly(number):
         text=True,
     ) as api:
         url = api.stdout.readline().strip()
-        assert ask_stats(url)["pid"] == api.pid
+        assert fetch_stats(url)["pid"] == api.pid
         api.send_signal(number)
         out, errors = api.communicate(timeout=10)
     assert (api.returncode, out, errors) == (0, "", "")
@@ -284,7 +286,7 @@ def test_the_feed_command_prints_the_rows(here):
 
 
 def test_the_feed_command_leaves_out_what_has_no_id(here):
-    done = here("feed", "--events", "40", "--dirty", "1", "--dirty-kinds", "missing-id")
+    done = here("feed", "--events", "40", "--malformed", "1", "--malformed-kinds", "missing-id")
     assert (done.exit_code, done.stdout) == (0, "")
 
 
@@ -294,7 +296,7 @@ def test_help_names_every_fault_and_list_dirt_every_kind(here):
         said = [line.partition(" [VALUE")[0].split(maxsplit=1) for line in lines]
         for name, kind in FAULTS.items():
             assert [name, kind.help] in said
-    listed = [line.split()[0] for line in here("api", "--list-dirt").stdout.splitlines()]
+    listed = [line.split()[0] for line in here("api", "--list-malformed").stdout.splitlines()]
     assert listed == list(KINDS)
 
 
@@ -306,7 +308,7 @@ def test_help_names_every_fault_and_list_dirt_every_kind(here):
         ("--latency=slow", "latency is seconds or a range"),
         ("--late=much", "late is SHARE:SECONDS"),
         ("--late=7:600", "a share from 0 to 1"),
-        ("--dirty-kinds=mud", "no dirt is called"),
+        ("--malformed-kinds=mud", "no dirt is called"),
         ("--newest=yesterday", "newest is a timestamp"),
     ],
 )
@@ -337,8 +339,8 @@ def test_options_survive_the_way_through_arguments(monkeypatch):
         arrivals=0.25,
         late="0.1:60",
         unsorted=0.125,
-        dirty=0.5,
-        dirty_kinds="nul-deep,missing-id",
+        malformed=0.5,
+        malformed_kinds="nul-deep,missing-id",
         fault=("503@1x2", "empty@2"),
         key_lifetime=8.0,
         key_requests=4,

@@ -205,7 +205,7 @@ def test_the_eleventh_request_is_refused_and_not_counted(client_of, tight):
         }
         assert "X-Cache" not in answer.headers
     stats = tight.stats()
-    assert (stats["requests"], stats["too_many"], stats["pages"]) == (12, 2, 9)
+    assert (stats["requests"], stats["rate_limited"], stats["pages"]) == (12, 2, 9)
     assert stats["arrivals"] == sorted(stats["arrivals"])
 
 

@@ -8,8 +8,8 @@ from collections import Counter
 from datetime import datetime
 
 import pytest
-from datasync_sandbox import Feed, Oddities
 from datasync_sandbox.dirty import KINDS
+from datasync_sandbox.testing import Feed, FeedDefects
 
 COLUMNS = {
     "id": "id",
@@ -23,21 +23,21 @@ COLUMNS = {
 
 
 def only(kind, events=12):
-    feed = Feed(events, oddities=Oddities(dirty=1.0, kinds=(kind,)))
+    feed = Feed(events, defects=FeedDefects(malformed=1.0, kinds=(kind,)))
     return feed, list(feed.rows())
 
 
 def test_the_share_is_kept_and_every_kind_turns_up():
-    feed = Feed(20_000, oddities=Oddities(dirty=0.05))
-    kinds = Counter(row.kind for row in feed.rows())
+    feed = Feed(20_000, defects=FeedDefects(malformed=0.05))
+    kinds = Counter(row.malformed for row in feed.rows())
     assert kinds[None] / 20_000 == pytest.approx(0.95, abs=0.01)
     assert set(kinds) == {None, *KINDS}
 
 
 def test_clean_events_are_the_same_in_a_dirty_feed():
     clean = {row.id: row for row in Feed(2000).rows()}
-    for row in Feed(2000, oddities=Oddities(dirty=0.2)).rows():
-        if row.kind is None:
+    for row in Feed(2000, defects=FeedDefects(malformed=0.2)).rows():
+        if row.malformed is None:
             assert row == clean[row.id]
 
 
@@ -45,7 +45,7 @@ def test_clean_events_are_the_same_in_a_dirty_feed():
 def test_the_text_is_json_and_the_page_holds_it(kind):
     feed, rows = only(kind)
     texts = feed.page(None, 12).texts
-    assert texts == [row.raw for row in rows]
+    assert texts == [row.raw_event for row in rows]
     for text in texts:
         json.loads(text, parse_constant=pytest.fail)
         text.encode()  # lone surrogates are escapes, never raw
@@ -55,7 +55,7 @@ def test_the_text_is_json_and_the_page_holds_it(kind):
 def test_where_a_dirty_value_can_be_kept_it_is(kind):
     _, rows = only(kind)
     for row in rows:
-        event = json.loads(row.raw)
+        event = json.loads(row.raw_event)
         if row.id is None:
             assert (
                 not isinstance(event, dict)
@@ -65,7 +65,7 @@ def test_where_a_dirty_value_can_be_kept_it_is(kind):
             continue
         for field, column in COLUMNS.items():
             value = getattr(row, column)
-            if value is not None and column not in row.loose:
+            if value is not None and column not in row.ambiguous:
                 assert holdable(event[field]) == value
 
 
@@ -91,7 +91,7 @@ def test_every_spelling_of_a_timestamp_names_the_same_instant():
 def test_some_spellings_by_hand():
     def spelt(kind):
         row = only(kind, 1)[1][0]
-        return json.loads(row.raw)["timestamp"]
+        return json.loads(row.raw_event)["timestamp"]
 
     assert spelt("time-seconds") == 1769541612
     assert spelt("time-micros") == 1769541612369000
@@ -105,5 +105,5 @@ def test_some_spellings_by_hand():
 
 def test_nuls_and_surrogates_lie_deep():
     for name in ("nul", "surrogate"):
-        raw = only(f"{name}-deep", 1)[1][0].raw
+        raw = only(f"{name}-deep", 1)[1][0].raw_event
         assert ("\\u0000" if name == "nul" else "\\ud83d") in raw

@@ -10,9 +10,18 @@ import time
 from email.utils import parsedate_to_datetime
 
 import pytest
-from datasync_sandbox import ApiModel, Fault, Faults, Feed, NoReply, Policy, Refused, Reset
 from datasync_sandbox.catalogue import FAULTS
-from datasync_sandbox.testing import running_api
+from datasync_sandbox.testing import (
+    ApiConfig,
+    ApiModel,
+    Fault,
+    Faults,
+    Feed,
+    NoReply,
+    Refused,
+    Reset,
+    running_api,
+)
 
 KEY = {"X-API-Key": "sandbox-key"}
 START = 1_700_000_000.25
@@ -25,7 +34,7 @@ def ask(model, cursor=None, now=START):
 
 def struck(spelling):
     """Meet a fault on page 2 of 5; return the model, the cursor to page 2, and what happened."""
-    model = ApiModel(Feed(50), Policy(limit=1000), [spelling])
+    model = ApiModel(Feed(50), ApiConfig(limit=1000), [spelling])
     cursor = json.loads(ask(model).body)["pagination"]["nextCursor"]
     return model, cursor, ask(model, cursor)
 
@@ -54,7 +63,7 @@ CODES = {
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_a_fault_strikes_once_and_then_the_page_is_whole(name):
     model, cursor, outcome = struck(f"{name}@2")
-    right = ApiModel(Feed(50), Policy(limit=1000))
+    right = ApiModel(Feed(50), ApiConfig(limit=1000))
     good = ask(right, json.loads(ask(right).body)["pagination"]["nextCursor"])
     assert outcome != good
     assert model.faults.pending() == []
@@ -75,7 +84,7 @@ def test_a_fault_strikes_once_and_then_the_page_is_whole(name):
 @pytest.mark.parametrize("name", sorted(FAULTS))
 def test_a_fault_on_the_first_and_on_the_last_page(name):
     for page in (1, 5):
-        model, cursor = ApiModel(Feed(50), Policy(limit=1000), [f"{name}@{page}"]), None
+        model, cursor = ApiModel(Feed(50), ApiConfig(limit=1000), [f"{name}@{page}"]), None
         for _ in range(page - 1):
             cursor = json.loads(ask(model, cursor).body)["pagination"]["nextCursor"]
         assert model.faults.pending()
@@ -104,7 +113,7 @@ def test_connection_faults():
     assert struck("hang@2")[2] == NoReply()
     cut = struck("reset-body=0.25@2")[2]
     assert cut.sent == len(cut.partial.body) // 4
-    assert struck("slow=12@2")[2].drip == 12
+    assert struck("drip-body=12@2")[2].drip == 12
     assert struck("late-reply=7@2")[2].delay == 7
 
 
@@ -178,7 +187,7 @@ def test_a_fault_for_good_never_ends():
 
 
 def test_faults_on_one_page_follow_each_other():
-    model = ApiModel(Feed(50), Policy(limit=1000), ["503@1x2", "empty@1", "401@2"])
+    model = ApiModel(Feed(50), ApiConfig(limit=1000), ["503@1x2", "empty@1", "401@2"])
     statuses = [ask(model).status for _ in range(2)]
     assert statuses == [503, 503]
     assert ask(model).body == b""
@@ -187,7 +196,7 @@ def test_faults_on_one_page_follow_each_other():
 
 
 def test_pages_count_anew_in_a_new_walk():
-    model = ApiModel(Feed(50), Policy(limit=1000), ["503@2x2"])
+    model = ApiModel(Feed(50), ApiConfig(limit=1000), ["503@2x2"])
     for expected in (503, 503, 200):
         cursor = document(ask(model))["pagination"]["nextCursor"]
         assert ask(model, cursor).status == expected
@@ -220,9 +229,9 @@ def test_a_429_longer_than_a_cursor_lives():
 
 
 def test_a_real_429_does_not_use_up_a_fault():
-    model = ApiModel(Feed(50), Policy(limit=1), ["503@1"])
+    model = ApiModel(Feed(50), ApiConfig(limit=1), ["503@1"])
     assert ask(model).status == 503
-    model = ApiModel(Feed(50), Policy(limit=1), ["503@2"])
+    model = ApiModel(Feed(50), ApiConfig(limit=1), ["503@2"])
     cursor = document(ask(model))["pagination"]["nextCursor"]
     assert ask(model, cursor).status == 429
     assert ask(model, cursor, START + 60).status == 503
@@ -230,7 +239,7 @@ def test_a_real_429_does_not_use_up_a_fault():
 
 def test_only_a_refused_connection_spends_no_budget():
     for name in sorted(FAULTS):
-        model = ApiModel(Feed(50), Policy(limit=3), [f"{name}@1"])
+        model = ApiModel(Feed(50), ApiConfig(limit=3), [f"{name}@1"])
         ask(model)
         later = ask(model, now=START + 59.9 if name.startswith("429") else START)
         if later.status == 200:
@@ -238,7 +247,7 @@ def test_only_a_refused_connection_spends_no_budget():
 
 
 @pytest.mark.parametrize(
-    "spelling", ["503@3", "503@3x2", "false-end@4xforever", "slow=2.5@1", "429=3@2x4"]
+    "spelling", ["503@3", "503@3x2", "false-end@4xforever", "drip-body=2.5@1", "429=3@2x4"]
 )
 def test_spellings_are_read_and_written(spelling):
     assert str(Fault.parse(spelling)) == spelling
@@ -321,7 +330,7 @@ def _outcome(api):
 
 
 def test_over_http_a_slow_body_drips():
-    with running_api(events=5000, fault=["slow=600@1"]) as api:
+    with running_api(events=5000, fault=["drip-body=600@1"]) as api:
         connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
         connection.request("GET", "/api/v1/events?limit=2000", headers=KEY)
         response = connection.getresponse()
@@ -331,7 +340,7 @@ def test_over_http_a_slow_body_drips():
 
 
 def test_over_http_a_slow_body_is_whole_in_the_end():
-    with running_api(events=5000, fault=["slow=0.2@1"]) as api:
+    with running_api(events=5000, fault=["drip-body=0.2@1"]) as api:
         status, _, body = over_http(api)
         assert status == 200
         assert json.loads(body)["meta"]["returned"] == 10

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 from itertools import pairwise
 
 import pytest
-from datasync_sandbox import Feed, Growth, Oddities
 from datasync_sandbox.blocks import BLOCK, TYPE_SHARES
 from datasync_sandbox.stamps import instant, iso, millis_of
+from datasync_sandbox.testing import ArrivalRate, Feed, FeedDefects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -131,7 +131,7 @@ def test_memory_stays_flat():
 
 
 def test_every_event_is_found_by_its_id_and_nothing_else_is():
-    feed = Feed(2500, growth=Growth(1))
+    feed = Feed(2500, arrival_rate=ArrivalRate(1))
     feed.arrive(70)
     for row in feed.rows():
         assert json.loads(feed.find(row.id))["id"] == row.id
@@ -165,7 +165,7 @@ def test_shares_crowd_and_shapes():
 
 
 def test_arrivals_come_in_at_the_head_and_keep_the_order():
-    feed = Feed(1000, growth=Growth(rate=10))
+    feed = Feed(1000, arrival_rate=ArrivalRate(rate=10))
     before = [row.id for row in feed.rows()]
     feed.arrive(5)
     ids = [row.id for row in feed.rows()]
@@ -182,7 +182,7 @@ def test_arrivals_come_in_at_the_head_and_keep_the_order():
     seed=st.integers(0, 3),
 )
 def test_a_walk_in_a_growing_feed_sees_each_event_that_was_there_once(steps, seed):
-    feed = Feed(200, seed=seed, growth=Growth(rate=1, late_share=0.5, late_seconds=600))
+    feed = Feed(200, seed=seed, arrival_rate=ArrivalRate(rate=1, late_share=0.5, late_seconds=600))
     feed.arrive(10)
     there = {row.id for row in feed.rows()}
     seen, after, step = [], None, 0
@@ -199,7 +199,7 @@ def test_a_walk_in_a_growing_feed_sees_each_event_that_was_there_once(steps, see
 
 
 def test_late_arrivals_sort_in_among_older_events():
-    feed = Feed(500, growth=Growth(rate=1, late_share=1.0, late_seconds=300))
+    feed = Feed(500, arrival_rate=ArrivalRate(rate=1, late_share=1.0, late_seconds=300))
     feed.arrive(50)
     ids = [row.id for row in feed.rows()]
     body = [feed.event(index).id for index in range(500)]
@@ -210,7 +210,7 @@ def test_late_arrivals_sort_in_among_older_events():
 
 
 def test_an_unsorted_feed_still_holds_each_event_once():
-    feed = Feed(3000, oddities=Oddities(unsorted=0.1))
+    feed = Feed(3000, defects=FeedDefects(unsorted=0.1))
     events = walk(feed, 500)
     rises = sum(millis(one) < millis(two) for one, two in pairwise(events))
     assert 100 < rises < 600

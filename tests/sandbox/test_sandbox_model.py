@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from datasync_sandbox import ApiModel, ApiOptions, Feed, Growth, Policy, Refused
+from datasync_sandbox.testing import ApiConfig, ApiModel, ApiOptions, ArrivalRate, Feed, Refused
 
 KEY = {"X-API-Key": "sandbox-key"}
 START = 1_700_000_000.0
@@ -27,7 +27,7 @@ def code(response):
 
 
 def test_a_cursor_lives_from_the_arrival_of_its_request():
-    model = ApiModel(Feed(50), Policy(latency=(4.2, 4.2)))
+    model = ApiModel(Feed(50), ApiConfig(latency=(4.2, 4.2)))
     first = page(model, limit=10)["pagination"]
     assert first["cursorExpiresIn"] == 115  # 120 less the reply time, in whole seconds
     assert (
@@ -57,7 +57,7 @@ def test_slots_come_back_one_at_a_time():
 
 
 def test_a_fixed_window_gives_all_back_at_once():
-    model = ApiModel(Feed(50), Policy(window_kind="fixed"))
+    model = ApiModel(Feed(50), ApiConfig(window_kind="fixed"))
     for second in range(10):
         ask(model, START + second)
     assert ask(model, START + 59.9).status == 429
@@ -77,20 +77,20 @@ def test_latency_follows_from_the_seed():
 
 
 def test_a_key_dies_in_time_and_by_requests():
-    model = ApiModel(Feed(50), Policy(key_lifetime=100))
+    model = ApiModel(Feed(50), ApiConfig(key_lifetime=100))
     assert [ask(model, START + after).status for after in (0, 99, 100)] == [200, 200, 401]
-    model = ApiModel(Feed(50), Policy(key_requests=3))
+    model = ApiModel(Feed(50), ApiConfig(key_requests=3))
     assert [ask(model, START).status for _ in range(4)] == [200, 200, 200, 401]
 
 
 def test_a_refused_connection_does_not_use_up_a_key():
-    model = ApiModel(Feed(50), Policy(key_requests=2, key_lifetime=100), ["refused@1"])
+    model = ApiModel(Feed(50), ApiConfig(key_requests=2, key_lifetime=100), ["refused@1"])
     assert ask(model, START - 99) == Refused(1.0)
     assert [ask(model, START + after).status for after in (0, 99, 99)] == [200, 200, 401]
 
 
 def test_waiting_as_long_as_a_429_says_is_enough():
-    model = ApiModel(Feed(50), Policy(limit=1000), ["429=2@1"])
+    model = ApiModel(Feed(50), ApiConfig(limit=1000), ["429=2@1"])
     ask(model)
     # A crumb of clock arithmetic more than a second before the end.
     early = START + 1 - 4e-7
@@ -101,7 +101,7 @@ def test_waiting_as_long_as_a_429_says_is_enough():
 
 @pytest.mark.parametrize("kind", ["exact", "empty"])
 def test_both_ways_to_end(kind):
-    model = ApiModel(Feed(40), Policy(last_page=kind))
+    model = ApiModel(Feed(40), ApiConfig(last_page=kind))
     sizes, cursor, more = [], None, True
     while more:
         got = page(model, limit=20, cursor=cursor)
@@ -113,21 +113,21 @@ def test_both_ways_to_end(kind):
 
 def test_an_empty_feed_ends_at_once():
     for kind in ("exact", "empty"):
-        got = page(ApiModel(Feed(0), Policy(last_page=kind)))
+        got = page(ApiModel(Feed(0), ApiConfig(last_page=kind)))
         assert got["data"] == []
         assert got["pagination"]["hasMore"] is False
 
 
 def test_events_arrive_with_the_clock():
-    model = ApiModel(Feed(20, growth=Growth(rate=0.5)))
+    model = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=0.5)))
     assert page(model)["meta"]["total"] == 20
     assert page(model, START + 9)["meta"]["total"] == 24
-    grown = ApiModel(Feed(20, growth=Growth(rate=0.5)), started=START - 100)
+    grown = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=0.5)), started=START - 100)
     assert page(grown)["meta"]["total"] == 70
 
 
 def test_a_grown_feed_is_no_cache_hit():
-    model = ApiModel(Feed(20, growth=Growth(rate=1)))
+    model = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=1)))
     ask(model)
     assert ask(model, START + 0.5).headers["X-Cache"] == "HIT"
     assert ask(model, START + 1).headers["X-Cache"] == "MISS"

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from datasync_sandbox import binaries, pgsetup, ports
-from datasync_sandbox.binaries import PostgresError
+from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.postgres import Cluster
 from datasync_sandbox.testing import temporary_postgres
 
@@ -110,7 +110,7 @@ def test_start_stop_start_keeps_the_data_and_the_port(tmp_path):
         cluster.sql("CREATE TABLE kept AS SELECT 42 AS n")
         assert cluster.start() is False
         assert cluster.pid() == first
-        with pytest.raises(PostgresError, match=f"already runs on port {port}; stop it first"):
+        with pytest.raises(SandboxError, match=f"already runs on port {port}; stop it first"):
             cluster.start(port + 1)
         assert cluster.stop() is True
         assert cluster.stop() is False
@@ -157,7 +157,7 @@ def test_a_port_that_is_not_allowed_is_not_called_taken(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ports, "bind", bind)
     said = "Cannot listen on port 80 of 127.0.0.1 for the database: not 127.0.0.1:80."
-    with pytest.raises(PostgresError, match=f"^{re.escape(said)}$"):
+    with pytest.raises(SandboxError, match=f"^{re.escape(said)}$"):
         Cluster(tmp_path / "pg").start(80)
 
 
@@ -180,7 +180,7 @@ def test_the_reason_of_a_failed_start_is_the_fatal_line(tmp_path, monkeypatch):
         return SimpleNamespace(returncode=1, stdout="", stderr="pg_ctl: could not start server")
 
     monkeypatch.setattr(pgsetup, "run", fail)
-    with pytest.raises(PostgresError, match="did not start: the disk is full; see "):
+    with pytest.raises(SandboxError, match="did not start: the disk is full; see "):
         cluster._start()
 
 
@@ -189,7 +189,7 @@ def test_a_start_that_fails_before_there_is_a_log_is_one_sentence(tmp_path):
     try:
         pgsetup.make_directory(cluster.directory)
         cluster._data.mkdir()
-        with pytest.raises(PostgresError) as caught:
+        with pytest.raises(SandboxError) as caught:
             cluster.start(0)
         assert re.fullmatch("PostgreSQL did not start: [^\n]+\\.", str(caught.value))
         assert str(cluster.log) not in str(caught.value)
@@ -199,10 +199,10 @@ def test_a_start_that_fails_before_there_is_a_log_is_one_sentence(tmp_path):
 
 def test_a_database_that_does_not_start_is_not_left_behind(tmp_path, monkeypatch):
     def refuse(*_):
-        raise PostgresError
+        raise SandboxError
 
     monkeypatch.setattr(Cluster, "sql", refuse)
-    with pytest.raises(PostgresError, match="takes no connection"), temporary_postgres(tmp_path):
+    with pytest.raises(SandboxError, match="takes no connection"), temporary_postgres(tmp_path):
         pass
     assert not (tmp_path / "pg").exists()
 
@@ -297,5 +297,5 @@ def test_programs_that_nobody_can_reach_are_copied(tmp_path, monkeypatch):
 def test_a_missing_unprivileged_user_is_one_sentence(monkeypatch):
     monkeypatch.setattr(binaries.os, "geteuid", lambda: 0)
     monkeypatch.setattr(binaries, "_UNPRIVILEGED", "no-such-user")
-    with pytest.raises(PostgresError, match="PostgreSQL does not run as root"):
+    with pytest.raises(SandboxError, match="PostgreSQL does not run as root"):
         binaries.server_user()

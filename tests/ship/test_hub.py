@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.testing import running_api
+from datasync_sandbox.testing import ApiOptions, running_api
 from ship_helpers import ROOT, Project
 from tap_datasync.config import SETTINGS
 

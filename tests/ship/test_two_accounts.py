@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.testing import running_api, temporary_postgres
+from datasync_sandbox.testing import ApiOptions, running_api, temporary_postgres
 from ship_helpers import ROOT, Project
 
 if TYPE_CHECKING:

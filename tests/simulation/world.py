@@ -17,11 +17,21 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from datasync_sandbox.blocks import Oddities
-from datasync_sandbox.faults import Fault, Faults
-from datasync_sandbox.feed import Feed, Growth, Row
-from datasync_sandbox.model import BASE, ApiModel, Policy
-from datasync_sandbox.outcomes import NoReply, Refused, Reset, Response
+from datasync_sandbox.testing import (
+    BASE,
+    ApiConfig,
+    ApiModel,
+    ArrivalRate,
+    ExpectedRow,
+    Fault,
+    Faults,
+    Feed,
+    FeedDefects,
+    NoReply,
+    Refused,
+    Reset,
+    Response,
+)
 from tap_datasync.bookmark import Bookmark
 from tap_datasync.client import PageClient, Reply
 from tap_datasync.extraction import ExtractedPage, Extraction
@@ -34,7 +44,7 @@ MAX_JITTER = 0.03
 MAX_RUNS = 60
 
 HARMLESS = [
-    *("500", "502", "503", "504", "refused", "reset", "reset-body", "hang", "slow"),
+    *("500", "502", "503", "504", "refused", "reset", "reset-body", "hang", "drip-body"),
     *("late-reply", "truncated", "null", "list", "empty", "html", "bad-utf8", "no-data"),
     *("null-data", "no-pagination", "null-pagination", "no-meta", "null-meta"),
     *("empty-page", "empty-same-cursor", "false-end", "false-end-bare", "false-end-empty"),
@@ -154,18 +164,18 @@ class World:
             events,
             seed=seed,
             newest=int(START * 1000),
-            growth=Growth(
+            arrival_rate=ArrivalRate(
                 rate=rate if grows else 0.0,
                 late_share=draw.choice([0.0, 0.3]),
                 # What is late when it arrives is later still when a page shows it.
                 late_seconds=LOOKBACK.total_seconds() * 0.9,
             ),
-            oddities=Oddities(unsorted=self.unsorted, dirty=self.dirty),
+            defects=FeedDefects(unsorted=self.unsorted, malformed=self.dirty),
         )
         # Few requests a minute, and a fault or two outlives every cursor: no API is like that.
         self.limit, self.window = draw.choice([(1, 6.0), (2, 6.0), (5, 60.0), *[(10, 60.0)] * 3])
         slowest = draw.choice([0.0, 1.0, 5.0])
-        self.policy = Policy(
+        self.policy = ApiConfig(
             limit=self.limit,
             window=self.window,
             window_kind=draw.choice(["sliding", "sliding", "fixed", "aligned"]),
@@ -287,28 +297,32 @@ def check(seed: int) -> World:
     while not world.run():
         assert world.runs < MAX_RUNS + 5, f"seed {seed}: the second load does not finish"
     _check_table(world, frozen)
-    if not (world.feed.growth.rate or world.unsorted):
+    if not (world.feed.arrival_rate.rate or world.unsorted):
         _check_second_run(world, world.model.requests - before, world.loader.written - written)
     _check_budget(world)
     return world
 
 
-def _check_table(world: World, rows: list[Row]) -> None:
+def _check_table(world: World, rows: list[ExpectedRow]) -> None:
     table = world.loader.rows
     for row in rows:
         if row.id is None:
-            assert row.raw in world.loader.rejected, f"seed {world.seed}: lost {row.raw}"
+            assert row.raw_event in world.loader.rejected, (
+                f"seed {world.seed}: lost {row.raw_event}"
+            )
             continue
         record = table.get(row.id)
         assert record is not None, f"seed {world.seed}: {row.id} of {row.timestamp} is missing"
-        if row.kind is None:
+        if row.malformed is None:
             assert record.timestamp == row.timestamp, (
                 f"seed {world.seed}: {row.id} has a wrong time"
             )
             found = json.loads(bytes(record.properties))
             assert found == row.properties, f"seed {world.seed}: {row.id} has {found}"
-        elif row.fits is False:
-            assert row.raw in world.loader.rejected, f"seed {world.seed}: {row.kind} not rejected"
+        elif row.valid is False:
+            assert row.raw_event in world.loader.rejected, (
+                f"seed {world.seed}: {row.malformed} not rejected"
+            )
     known = {row.id for row in world.feed.rows()}
     assert table.keys() <= known, f"seed {world.seed}: rows that the feed does not hold"
 

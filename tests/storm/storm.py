@@ -22,16 +22,20 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
-from datasync_sandbox.binaries import PostgresError
-from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.testing import RunningApi, running_api, temporary_postgres
+from datasync_sandbox.testing import (
+    ApiOptions,
+    RunningApi,
+    SandboxError,
+    running_api,
+    temporary_postgres,
+)
 
 from tests.pipeline.pipeline_helpers import ROOT, Database, pipeline_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 VICTIMS = ("tap-datasync", "target-postgres-checkpoint", "meltano", "postgres")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
@@ -176,7 +180,7 @@ class Storm:
     def _revive(self) -> None:
         """Start PostgreSQL again, as a service manager would; its children end first."""
         for _ in range(60):
-            with suppress(PostgresError):
+            with suppress(SandboxError):
                 if self._database.start(port=self._database.port):
                     return
             # The dying server is still seen, or its children still hold its memory.

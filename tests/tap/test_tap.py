@@ -388,7 +388,7 @@ SUITE: dict[str, Any] = {"api_url": NOWHERE, "api_key": KEY, "lookback": 60}
 
 @pytest.fixture(scope="module", autouse=True)
 def _sandbox_for_the_suite():
-    with running_api(events=300, limit=1000, key=KEY, max_page=100, dirty=0.05) as api:
+    with running_api(events=300, limit=1000, key=KEY, max_page=100, malformed=0.05) as api:
         SUITE["api_url"] = api.url
         yield
 

@@ -19,7 +19,7 @@ from target_helpers import Database
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 
 @pytest.fixture(scope="session")

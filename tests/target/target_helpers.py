@@ -16,7 +16,7 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from datasync_sandbox.postgres import Cluster
+    from datasync_sandbox.testing import Cluster
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 

@@ -1,146 +1,331 @@
-"""The one door to PostgreSQL: settings from the environment, read-only connections."""
+"""PostgreSQL: where it is, and a connection that is opened again when it was lost.
+
+```
+DatabaseUnavailable      the connection failed or was lost, or a statement took too long: try again
+└── DatabaseRejected     the server answers and refuses: a setting or a privilege has to change
+```
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+import re
+import shlex
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import sql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Mapping
 
-CONNECT_TIMEOUT_S = 5
-_SESSION = "-c default_transaction_read_only=on -c statement_timeout=10s -c timezone=UTC"
+    from typing_extensions import Self
+
+Result = TypeVar("Result")
+
+CONNECT_TIMEOUT_SECONDS = 5
+RECONNECT_DELAY_SECONDS = 2.0
+SANDBOX_ENV = Path(".sandbox/env")
+"""Where `datasync-sandbox up` writes the address of its database, from the project's root."""
+
 _DEFAULT_PORT = 5432
+_HIGHEST_PORT = 65535
+_PASSWORD_FILE_BYTES = 4096
+
+# The error of a failed connection carries no SQLSTATE: the text is the only way to tell a server
+# that refuses from one that cannot be reached.
+_REJECTED = re.compile(
+    r"authentication failed|no password supplied|is not permitted to log in|"
+    r"(?:database|role) \"[^\"]*\" (?:does not exist|is not currently accepting)|"
+    r"no such (?:database|user)|permission denied for database|"
+    r"no pg_hba\.conf entry|server does not support SSL|certificate|"
+    r"invalid port number|invalid connection option|unsupported startup parameter"
+)
+
+_CONNECTION_FAILED = re.compile(r"connection to server .* failed: (?:FATAL: +)?(.+)")
 
 
-class Unreachable(Exception):  # noqa: N818 - named after what it means to the reader
-    """The database does not answer, or refuses to. The message is one plain sentence.
+class DatabaseUnavailable(Exception):  # noqa: N818 - names the condition, as asyncio.TimeoutError
+    """The database cannot be reached or did not answer. The message holds no password."""
 
-    The password is not in it.
-    """
+
+class DatabaseRejected(DatabaseUnavailable):
+    """The server answers and refuses the login or the statement; a retry fails likewise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Where the tables are. An empty password lets libpq find one (`~/.pgpass`).
+class DatabaseSettings:
+    """Where the tables are. The defaults are those of the local sandbox.
 
-    The defaults are those of the sandbox, so that nothing has to be set on a laptop.
+    `host` may be the directory of a Unix socket. With an empty password libpq looks for one
+    (`~/.pgpass`).
     """
 
     host: str = "127.0.0.1"
     port: int = 54329
     user: str = "datasync"
     password: str = field(default="sandbox", repr=False)
-    dbname: str = "events"
+    name: str = "events"
     schema: str = "public"
 
     @classmethod
-    def from_environment(cls, *, schema: str = "public") -> Settings:
-        """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` and `DB_NAME`.
+    def from_environment(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        sandbox_env: Path = SANDBOX_ENV,
+        schema: str = "public",
+    ) -> Self:
+        """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` or `DB_PASSWORD_FILE`, `DB_NAME`.
 
-        An empty value counts as unset. Port and password of the sandbox are taken only while no
-        host is named: another database has PostgreSQL's port, and no password that we know.
+        An empty value counts as unset. Without `DB_HOST` the database is the sandbox's: the one
+        that `sandbox_env` names, or else the sandbox's default address.
 
         Raises:
-            ValueError: `DB_PORT` is not a port number.
+            ValueError: a value cannot be used; the message names it.
         """
-        sandbox = cls()
-        host = os.environ.get("DB_HOST")
-        port = os.environ.get("DB_PORT") or str(_DEFAULT_PORT if host else sandbox.port)
-        if not is_port(port):
-            message = f"DB_PORT is {port!r}, not a port number."
-            raise ValueError(message)
+        values = os.environ if environ is None else environ
+        sandbox = cls(schema=schema)
+        if not values.get("DB_HOST"):
+            values = _read_env_file(sandbox_env)
+            if not values.get("DB_HOST"):
+                return sandbox
         return cls(
-            host=host or sandbox.host,
-            port=int(port),
-            user=os.environ.get("DB_USER") or sandbox.user,
-            password=os.environ.get("DB_PASSWORD") or ("" if host else sandbox.password),
-            dbname=os.environ.get("DB_NAME") or sandbox.dbname,
+            host=values["DB_HOST"],
+            port=parse_port("DB_PORT", values.get("DB_PORT") or str(_DEFAULT_PORT)),
+            user=values.get("DB_USER") or sandbox.user,
+            password=_password(values),
+            name=values.get("DB_NAME") or sandbox.name,
             schema=schema,
         )
 
     @property
-    def place(self) -> str:
-        """The database in a form fit for people, without the password."""
-        return f"{self.dbname} at {self.host}:{self.port}"
+    def location(self) -> str:
+        """The database in readable form, without the password: `events at 127.0.0.1:5432`."""
+        return f"{self.name} at {self.host}:{self.port}"
 
 
-def is_port(text: str) -> bool:
-    """Whether a text is the number of a TCP port."""
-    return text.isascii() and text.isdecimal() and 0 < int(text) < 65536  # noqa: PLR2004 - one more than the highest
-
-
-def connect(settings: Settings) -> psycopg.Connection:
-    """Open a connection that cannot write and cannot hang.
-
-    Autocommit, because a monitor that stays inside a transaction would hold back vacuum.
+def parse_port(setting: str, text: str) -> int:
+    """Return the number of a TCP port.
 
     Raises:
-        Unreachable: no connection within five seconds, or refused.
+        ValueError: the text is not a number from 1 to 65535.
     """
+    if text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= _HIGHEST_PORT:
+        return int(text)
+    message = f"{setting} must be a port number from 1 to {_HIGHEST_PORT}, not {text[:40]!r}."
+    raise ValueError(message)
+
+
+def _password(values: Mapping[str, str]) -> str:
+    if values.get("DB_PASSWORD") or not values.get("DB_PASSWORD_FILE"):
+        return values.get("DB_PASSWORD", "")
+    path = values["DB_PASSWORD_FILE"]
     try:
-        return psycopg.connect(
-            host=settings.host,
-            port=settings.port,
-            user=settings.user,
-            password=settings.password or None,
-            dbname=settings.dbname,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            autocommit=True,
-            application_name="datasync-monitor",
-            options=_SESSION,
-            # A host that vanished without a word is noticed in about ten seconds, not in two hours.
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            tcp_user_timeout=10_000,
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(_PASSWORD_FILE_BYTES).rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        message = f"DB_PASSWORD_FILE {path} cannot be read: {reason}."
+        raise ValueError(message) from None
+
+
+def _read_env_file(path: Path) -> dict[str, str]:
+    """Read lines `NAME=value`, quoted for the shell; a file that does not exist has none."""
+    try:
+        words = shlex.split(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        message = f"{path} cannot be read ({error}); `datasync-sandbox up` writes it again."
+        raise ValueError(message) from None
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+class ReconnectingConnection:
+    """Runs work in transactions, on a connection that is opened when it is needed.
+
+    Each transaction sets what it relies on (UTC, ISO dates, read-only, time limit) itself, because
+    behind PgBouncer in transaction mode the next one may run in another session. For the same
+    reason there are no startup options and no prepared statements.
+
+    Threads may share an object; they take turns.
+    """
+
+    def __init__(
+        self,
+        settings: DatabaseSettings,
+        *,
+        application_name: str = "datasync-monitor",
+        read_only: bool = True,
+        statement_timeout_seconds: float = 10.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Store the settings; nothing is opened yet.
+
+        Args:
+            settings: where the database is.
+            application_name: how `pg_stat_activity` names the session.
+            read_only: whether PostgreSQL refuses to write in these transactions.
+            statement_timeout_seconds: after which a statement is cancelled; 0 for never.
+            sleep: waits between attempts to connect.
+        """
+        self.settings = settings
+        self._application_name = application_name
+        access = "READ ONLY" if read_only else "READ WRITE"
+        self._begin = (
+            f"SET TRANSACTION {access}; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; "
+            f"SET LOCAL statement_timeout = {round(1000 * statement_timeout_seconds)}"
         )
-    except psycopg.Error as error:
-        message = f"No database {settings.place}: {reason(error)}."
-        raise Unreachable(message) from None
+        self._sleep = sleep
+        self._connection: psycopg.Connection[Any] | None = None
+        self._lock = Lock()
 
+    def __enter__(self) -> Self:
+        return self
 
-@contextmanager
-def translated(connection: psycopg.Connection[Any], settings: Settings) -> Iterator[None]:
-    """Turn whatever goes wrong with a query into one plain sentence.
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    Raises:
-        Unreachable: the connection was lost, the answer took too long, or it was refused, as to a
-            role that may not read a table.
-    """
-    try:
-        yield
-    except psycopg.Error as error:
+    def run(
+        self, work: Callable[[psycopg.Connection[Any]], Result], *, attempts: int = 1
+    ) -> Result:
+        """Call `work(connection)` in one transaction, commit it, and return the result.
+
+        A connection that was lost since the last call is replaced. `work` itself is never repeated.
+
+        Args:
+            work: runs statements; its exceptions, but for those of psycopg, are passed on.
+            attempts: how often to try to connect, `RECONNECT_DELAY_SECONDS` apart.
+
+        Raises:
+            DatabaseRejected: the server refuses the login or a statement.
+            DatabaseUnavailable: the server cannot be reached, or the connection was lost, or a
+                statement took too long. The cause is psycopg's error.
+        """
+        with self._lock:
+            if self._connection is not None and not self._usable(self._connection):
+                self.close()
+            if self._connection is None:
+                self._connection = self._connect_repeatedly(attempts)
+            connection = self._connection
+            try:
+                with connection.transaction():
+                    connection.execute(self._begin)
+                    return work(connection)
+            except psycopg.Error as error:
+                raise self._wrap(error, connection) from error
+            finally:
+                if connection.closed or connection.broken:
+                    self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next `run` opens another."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    @staticmethod
+    def _usable(connection: psycopg.Connection[Any]) -> bool:
+        """Whether an idle connection still answers."""
+        try:
+            connection.execute("")
+        except psycopg.Error:
+            return False
+        return not connection.closed
+
+    def _connect_repeatedly(self, attempts: int) -> psycopg.Connection[Any]:
+        for remaining in range(attempts - 1, -1, -1):
+            try:
+                return self._connect()
+            except DatabaseRejected:
+                raise
+            except DatabaseUnavailable:
+                if not remaining:
+                    raise
+            self._sleep(RECONNECT_DELAY_SECONDS)
+        message = "attempts must be at least 1"
+        raise ValueError(message)
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        settings = self.settings
+        try:
+            return psycopg.connect(
+                host=settings.host,
+                port=settings.port,
+                user=settings.user,
+                password=settings.password or None,
+                dbname=settings.name,
+                connect_timeout=CONNECT_TIMEOUT_SECONDS,
+                application_name=self._application_name,
+                autocommit=True,  # transactions are opened by `run`; none stays open between calls
+                prepare_threshold=None,
+                # A host that vanished is noticed within about ten seconds instead of two hours.
+                keepalives_idle=5,
+                keepalives_interval=2,
+                keepalives_count=3,
+                tcp_user_timeout=10_000,
+            )
+        except psycopg.Error as error:
+            reason = connection_error_reason(error)
+            if _REJECTED.search(str(error)):
+                message = f"PostgreSQL refuses the connection to {settings.location}: {reason}."
+                raise DatabaseRejected(message) from error
+            message = f"Cannot connect to the database {settings.location}: {reason}."
+            raise DatabaseUnavailable(message) from error
+
+    def _wrap(
+        self, error: psycopg.Error, connection: psycopg.Connection[Any]
+    ) -> DatabaseUnavailable:
+        message, location = connection_error_reason(error), self.settings.location
         if connection.closed:
-            happened = "went away"
-        elif isinstance(error, psycopg.OperationalError):
-            happened = "did not answer"
-        else:
-            happened = "refuses"
-        message = f"The database {settings.place} {happened}: {reason(error)}."
-        raise Unreachable(message) from None
+            return DatabaseUnavailable(
+                f"The connection to the database {location} was lost: {message}."
+            )
+        if isinstance(error, psycopg.OperationalError):
+            return DatabaseUnavailable(
+                f"The database {location} could not finish the statement: {message}."
+            )
+        return DatabaseRejected(f"The database {location} refuses the statement: {message}.")
 
 
-def reason(error: Exception) -> str:
-    """Take the sentence that matters out of an error of several lines: the first one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[0].removeprefix("connection failed: ").removesuffix(".")
+def connection_error_reason(error: Exception) -> str:
+    """Return why PostgreSQL failed: one line, without libpq's prefixes and the final full stop.
+
+    Where several addresses of a host were tried, it is the reason of the last one.
+    """
+    text = str(error)
+    reasons = _CONNECTION_FAILED.findall(text)
+    lines = [line.strip() for line in [*reasons[-1:], *text.splitlines()] if line.strip()]
+    return lines[0].removesuffix(".") if lines else type(error).__name__
 
 
 def has_table(connection: psycopg.Connection[Any], schema: str, table: str) -> bool:
-    """Tell whether a table is there: before the first load none is, and `pages` may never be."""
+    """Whether a table exists."""
     query = "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL"
     row = connection.execute(query, (schema, table)).fetchone()
     return bool(row and row[0])
 
 
 def in_schema(schema: str, query: str, **parts: sql.Composable) -> sql.Composed:
-    """Put the schema, and what else differs, into the query's `{schema}` and its like."""
+    """Fill `{schema}` and the other placeholders of a query."""
     return sql.SQL(query).format(schema=sql.Identifier(schema), **parts)
+
+
+# Until the other modules use the names above.
+from datasync_monitor.old_database import (  # noqa: E402
+    Settings,  # noqa: F401
+    Unreachable,  # noqa: F401
+    connect,  # noqa: F401
+    is_port,  # noqa: F401
+    translated,  # noqa: F401
+)
+
+
+def reason(error: Exception) -> str:
+    """Until ingestion uses `connection_error_reason`."""
+    return connection_error_reason(error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.policy import BASE, HOST, STATS
 
 if TYPE_CHECKING:
@@ -29,12 +30,8 @@ _POLL_SECONDS = 0.05
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class BackgroundError(Exception):
-    """The API could not be started or stopped; the message is one sentence for people."""
-
-
 @dataclass(frozen=True)
-class RunningProcess:
+class ApiProcess:
     """What is known of an API in the background.
 
     Attributes:
@@ -65,10 +62,10 @@ class BackgroundApi:
         self._note = directory / "api.json"
         self.log = directory / "api.log"
 
-    def find(self) -> RunningProcess | None:
+    def find(self) -> ApiProcess | None:
         """Return the API that was started from here, if its process lives."""
         try:
-            noted = RunningProcess(**json.loads(self._note.read_text()))
+            noted = ApiProcess(**json.loads(self._note.read_text()))
         except (OSError, ValueError, TypeError):
             return None
         with suppress(psutil.Error):
@@ -77,7 +74,7 @@ class BackgroundApi:
                 return noted
         return None
 
-    def start(self, options: ApiOptions) -> RunningProcess:
+    def start(self, options: ApiOptions) -> ApiProcess:
         """Start an API and wait until it answers.
 
         Args:
@@ -87,7 +84,7 @@ class BackgroundApi:
             The running API.
 
         Raises:
-            BackgroundError: If it ends or does not answer in time.
+            SandboxError: If it ends or does not answer in time.
         """
         args = options.to_args()
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +102,7 @@ class BackgroundApi:
             )
         try:
             url = self._wait(child, start)
-            running = RunningProcess(child.pid, time.time(), url, args, options.key)
+            running = ApiProcess(child.pid, time.time(), url, args, options.key)
             self._note.touch(mode=0o600)
             self._note.write_text(json.dumps(asdict(running), indent=1))
         except BaseException:
@@ -122,7 +119,7 @@ class BackgroundApi:
             Whether it ran.
 
         Raises:
-            BackgroundError: If it does not end.
+            SandboxError: If it does not end.
         """
         running = self.find()
         if running is not None:
@@ -138,12 +135,12 @@ class BackgroundApi:
             start: Where in the log its own lines begin.
 
         Raises:
-            BackgroundError: If it ends or does not answer in time.
+            SandboxError: If it ends or does not answer in time.
         """
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             url = next((line for line in self._said(start) if line.startswith("http://")), None)
-            if url and (ask_stats(url) or {}).get("pid") == child.pid:
+            if url and (fetch_stats(url) or {}).get("pid") == child.pid:
                 return url
             if child.poll() is not None:
                 said = self._said(start)
@@ -152,10 +149,10 @@ class BackgroundApi:
                     if said
                     else f"The API ended at once; see {self.log}."
                 )
-                raise BackgroundError(message)
+                raise SandboxError(message)
             time.sleep(_POLL_SECONDS)
         message = f"The API did not answer within {_START_SECONDS:g} seconds; see {self.log}."
-        raise BackgroundError(message)
+        raise SandboxError(message)
 
     def _said(self, start: int) -> list[str]:
         """Return what the process wrote, by lines."""
@@ -168,7 +165,7 @@ class BackgroundApi:
             ]
 
 
-def ask_stats(url: str) -> dict[str, Any] | None:
+def fetch_stats(url: str) -> dict[str, Any] | None:
     """Ask an API for its request log.
 
     Args:
@@ -198,7 +195,7 @@ def _end(pid: int) -> None:
     """End a process, by force if it takes long.
 
     Raises:
-        BackgroundError: If it does not end.
+        SandboxError: If it does not end.
     """
     try:
         process = psutil.Process(pid)
@@ -212,7 +209,7 @@ def _end(pid: int) -> None:
         return
     except psutil.AccessDenied as error:
         message = f"The API (pid {pid}) belongs to another user, who has to stop it."
-        raise BackgroundError(message) from error
+        raise SandboxError(message) from error
     except psutil.TimeoutExpired as error:
         message = f"The API (pid {pid}) does not end, not even when it is killed."
-        raise BackgroundError(message) from error
+        raise SandboxError(message) from error

@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from datasync_sandbox.errors import SandboxError
+
 ELSEWHERE = Path("/var/lib/datasync-sandbox")
 """Where root puts what an unprivileged user must be able to reach."""
 
@@ -31,15 +33,11 @@ _INSTALL = "pginstall18"
 _UNPRIVILEGED = "nobody"
 
 
-class PostgresError(Exception):
-    """Something about the database failed; the message is one sentence for people."""
-
-
 def server_user() -> pwd.struct_passwd | None:
     """Return the user who must run the server, or ``None`` for the present one.
 
     Raises:
-        PostgresError: If root has no unprivileged user to turn to.
+        SandboxError: If root has no unprivileged user to turn to.
     """
     if os.geteuid() != 0:
         return None
@@ -49,7 +47,7 @@ def server_user() -> pwd.struct_passwd | None:
         message = (
             f"PostgreSQL does not run as root, and no user {_UNPRIVILEGED!r} exists to run it."
         )
-        raise PostgresError(message) from error
+        raise SandboxError(message) from error
 
 
 def as_server_user() -> dict[str, Any]:
@@ -79,25 +77,25 @@ def bin_directory() -> Path:
     """Return the directory of PostgreSQL's programs, ready for the server's user.
 
     Raises:
-        PostgresError: If the programs are missing or do not run here.
+        SandboxError: If the programs are missing or do not run here.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         message = f"The package {_PACKAGE} is not installed."
-        raise PostgresError(message)
+        raise SandboxError(message)
     package = Path(spec.origin).parent
     own = package / _INSTALL / "bin"
     if _runs(own):
         return own
     if server_user() is None:
         message = f"PostgreSQL's programs in {own} do not run on this machine."
-        raise PostgresError(message)
+        raise SandboxError(message)
     copied = _copy(package) / "bin"
     if not _runs(copied):
         message = (
             f"PostgreSQL's programs do not run on this machine, neither in {own} nor in {copied}."
         )
-        raise PostgresError(message)
+        raise SandboxError(message)
     return copied
 
 
@@ -158,5 +156,5 @@ def _copy(package: Path) -> Path:
                 f"The user {_UNPRIVILEGED!r} cannot reach {package}, "
                 f"and a copy in {ELSEWHERE} failed: {error}."
             )
-            raise PostgresError(message) from error
+            raise SandboxError(message) from error
     return target

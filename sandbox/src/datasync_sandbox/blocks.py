@@ -53,17 +53,17 @@ _VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
 
 
 @dataclass
-class Oddities:
+class FeedDefects:
     """What makes a feed less than perfect.
 
     Attributes:
         unsorted: Share of events whose timestamp is not where their place says.
-        dirty: Share of events that do not fit.
+        malformed: Share of events that do not fit.
         kinds: Kinds of dirt to draw from.
     """
 
     unsorted: float = 0.0
-    dirty: float = 0.0
+    malformed: float = 0.0
     kinds: tuple[str, ...] = field(default_factory=lambda: tuple(dirty.KINDS))
 
 
@@ -97,17 +97,17 @@ class Block:
 class Renderer:
     """Makes the blocks of one feed."""
 
-    def __init__(self, seed: int, visitors: Visitors, oddities: Oddities) -> None:
+    def __init__(self, seed: int, visitors: Visitors, defects: FeedDefects) -> None:
         """Fix what all blocks have in common.
 
         Args:
             seed: Seed of the feed.
             visitors: Its sessions.
-            oddities: What is wrong with it.
+            defects: What is wrong with it.
         """
         self._seed = seed
         self._visitors = visitors
-        self._oddities = oddities
+        self._defects = defects
         self._veil = int.from_bytes(self.draw("veil", 0, 3), "big")
 
     def draw(self, what: str, number: int, size: int) -> bytes:
@@ -206,7 +206,7 @@ class Renderer:
 
     def _shown(self, label: int, stamps: list[int]) -> list[int]:
         """Move the timestamps of some events away from where they belong."""
-        share = self._oddities.unsorted
+        share = self._defects.unsorted
         if not share:
             return stamps
         drawn = array("I", self.draw("unsorted", label, 8 * len(stamps)))
@@ -219,12 +219,12 @@ class Renderer:
 
     def _soil(self, label: int, block: Block) -> None:
         """Replace some events by such as do not fit."""
-        if not self._oddities.dirty:
+        if not self._defects.malformed:
             return
-        drawn = array("I", self.draw("dirty", label, 8 * len(block.ids)))
+        drawn = array("I", self.draw("malformed", label, 8 * len(block.ids)))
         for index in range(len(block.ids)):
-            if drawn[2 * index] < self._oddities.dirty * 2**32:
-                kind = self._oddities.kinds[drawn[2 * index + 1] * len(self._oddities.kinds) >> 32]
+            if drawn[2 * index] < self._defects.malformed * 2**32:
+                kind = self._defects.kinds[drawn[2 * index + 1] * len(self._defects.kinds) >> 32]
                 dirt = dirty.soil(kind, event_fields(block, index), block.shown[index])
                 block.odd[index] = dirt
                 block.iso[index] = block.ints[index] = dirt.raw

@@ -61,7 +61,7 @@ FAULTS: dict[str, FaultKind] = {
         default=0.5,
     ),
     "hang": FaultKind("no reply, ever", lambda _d, _v: NoReply()),
-    "slow": FaultKind(
+    "drip-body": FaultKind(
         "the body drips in over VALUE seconds", lambda d, v: replace(d.page(), drip=v), default=30.0
     ),
     "late-reply": FaultKind(

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from datasync_sandbox.background import BackgroundApi, BackgroundError, ask_stats
-from datasync_sandbox.binaries import PostgresError
+from datasync_sandbox.background import BackgroundApi, fetch_stats
 from datasync_sandbox.cli_db import db, directory_option
 from datasync_sandbox.cli_options import api_options, fault_help, feed_options
+from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.options import ApiOptions
 from datasync_sandbox.policy import HOST
 from datasync_sandbox.postgres import Cluster
@@ -25,7 +25,7 @@ from datasync_sandbox.rows import row_fields
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from datasync_sandbox.background import RunningProcess
+    from datasync_sandbox.background import ApiProcess
     from datasync_sandbox.server import ApiServer
 
 
@@ -53,13 +53,13 @@ def api(host: str, **options: Any) -> None:
     requests, pages, 429s, faults, arrival times.
     """
     # The web framework takes long to load, and no other command needs it.
-    from datasync_sandbox.server import ApiServer, ListenError  # noqa: PLC0415
+    from datasync_sandbox.server import ApiServer  # noqa: PLC0415
 
     chosen = ApiOptions(**options)
     try:
         model = chosen.make_model(started=time.time())
         asyncio.run(_serve(ApiServer(model, chosen.port, host)))
-    except (ValueError, ListenError) as error:
+    except (ValueError, SandboxError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -115,7 +115,7 @@ def up(
             _api_up(BackgroundApi(directory), ApiOptions(**options), asked=asked, keyed=keyed)
         if not api_only:
             _db_up(Cluster(directory / "pg"), db_port)
-    except (ValueError, BackgroundError, PostgresError) as error:
+    except (ValueError, SandboxError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Written:  {_write_environment(directory)}")
 
@@ -136,7 +136,7 @@ def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
             click.echo(
                 f"Database: {'stopped' if Cluster(directory / 'pg').stop() else 'was not running'}"
             )
-    except (BackgroundError, PostgresError) as error:
+    except SandboxError as error:
         raise click.ClickException(str(error)) from error
     _write_environment(directory)
 
@@ -147,7 +147,7 @@ def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
 def status(context: click.Context, directory: Path) -> None:
     """Say what runs; exit code 3 when not both do."""
     running, cluster = BackgroundApi(directory).find(), Cluster(directory / "pg")
-    stats = ask_stats(running.url) if running else None
+    stats = fetch_stats(running.url) if running else None
     if running and stats:
         click.echo(
             f"API:      {running.url} (pid {running.pid}, "
@@ -208,7 +208,7 @@ def _api_up(background: BackgroundApi, options: ApiOptions, *, asked: bool, keye
     click.echo(f"API:      {running.url} (pid {running.pid}, log {background.log})")
 
 
-def _options_of(running: RunningProcess) -> ApiOptions:
+def _options_of(running: ApiProcess) -> ApiOptions:
     """Read the options of an API that runs, but for its key."""
     values = api.make_context("api", list(running.args)).params
     return ApiOptions(**{name: value for name, value in values.items() if name != "host"})

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from datasync_sandbox import binaries
-from datasync_sandbox.binaries import PostgresError
+from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.postgres import DEFAULT_DB_PORT, Cluster
 
 directory_option = click.option(
@@ -38,7 +38,7 @@ def start(directory: Path, port: int | None) -> None:
     cluster = Cluster(directory / "pg")
     try:
         started = cluster.start(port)
-    except PostgresError as error:
+    except SandboxError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"{'Started' if started else 'Already running'}: {cluster.url}")
 
@@ -49,7 +49,7 @@ def stop(directory: Path) -> None:
     """Stop it; the data stays."""
     try:
         stopped = Cluster(directory / "pg").stop()
-    except PostgresError as error:
+    except SandboxError as error:
         raise click.ClickException(str(error)) from error
     click.echo("Stopped." if stopped else "Was not running.")
 
@@ -83,7 +83,7 @@ def psql(directory: Path, arguments: tuple[str, ...]) -> None:
         raise click.ClickException(message)
     try:
         program = binaries.bin_directory() / "psql"
-    except PostgresError as error:
+    except SandboxError as error:
         raise click.ClickException(str(error)) from error
     # psql takes the place of this process, and with it the terminal.
     os.execve(program, [str(program), *arguments], cluster.environment())  # noqa: S606

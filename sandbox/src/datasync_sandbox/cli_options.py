@@ -40,8 +40,8 @@ _GROUPS = {
             _SHARE,
             "Share of events whose timestamp is up to two hours away from where it belongs.",
         ),
-        ("dirty", _SHARE, "Share of events that do not fit; see --list-dirt."),
-        ("dirty_kinds", str, "Only these kinds of dirt, separated by commas."),
+        ("malformed", _SHARE, "Share of events that do not fit; see --list-malformed."),
+        ("malformed_kinds", str, "Only these kinds of dirt, separated by commas."),
     ],
     "service": [
         ("port", click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."),
@@ -94,7 +94,7 @@ def api_options(command: Command) -> Command:
         help="List all faults.",
     )(command)
     command = click.option(
-        "--list-dirt",
+        "--list-malformed",
         is_flag=True,
         is_eager=True,
         expose_value=False,

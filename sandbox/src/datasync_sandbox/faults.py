@@ -61,7 +61,7 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """Read ``NAME[=VALUE]@PAGE[xCOUNT]``: ``503@3``, ``slow=30@2``, ``false-end@4xforever``.
+        """Read ``NAME[=VALUE]@PAGE[xCOUNT]``: ``503@3``, ``drip-body=30@2``, ``false-end@4xforever``.
 
         Raises:
             ValueError: If the text is something else.

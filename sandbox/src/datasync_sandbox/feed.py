@@ -11,9 +11,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasync_sandbox.blocks import BLOCK, Block, Key, Oddities, Renderer
-from datasync_sandbox.head import ARRIVAL_LABEL, Growth, Head
-from datasync_sandbox.rows import Row, row_of
+from datasync_sandbox.blocks import BLOCK, Block, FeedDefects, Key, Renderer
+from datasync_sandbox.head import ARRIVAL_LABEL, ArrivalRate, Head
+from datasync_sandbox.rows import ExpectedRow, row_of
 from datasync_sandbox.stamps import millis_of
 from datasync_sandbox.visitors import Visitors
 
@@ -54,8 +54,8 @@ class Feed:
         *,
         seed: int = 1,
         newest: str | int | datetime = NEWEST,
-        growth: Growth | None = None,
-        oddities: Oddities | None = None,
+        arrival_rate: ArrivalRate | None = None,
+        defects: FeedDefects | None = None,
     ) -> None:
         """Describe a feed; nothing is made yet.
 
@@ -64,16 +64,16 @@ class Feed:
             seed: The same seed and arguments give the same feed, on every machine.
             newest: Instant of the newest event of the body: ISO 8601, milliseconds since 1970 or
                 a datetime.
-            growth: How the head grows; see `arrive`.
-            oddities: What is wrong with the feed.
+            arrival_rate: How the head grows; see `arrive`.
+            defects: What is wrong with the feed.
         """
         self.events = events
         self.seed = seed
         self.newest = millis_of(newest)
-        self.growth = growth or Growth()
-        self._renderer = Renderer(seed, Visitors(seed, events), oddities or Oddities())
+        self.arrival_rate = arrival_rate or ArrivalRate()
+        self._renderer = Renderer(seed, Visitors(seed, events), defects or FeedDefects())
         self._blocks: OrderedDict[int, Block] = OrderedDict()
-        self._head = Head(self._renderer, seed, self.newest, self.growth, GAP)
+        self._head = Head(self._renderer, seed, self.newest, self.arrival_rate, GAP)
 
     @property
     def arrived(self) -> int:
@@ -89,7 +89,7 @@ class Feed:
         """Let the head grow until ``count`` events have arrived in all; never fewer than before."""
         self._head.arrive(count)
 
-    def event(self, index: int) -> Row:
+    def event(self, index: int) -> ExpectedRow:
         """Return an event of the frozen body.
 
         Args:
@@ -106,11 +106,11 @@ class Feed:
             raise IndexError(message)
         return row_of(self._block(index // BLOCK), index % BLOCK)
 
-    def arrival(self, number: int) -> Row:
+    def arrival(self, number: int) -> ExpectedRow:
         """Return an event of the growing head, arrived or not; 0 is the first to arrive."""
         return row_of(*self._head.event(number))
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[ExpectedRow]:
         """Yield all events there are now, newest first, as a table should hold them."""
         for start, count, arrival in self._runs(None):
             if arrival is not None:

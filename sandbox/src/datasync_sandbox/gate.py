@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from datasync_sandbox.outcomes import Response
-    from datasync_sandbox.policy import Exchange, Policy
+    from datasync_sandbox.policy import ApiConfig, Exchange
 
 BULK_LIMIT = 20
 """Requests a window to the bulk endpoint."""
@@ -49,7 +49,7 @@ class Call:
 class Gate:
     """The state of one key."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: ApiConfig) -> None:
         """Open with a full budget.
 
         Args:

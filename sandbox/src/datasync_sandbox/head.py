@@ -18,7 +18,7 @@ _BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Growth:
+class ArrivalRate:
     """How the head grows.
 
     Attributes:
@@ -36,7 +36,7 @@ class Head:
     """The events that have arrived so far, kept in order."""
 
     def __init__(
-        self, renderer: Renderer, seed: int, newest: int, growth: Growth, gap: int
+        self, renderer: Renderer, seed: int, newest: int, arrival_rate: ArrivalRate, gap: int
     ) -> None:
         """Start without arrivals.
 
@@ -44,13 +44,13 @@ class Head:
             renderer: Renderer of the feed.
             seed: Seed of the feed.
             newest: Milliseconds since 1970 of the newest event of the body; arrivals come after it.
-            growth: How the head grows.
+            arrival_rate: How the head grows.
             gap: Milliseconds between two arrivals when there is no rate.
         """
         self._renderer = renderer
         self._seed = seed
         self._newest = newest
-        self._growth = growth
+        self._growth = arrival_rate
         self._gap = gap
         self._blocks: dict[int, Block] = {}
         self._order: list[tuple[int, str, int]] = []

@@ -20,7 +20,7 @@ from datasync_sandbox.draft import Draft
 from datasync_sandbox.faults import Fault, Faults
 from datasync_sandbox.gate import Call, Gate
 from datasync_sandbox.outcomes import JSON_TYPE, NoReply, Outcome, Refused, Reset, Response
-from datasync_sandbox.policy import BASE, Exchange, Policy, count_exchanges
+from datasync_sandbox.policy import BASE, ApiConfig, Exchange, count_exchanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -43,7 +43,7 @@ class ApiModel:
     def __init__(
         self,
         feed: Feed,
-        policy: Policy | None = None,
+        policy: ApiConfig | None = None,
         faults: Faults | Iterable[Fault | str] = (),
         *,
         started: float | None = None,
@@ -57,7 +57,7 @@ class ApiModel:
             started: Instant from which the feed grows; by default the first request.
         """
         self.feed = feed
-        self.policy = policy or Policy()
+        self.policy = policy or ApiConfig()
         self.faults = faults if isinstance(faults, Faults) else Faults(faults)
         self.log: deque[Exchange] = deque(maxlen=_LOGGED)
         self.requests = 0
@@ -127,8 +127,8 @@ class ApiModel:
         """Let the events arrive that are due."""
         if self._started is None:
             self._started = now
-        if self.feed.growth.rate:
-            self.feed.arrive(math.floor((now - self._started) * self.feed.growth.rate))
+        if self.feed.arrival_rate.rate:
+            self.feed.arrive(math.floor((now - self._started) * self.feed.arrival_rate.rate))
 
     def _route(self, method: str, path: str, call: Call) -> Outcome:
         """Find the endpoint."""

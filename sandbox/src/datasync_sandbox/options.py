@@ -8,12 +8,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
 from datasync_sandbox import dirty
-from datasync_sandbox.blocks import Oddities
+from datasync_sandbox.blocks import FeedDefects
 from datasync_sandbox.faults import Faults
 from datasync_sandbox.feed import NEWEST, Feed
-from datasync_sandbox.head import Growth
+from datasync_sandbox.head import ArrivalRate
 from datasync_sandbox.model import ApiModel
-from datasync_sandbox.policy import Policy
+from datasync_sandbox.policy import ApiConfig
 from datasync_sandbox.stamps import millis_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class ApiOptions:
         arrivals: Events that arrive each second.
         late: ``SHARE:SECONDS`` of arriving events that come late.
         unsorted: Share of events whose timestamp is out of order.
-        dirty: Share of events that do not fit.
-        dirty_kinds: Kinds of them, separated by commas; empty for all.
+        malformed: Share of events that do not fit.
+        malformed_kinds: Kinds of them, separated by commas; empty for all.
         fault: Faults; see `datasync_sandbox.faults`.
         key_lifetime: Seconds from its first use after which the key is dead; 0 is never.
         key_requests: Requests after which the key is dead; 0 is never.
@@ -56,20 +56,20 @@ class ApiOptions:
     # 18 pages: a first load leaves two requests of its last window to those that follow at once.
     events: int = 90_000
     seed: int = 1
-    key: str = Policy.key
-    limit: int = Policy.limit
-    window: float = Policy.window
-    window_kind: WindowKind = Policy.window_kind
-    cursor_lifetime: float = Policy.cursor_lifetime
+    key: str = ApiConfig.key
+    limit: int = ApiConfig.limit
+    window: float = ApiConfig.window
+    window_kind: WindowKind = ApiConfig.window_kind
+    cursor_lifetime: float = ApiConfig.cursor_lifetime
     latency: str = "0"
-    max_page: int = Policy.max_page
-    last_page: Literal["exact", "empty"] = Policy.last_page
+    max_page: int = ApiConfig.max_page
+    last_page: Literal["exact", "empty"] = ApiConfig.last_page
     newest: str = NEWEST
     arrivals: float = 0.0
     late: str = ""
     unsorted: float = 0.0
-    dirty: float = 0.0
-    dirty_kinds: str = ""
+    malformed: float = 0.0
+    malformed_kinds: str = ""
     fault: tuple[str, ...] = ()
     key_lifetime: float = 0.0
     key_requests: int = 0
@@ -85,9 +85,9 @@ class ApiOptions:
             self.events,
             seed=self.seed,
             newest=_newest(self.newest),
-            growth=Growth(self.arrivals, late_share, late_seconds),
-            oddities=Oddities(
-                unsorted=self.unsorted, dirty=self.dirty, kinds=_kinds(self.dirty_kinds)
+            arrival_rate=ArrivalRate(self.arrivals, late_share, late_seconds),
+            defects=FeedDefects(
+                unsorted=self.unsorted, malformed=self.malformed, kinds=_kinds(self.malformed_kinds)
             ),
         )
 
@@ -103,7 +103,7 @@ class ApiOptions:
         if self.limit < 1 or self.window <= 0 or self.max_page < 1:
             message = "limit, window and max-page must be above 0"
             raise ValueError(message)
-        policy = Policy(
+        policy = ApiConfig(
             key=self.key,
             limit=self.limit,
             window=self.window,
@@ -171,6 +171,6 @@ def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(kind.strip() for kind in text.split(","))
     for kind in kinds:
         if kind not in dirty.KINDS:
-            message = f"no dirt is called {kind!r}; --list-dirt names them all"
+            message = f"no dirt is called {kind!r}; --list-malformed names them all"
             raise ValueError(message)
     return kinds

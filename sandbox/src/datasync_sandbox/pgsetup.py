@@ -12,7 +12,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from datasync_sandbox import binaries
-from datasync_sandbox.binaries import PostgresError
+from datasync_sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ def make_directory(directory: Path) -> None:
         directory: Absolute path.
 
     Raises:
-        PostgresError: If it exists and is of no use to that user.
+        SandboxError: If it exists and is of no use to that user.
     """
     if not directory.exists():
         directory.unlink(missing_ok=True)  # a link to what was thrown away
@@ -64,11 +64,11 @@ def make_directory(directory: Path) -> None:
             f"The user who runs PostgreSQL cannot reach {directory}, because a directory above it "
             "is closed to others; remove it, and it is made anew elsewhere."
         )
-        raise PostgresError(message)
+        raise SandboxError(message)
     user = binaries.server_user()
     if directory.stat().st_uid != (os.geteuid() if user is None else user.pw_uid):
         message = f"{directory} belongs to another user; remove it, or run this as its owner."
-        raise PostgresError(message)
+        raise SandboxError(message)
 
 
 def initialise(data: Path, statements: str, *, durable: bool) -> None:
@@ -80,7 +80,7 @@ def initialise(data: Path, statements: str, *, durable: bool) -> None:
         durable: Whether to wait until it is on the disk.
 
     Raises:
-        PostgresError: If it fails.
+        SandboxError: If it fails.
     """
     fresh = data.with_name(f"{data.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -100,14 +100,14 @@ def initialise(data: Path, statements: str, *, durable: bool) -> None:
     )
     if done.returncode:
         message = f"initdb failed: {last_line(done.stderr or done.stdout)}"
-        raise PostgresError(message)
+        raise SandboxError(message)
     _write(fresh / "pg_hba.conf", _HBA)
     configure(fresh, 0, durable=durable)
     done = run("postgres", "--single", "-D", str(fresh), "postgres", stdin=statements)
     # In this mode a failed statement does not show in the exit code.
     if done.returncode or "ERROR:" in done.stderr or "FATAL:" in done.stderr:
         message = f"The new database could not be set up: {last_line(done.stderr)}"
-        raise PostgresError(message)
+        raise SandboxError(message)
     fresh.rename(data)
 
 

@@ -22,7 +22,7 @@ STATS = "/__sandbox__/stats"
 
 
 @dataclass(frozen=True)
-class Policy:
+class ApiConfig:
     """The rules of the service.
 
     Attributes:
@@ -85,7 +85,7 @@ def count_exchanges(log: Iterable[Exchange]) -> dict[str, Any]:
     path = f"{BASE}/events"
     return {
         "pages": sum(entry.result == HTTPStatus.OK and entry.path == path for entry in entries),
-        "too_many": sum(entry.result == HTTPStatus.TOO_MANY_REQUESTS for entry in entries),
+        "rate_limited": sum(entry.result == HTTPStatus.TOO_MANY_REQUESTS for entry in entries),
         "arrivals": [entry.at for entry in entries],
         "log": [vars(entry) for entry in entries],
     }

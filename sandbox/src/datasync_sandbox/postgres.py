@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from datasync_sandbox import binaries, pgsetup, ports
-from datasync_sandbox.binaries import PostgresError
+from datasync_sandbox.errors import SandboxError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +103,7 @@ class Cluster:
             Whether it was started now; a running server is left alone.
 
         Raises:
-            PostgresError: If it cannot start, or runs on another port already.
+            SandboxError: If it cannot start, or runs on another port already.
         """
         with self._locked():
             if self.pid() is not None:
@@ -112,7 +112,7 @@ class Cluster:
                         f"The database in {self.directory} already runs on port {self.port}; "
                         "stop it first."
                     )
-                    raise PostgresError(message)
+                    raise SandboxError(message)
                 return False
             port = self.port if port is None else port or _free_port()
             _check_free(self.host, port)
@@ -133,7 +133,7 @@ class Cluster:
             Whether it ran.
 
         Raises:
-            PostgresError: If it does not stop.
+            SandboxError: If it does not stop.
         """
         if self.pid() is None:
             return False
@@ -142,7 +142,7 @@ class Cluster:
         )
         if done.returncode and self.pid() is not None:
             message = f"PostgreSQL did not stop: {pgsetup.last_line(done.stderr or done.stdout)}"
-            raise PostgresError(message)
+            raise SandboxError(message)
         return True
 
     def remove(self) -> None:
@@ -175,7 +175,7 @@ class Cluster:
             Rows as lines, columns separated by ``|``.
 
         Raises:
-            PostgresError: If it fails.
+            SandboxError: If it fails.
         """
         program = binaries.bin_directory() / "psql"
         done = subprocess.run(  # noqa: S603 - a program of ours
@@ -186,7 +186,7 @@ class Cluster:
             check=False,
         )
         if done.returncode:
-            raise PostgresError(pgsetup.last_line(done.stderr))
+            raise SandboxError(pgsetup.last_line(done.stderr))
         return done.stdout.rstrip("\n")
 
     def _role(self) -> str:
@@ -215,12 +215,12 @@ class Cluster:
             reason = self._fatal(size) or pgsetup.last_line(done.stderr or done.stdout)
             see = f"; see {self.log}" if self.log.exists() else ""
             message = f"PostgreSQL did not start: {reason}{see}."
-            raise PostgresError(message)
+            raise SandboxError(message)
         try:
             self.sql("SELECT 1")
-        except PostgresError as error:
+        except SandboxError as error:
             message = f"PostgreSQL runs, but takes no connection on port {self.port}: {error}"
-            raise PostgresError(message) from error
+            raise SandboxError(message) from error
 
     def _fatal(self, start: int) -> str:
         """Return the first fatal line of the log from a place on; empty when there is none."""
@@ -252,10 +252,10 @@ def _check_free(host: str, port: int) -> None:
     """Make sure that a port can be had.
 
     Raises:
-        PostgresError: If it cannot.
+        SandboxError: If it cannot.
     """
     try:
         ports.bind(host, port).close()
     except OSError as error:
         message = ports.refusal(error, host, port, "the database")
-        raise PostgresError(message) from error
+        raise SandboxError(message) from error

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Row:
+class ExpectedRow:
     """One event as a table should hold it.
 
     Attributes:
@@ -25,11 +25,11 @@ class Row:
         properties: JSON object.
         timestamp: Aware, UTC, whole milliseconds.
         session: JSON object.
-        kind: Kind of dirt, or ``None`` for a clean event.
-        fits: Whether nothing about the event needs a dead letter; ``None`` when one may see it
+        malformed: Kind of malformed event, or ``None`` for a clean event.
+        valid: Whether nothing about the event needs a dead letter; ``None`` when one may see it
             either way.
-        loose: Columns for which another value is right too.
-        raw: JSON text of a dirty event, ``None`` for a clean one (its text depends on its place).
+        ambiguous: Columns for which another value is right too.
+        raw_event: JSON text of a dirty event, ``None`` for a clean one (its text depends on its place).
     """
 
     id: str | None
@@ -40,13 +40,13 @@ class Row:
     properties: dict[str, Any] | None
     timestamp: datetime | None
     session: dict[str, Any] | None
-    kind: str | None = None
-    fits: bool | None = True
-    loose: frozenset[str] = frozenset()
-    raw: str | None = None
+    malformed: str | None = None
+    valid: bool | None = True
+    ambiguous: frozenset[str] = frozenset()
+    raw_event: str | None = None
 
 
-def row_of(block: Block, index: int) -> Row:
+def row_of(block: Block, index: int) -> ExpectedRow:
     """Turn an event into the row that it should become."""
     fields = event_fields(block, index)
     columns: dict[str, Any] = {
@@ -61,12 +61,14 @@ def row_of(block: Block, index: int) -> Row:
     }
     dirt = block.odd.get(index)
     if dirt is None:
-        return Row(**columns)
+        return ExpectedRow(**columns)
     columns.update(dirt.changes)
-    return Row(**columns, kind=dirt.kind, fits=dirt.fits, loose=dirt.loose, raw=dirt.raw)
+    return ExpectedRow(
+        **columns, malformed=dirt.kind, valid=dirt.fits, ambiguous=dirt.loose, raw_event=dirt.raw
+    )
 
 
-def row_fields(row: Row) -> dict[str, Any]:
+def row_fields(row: ExpectedRow) -> dict[str, Any]:
     """Return a row's columns as JSON values, the timestamp as ``2026-01-27T19:20:12.369Z``."""
     stamp = row.timestamp
     return {

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from datasync_sandbox import ports
 from datasync_sandbox.answers import dump
+from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.outcomes import JSON_TYPE, NoReply, Outcome, Refused, Reset, Response
 from datasync_sandbox.policy import BASE, HOST, STATS
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 _DRIPS_A_SECOND = 10
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _PIECE = 65_536
-
-
-class ListenError(Exception):
-    """The port cannot be had; the message is one sentence for people."""
 
 
 class ApiServer:
@@ -72,7 +69,7 @@ class ApiServer:
         """Listen.
 
         Raises:
-            ListenError: If the port is taken or not allowed.
+            SandboxError: If the port is taken or not allowed.
         """
         # No access log, and no handling of signals: both are the caller's business.
         self._web = web.Server(self._serve, access_log=None, handler_cancellation=True)
@@ -80,7 +77,7 @@ class ApiServer:
             await self._listen(ports.bind(self.host, self.port))
         except OSError as error:
             message = ports.refusal(error, self.host, self.port, "the API")
-            raise ListenError(message) from error
+            raise SandboxError(message) from error
 
     async def stop(self) -> None:
         """Stop at once: replies under way are cut off."""

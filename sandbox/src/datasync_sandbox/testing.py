@@ -8,15 +8,53 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from datasync_sandbox.background import ApiProcess, BackgroundApi, fetch_stats
+from datasync_sandbox.binaries import bin_directory
+from datasync_sandbox.blocks import FeedDefects
+from datasync_sandbox.catalogue import FAULTS
+from datasync_sandbox.errors import SandboxError
+from datasync_sandbox.faults import Fault, Faults
+from datasync_sandbox.feed import Feed
+from datasync_sandbox.head import ArrivalRate
+from datasync_sandbox.model import ApiModel
 from datasync_sandbox.options import ApiOptions
+from datasync_sandbox.outcomes import NoReply, Refused, Reset, Response
+from datasync_sandbox.policy import BASE, ApiConfig
 from datasync_sandbox.postgres import Cluster
+from datasync_sandbox.rows import ExpectedRow, row_fields
 from datasync_sandbox.server import ApiServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from datasync_sandbox.model import ApiModel
+__all__ = [
+    "BASE",
+    "FAULTS",
+    "ApiConfig",
+    "ApiModel",
+    "ApiOptions",
+    "ApiProcess",
+    "ArrivalRate",
+    "BackgroundApi",
+    "Cluster",
+    "ExpectedRow",
+    "Fault",
+    "Faults",
+    "Feed",
+    "FeedDefects",
+    "NoReply",
+    "Refused",
+    "Reset",
+    "Response",
+    "RunningApi",
+    "SandboxError",
+    "bin_directory",
+    "fetch_stats",
+    "row_fields",
+    "running_api",
+    "temporary_postgres",
+]
 
 _PATIENCE = 30.0
 

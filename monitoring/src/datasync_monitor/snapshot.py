@@ -1,0 +1,230 @@
+"""One reading of the tables that describe a load: `checkpoint`, `pages` and `pipeline_runs`.
+
+The table `events` is not read: the checkpoint and one row per page are enough, and they stay small
+(600 pages for 3,000,000 events).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from psycopg.rows import class_row
+
+from datasync_monitor.database import has_table, in_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import psycopg
+    from psycopg import sql
+
+RECENT_PAGES = 240
+"""Pages read for the throughput: more than five minutes' worth under the API's rate limit."""
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The row of `checkpoint`: how far the scan is. `state` is the whole Singer STATE."""
+
+    updated_at: datetime
+    next_cursor: str | None = field(default=None, repr=False)
+    cursor_expires_at: datetime | None = None
+    scan_in_progress: bool = False
+    scan_newest_at: datetime | None = None
+    scan_oldest_at: datetime | None = None
+    high_watermark: datetime | None = None
+    events_seen: int | None = None
+    events_emitted: int | None = None
+    events_expected: int | None = None
+    total_events: int | None = None
+    loaded_range_count: int | None = None
+    state: dict[str, Any] | None = field(default=None, repr=False)
+
+    @property
+    def scan_finished(self) -> bool:
+        """Whether the last scan reached its end. A feed without events has no watermark."""
+        return not self.scan_in_progress and (
+            self.high_watermark is not None or not self.total_events
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A row of `pages`: one reply of the API. Times are those of the tap's clock."""
+
+    sync_id: str
+    page: int
+    requested_at: datetime
+    received_at: datetime
+    events: int
+    rate_limit_wait_seconds: float = 0.0
+    rate_limit: int | None = None
+    rate_limit_remaining: int | None = None
+    rate_limit_reset_seconds: int | None = None
+    cursor_expires_at: datetime | None = None
+    events_seen: int = 0
+    events_expected: int | None = None
+    total_events: int | None = None
+    incremental_to: datetime | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the scan continues, or ends, after this page.
+
+        It does neither where a sync fails on the first page of a scan or starts the scan again:
+        that row describes a scan without events and without a total.
+        """
+        return self.total_events is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTotals:
+    """Sums over all pages of the newest scan, over all its syncs.
+
+    `rate_limit_window_seconds` is the longest `rate_limit_reset_seconds` of the last day: the API
+    names the seconds until its oldest counted request leaves the window, so a scan that starts
+    with little of the rate limit left sees only short ones at first.
+    """
+
+    pages: int = 0
+    syncs: int = 0
+    rejected: int = 0
+    rate_limit_window_seconds: int | None = None
+    started_at: datetime | None = None
+    retries: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRun:
+    """The newest row of `pipeline_runs`. A run that was killed may stay without an end."""
+
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the progress is computed from; a table that does not exist counts as empty.
+
+    `now` is the database's clock, `pages` are the newest of the scan, oldest first, and
+    `events_in_table` is the estimate of PostgreSQL's statistics.
+    """
+
+    now: datetime
+    checkpoint: Checkpoint | None = None
+    totals: ScanTotals = ScanTotals()
+    pages: tuple[Page, ...] = ()
+    run: PipelineRun | None = None
+    events_in_table: int | None = None
+
+    @property
+    def last_page(self) -> Page | None:
+        """The newest page of the scan."""
+        return self.pages[-1] if self.pages else None
+
+    @property
+    def last_activity_at(self) -> datetime | None:
+        """When the checkpoint was written or a page received, whichever is later."""
+        times = [self.checkpoint.updated_at] if self.checkpoint else []
+        times += [page.received_at for page in self.pages[-1:]]
+        return max(times, default=None)
+
+
+_CHECKPOINT = """
+    SELECT coalesce(updated_at, 'epoch') AS updated_at, next_cursor, cursor_expires_at,
+           coalesce(scan_in_progress, false) AS scan_in_progress, scan_newest_at, scan_oldest_at,
+           high_watermark, events_seen, events_emitted, events_expected,
+           total_events, loaded_range_count, state
+    FROM {schema}.checkpoint WHERE id = 1
+"""
+
+# A scan starts with the page after which no event but its own has been seen. The tap counts events
+# over the whole scan, so this holds over restarts. Where old pages were deleted and that page is
+# gone, all pages that are left belong to the scan.
+_OF_SCAN = (
+    "received_at >= coalesce((SELECT max(received_at) FROM {schema}.pages "
+    "WHERE events_seen <= events), '-infinity')"
+)
+
+_TOTALS = f"""
+    SELECT count(*)::int AS pages, count(DISTINCT sync_id)::int AS syncs,
+           coalesce(sum(rejected), 0)::int AS rejected,
+           (SELECT max(rate_limit_reset_seconds) FROM {{schema}}.pages WHERE received_at >= (
+               SELECT max(received_at) - interval '1 day' FROM {{schema}}.pages
+           )) AS rate_limit_window_seconds,
+           min(requested_at) AS started_at,
+           coalesce((SELECT jsonb_object_agg(cause, n) FROM (
+               SELECT cause, sum(value::int)::int AS n
+               FROM {{schema}}.pages, jsonb_each_text(retries) AS r(cause, value)
+               WHERE {_OF_SCAN} GROUP BY cause) AS by_cause), '{{{{}}}}') AS retries
+    FROM {{schema}}.pages WHERE {_OF_SCAN}
+"""  # noqa: S608 - joined from constants of this module
+
+_PAGES = f"""
+    SELECT sync_id, page, requested_at, received_at, events,
+           rate_limit_wait_seconds::float8 AS rate_limit_wait_seconds, rate_limit,
+           rate_limit_remaining, rate_limit_reset_seconds, cursor_expires_at, events_seen,
+           events_expected, total_events, incremental_to
+    FROM {{schema}}.pages WHERE {_OF_SCAN}
+    ORDER BY received_at DESC, page DESC LIMIT {RECENT_PAGES}
+"""  # noqa: S608 - joined from constants of this module
+
+_RUN = """
+    SELECT started_at, ended_at, outcome, message FROM {schema}.pipeline_runs
+    ORDER BY id DESC LIMIT 1
+"""
+
+# An estimate: to count 3,000,000 rows would cost more than all the rest together. A partitioned
+# table holds no rows itself; its leaves do. For a plain table pg_partition_tree is empty.
+_EVENTS_IN_TABLE = """
+    SELECT sum(greatest(s.n_live_tup, c.reltuples::bigint, 0))::bigint
+    FROM (SELECT to_regclass(format('%%I.events', %s::text)) AS oid) AS root
+    CROSS JOIN LATERAL (
+        SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf
+        UNION SELECT root.oid
+    ) AS leaf
+    JOIN pg_class AS c ON c.oid = leaf.relid AND c.relkind = 'r'
+    LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
+"""
+
+
+def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -> Snapshot:
+    """Read the tables, in a few milliseconds. Call it through `ReconnectingConnection.run`."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
+    checkpoint = read_checkpoint(connection, schema)
+    totals, pages, run = ScanTotals(), tuple[Page, ...](), None
+    if has_table(connection, schema, "pages"):
+        totals = _rows(connection, ScanTotals, in_schema(schema, _TOTALS))[0]
+        pages = tuple(reversed(_rows(connection, Page, in_schema(schema, _PAGES))))
+    if has_table(connection, schema, "pipeline_runs"):
+        run = next(iter(_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
+    estimate = connection.execute(_EVENTS_IN_TABLE, (schema,)).fetchone()
+    return Snapshot(
+        now=row[0],
+        checkpoint=checkpoint,
+        totals=totals,
+        pages=pages,
+        run=run,
+        events_in_table=estimate[0] if estimate else None,
+    )
+
+
+def read_checkpoint(
+    connection: psycopg.Connection[Any], schema: str = "public"
+) -> Checkpoint | None:
+    """Read the checkpoint; None where nothing was ever loaded."""
+    if not has_table(connection, schema, "checkpoint"):
+        return None
+    return next(iter(_rows(connection, Checkpoint, in_schema(schema, _CHECKPOINT))), None)
+
+
+def _rows(connection: psycopg.Connection[Any], kind: type[Row], query: sql.Composed) -> list[Row]:
+    with connection.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(query).fetchall()
