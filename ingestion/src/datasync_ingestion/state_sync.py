@@ -70,7 +70,8 @@ def reconcile(
 
 
 def _bookmark(state: Mapping[str, Any] | None) -> dict[str, Any]:
-    bookmark = ((state or {}).get("bookmarks") or {}).get("events")
+    bookmarks = (state or {}).get("bookmarks")
+    bookmark = bookmarks.get("events") if isinstance(bookmarks, dict) else None
     return bookmark if isinstance(bookmark, dict) else {}
 
 
