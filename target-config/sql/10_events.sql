@@ -1,4 +1,4 @@
--- The events. No index but the key: each further one costs every insert of a long load.
+-- One row per event. No index besides the key: each further index slows every insert of a long load.
 CREATE TABLE IF NOT EXISTS events (
     id          TEXT PRIMARY KEY,
     session_id  TEXT,
@@ -11,31 +11,13 @@ CREATE TABLE IF NOT EXISTS events (
     ingested_at TIMESTAMPTZ DEFAULT now()
 );
 
-DO $$
-BEGIN
-    PERFORM pg_temp.require_column('events', 'id', 'text');
-    PERFORM pg_temp.require_column('events', 'session_id', 'text');
-    PERFORM pg_temp.require_column('events', 'user_id', 'text');
-    PERFORM pg_temp.require_column('events', 'type', 'text');
-    PERFORM pg_temp.require_column('events', 'name', 'text');
-    PERFORM pg_temp.require_column('events', 'properties', 'jsonb');
-    PERFORM pg_temp.require_column('events', 'timestamp', 'timestamp with time zone');
-    PERFORM pg_temp.require_column('events', 'session', 'jsonb');
-    -- Added in two steps on a table that had no such column: rows loaded before have no known time.
-    PERFORM pg_temp.require_column('events', 'ingested_at', 'timestamp with time zone', 'now()');
-    PERFORM pg_temp.require_key('events', 'id');
-    PERFORM pg_temp.require_quiet_updates('events');
-
-    PERFORM pg_temp.describe('events', NULL, 'Events of DataSync, one row an event.');
-    PERFORM pg_temp.describe('events', 'id', 'Id of the event, as the API gives it.');
-    PERFORM pg_temp.describe('events', 'session_id', 'Id of the session (sessionId).');
-    PERFORM pg_temp.describe('events', 'user_id', 'Id of the user (userId).');
-    PERFORM pg_temp.describe('events', 'type', 'Kind of the event, such as page_view or click.');
-    PERFORM pg_temp.describe('events', 'name', 'Name of the event.');
-    PERFORM pg_temp.describe('events', 'properties', 'Free properties of the event.');
-    PERFORM pg_temp.describe('events', 'timestamp',
-        'When the event happened. NULL where the API''s value cannot be read: see rejected_events.');
-    PERFORM pg_temp.describe('events', 'session', 'The session as the event carries it: device, browser.');
-    PERFORM pg_temp.describe('events', 'ingested_at', 'When this row was first written; a replay leaves it.');
-END
-$$;
+COMMENT ON TABLE events IS 'Events of DataSync, one row per event.';
+COMMENT ON COLUMN events.id IS 'Event id, as sent by the API.';
+COMMENT ON COLUMN events.session_id IS 'Session id (sessionId in the API).';
+COMMENT ON COLUMN events.user_id IS 'User id (userId in the API).';
+COMMENT ON COLUMN events.type IS 'Event type, such as page_view or click.';
+COMMENT ON COLUMN events.name IS 'Event name.';
+COMMENT ON COLUMN events.properties IS 'Free-form properties of the event.';
+COMMENT ON COLUMN events.timestamp IS 'Time of the event. NULL if the API''s value is invalid: see rejected_events.';
+COMMENT ON COLUMN events.session IS 'Session object of the event: device, browser.';
+COMMENT ON COLUMN events.ingested_at IS 'When the row was first inserted; a later load of the same event keeps it.';

@@ -1,34 +1,19 @@
--- Events of which something did not fit, as they came.
+-- Events with invalid fields, as received.
 CREATE TABLE IF NOT EXISTS rejected_events (
     rejection_id TEXT PRIMARY KEY,
     event_id     TEXT,
-    reasons      JSONB,
-    raw          TEXT,
-    run_id       TEXT,
+    errors       JSONB,
+    raw_event    TEXT,
+    sync_id      TEXT,
     page         INTEGER,
     rejected_at  TIMESTAMPTZ
 );
 
-DO $$
-BEGIN
-    PERFORM pg_temp.require_column('rejected_events', 'rejection_id', 'text');
-    PERFORM pg_temp.require_column('rejected_events', 'event_id', 'text');
-    PERFORM pg_temp.require_column('rejected_events', 'reasons', 'jsonb');
-    PERFORM pg_temp.require_column('rejected_events', 'raw', 'text');
-    PERFORM pg_temp.require_column('rejected_events', 'run_id', 'text');
-    PERFORM pg_temp.require_column('rejected_events', 'page', 'integer');
-    PERFORM pg_temp.require_column('rejected_events', 'rejected_at', 'timestamp with time zone');
-    PERFORM pg_temp.require_key('rejected_events', 'rejection_id');
-    PERFORM pg_temp.require_quiet_updates('rejected_events');
-
-    PERFORM pg_temp.describe('rejected_events', NULL,
-        'Events of which something did not fit. One with an id is in events too, the misfit NULL there.');
-    PERFORM pg_temp.describe('rejected_events', 'rejection_id', 'SHA-256 of the event, however its time was spelt.');
-    PERFORM pg_temp.describe('rejected_events', 'event_id', 'Id of the event, where it has one.');
-    PERFORM pg_temp.describe('rejected_events', 'reasons', 'What did not fit: an array of sentences.');
-    PERFORM pg_temp.describe('rejected_events', 'raw', 'The JSON text of the event as the API sent it.');
-    PERFORM pg_temp.describe('rejected_events', 'run_id', 'Run that met it: pages.run_id.');
-    PERFORM pg_temp.describe('rejected_events', 'page', 'Page of that run: pages.page.');
-    PERFORM pg_temp.describe('rejected_events', 'rejected_at', 'When it was met.');
-END
-$$;
+COMMENT ON TABLE rejected_events IS 'Events with invalid fields. An event that has an id is in events too, its invalid fields NULL.';
+COMMENT ON COLUMN rejected_events.rejection_id IS 'SHA-256 of the event, independent of the spelling of its timestamp.';
+COMMENT ON COLUMN rejected_events.event_id IS 'Event id, if the event has one.';
+COMMENT ON COLUMN rejected_events.errors IS 'Validation errors: an array of messages.';
+COMMENT ON COLUMN rejected_events.raw_event IS 'JSON text of the event as the API sent it.';
+COMMENT ON COLUMN rejected_events.sync_id IS 'Sync that received the event: pages.sync_id.';
+COMMENT ON COLUMN rejected_events.page IS 'Page of that sync: pages.page.';
+COMMENT ON COLUMN rejected_events.rejected_at IS 'When the event was rejected.';

@@ -1,70 +1,48 @@
--- What the tap tells of its own work, one row a page.
+-- Log of the extraction, one row per page.
 CREATE TABLE IF NOT EXISTS pages (
-    run_id            TEXT,
-    page              INTEGER,
-    requested_at      TIMESTAMPTZ,
-    received_at       TIMESTAMPTZ,
-    bytes             BIGINT,
-    events            INTEGER,
-    emitted           INTEGER,
-    skipped           INTEGER,
-    rejected          INTEGER,
-    retries           JSONB,
-    waited            NUMERIC,
-    budget_limit      INTEGER,
-    budget_remaining  INTEGER,
-    budget_reset      INTEGER,
-    cursor_expires_at TIMESTAMPTZ,
-    oldest            TIMESTAMPTZ,
-    newest            TIMESTAMPTZ,
-    events_seen       BIGINT,
-    total_events      BIGINT,
-    PRIMARY KEY (run_id, page)
+    sync_id                  TEXT,
+    page                     INTEGER,
+    requested_at             TIMESTAMPTZ,
+    received_at              TIMESTAMPTZ,
+    response_bytes           BIGINT,
+    events                   INTEGER,
+    emitted                  INTEGER,
+    skipped                  INTEGER,
+    rejected                 INTEGER,
+    retries                  JSONB,
+    rate_limit_wait_seconds  NUMERIC,
+    rate_limit               INTEGER,
+    rate_limit_remaining     INTEGER,
+    rate_limit_reset_seconds INTEGER,
+    cursor_expires_at        TIMESTAMPTZ,
+    oldest_event_at          TIMESTAMPTZ,
+    newest_event_at          TIMESTAMPTZ,
+    events_seen              BIGINT,
+    events_expected          BIGINT,
+    total_events             BIGINT,
+    incremental_to           TIMESTAMPTZ,
+    PRIMARY KEY (sync_id, page)
 );
 
-DO $$
-BEGIN
-    PERFORM pg_temp.require_column('pages', 'run_id', 'text');
-    PERFORM pg_temp.require_column('pages', 'page', 'integer');
-    PERFORM pg_temp.require_column('pages', 'requested_at', 'timestamp with time zone');
-    PERFORM pg_temp.require_column('pages', 'received_at', 'timestamp with time zone');
-    PERFORM pg_temp.require_column('pages', 'bytes', 'bigint');
-    PERFORM pg_temp.require_column('pages', 'events', 'integer');
-    PERFORM pg_temp.require_column('pages', 'emitted', 'integer');
-    PERFORM pg_temp.require_column('pages', 'skipped', 'integer');
-    PERFORM pg_temp.require_column('pages', 'rejected', 'integer');
-    PERFORM pg_temp.require_column('pages', 'retries', 'jsonb');
-    PERFORM pg_temp.require_column('pages', 'waited', 'numeric');
-    PERFORM pg_temp.require_column('pages', 'budget_limit', 'integer');
-    PERFORM pg_temp.require_column('pages', 'budget_remaining', 'integer');
-    PERFORM pg_temp.require_column('pages', 'budget_reset', 'integer');
-    PERFORM pg_temp.require_column('pages', 'cursor_expires_at', 'timestamp with time zone');
-    PERFORM pg_temp.require_column('pages', 'oldest', 'timestamp with time zone');
-    PERFORM pg_temp.require_column('pages', 'newest', 'timestamp with time zone');
-    PERFORM pg_temp.require_column('pages', 'events_seen', 'bigint');
-    PERFORM pg_temp.require_column('pages', 'total_events', 'bigint');
-    PERFORM pg_temp.require_key('pages', 'run_id', 'page');
-    PERFORM pg_temp.require_quiet_updates('pages');
-
-    PERFORM pg_temp.describe('pages', NULL, 'What the tap tells of its own work, one row a page.');
-    PERFORM pg_temp.describe('pages', 'run_id', 'One process of the tap.');
-    PERFORM pg_temp.describe('pages', 'page', 'Number of the page in its run, from 1.');
-    PERFORM pg_temp.describe('pages', 'requested_at', 'When the request that brought the page was sent.');
-    PERFORM pg_temp.describe('pages', 'received_at', 'When its answer was complete.');
-    PERFORM pg_temp.describe('pages', 'bytes', 'Size of the answer''s body in bytes.');
-    PERFORM pg_temp.describe('pages', 'events', 'Events in the page.');
-    PERFORM pg_temp.describe('pages', 'emitted', 'Events of it that were handed to the loader.');
-    PERFORM pg_temp.describe('pages', 'skipped', 'Events of it that an earlier walk had loaded.');
-    PERFORM pg_temp.describe('pages', 'rejected', 'Events of it that went to rejected_events.');
-    PERFORM pg_temp.describe('pages', 'retries', 'Requests repeated since the page before: cause to count.');
-    PERFORM pg_temp.describe('pages', 'waited', 'Seconds slept for the rate limit since the page before.');
-    PERFORM pg_temp.describe('pages', 'budget_limit', 'Requests that the API allows in a window.');
-    PERFORM pg_temp.describe('pages', 'budget_remaining', 'Requests left after this one.');
-    PERFORM pg_temp.describe('pages', 'budget_reset', 'Seconds until a request comes back.');
-    PERFORM pg_temp.describe('pages', 'cursor_expires_at', 'Until when the cursor of the next page lives.');
-    PERFORM pg_temp.describe('pages', 'oldest', 'Time of the oldest event in the page.');
-    PERFORM pg_temp.describe('pages', 'newest', 'Time of the newest event in the page.');
-    PERFORM pg_temp.describe('pages', 'events_seen', 'Events seen by the walk up to and with this page.');
-    PERFORM pg_temp.describe('pages', 'total_events', 'Events that the API says it holds.');
-END
-$$;
+COMMENT ON TABLE pages IS 'Log of the extraction, one row per page of the API.';
+COMMENT ON COLUMN pages.sync_id IS 'Sync: one process of the tap.';
+COMMENT ON COLUMN pages.page IS 'Number of the page within its sync, from 1.';
+COMMENT ON COLUMN pages.requested_at IS 'When the successful request was sent.';
+COMMENT ON COLUMN pages.received_at IS 'When its response was complete.';
+COMMENT ON COLUMN pages.response_bytes IS 'Size of the response body in bytes.';
+COMMENT ON COLUMN pages.events IS 'Events in the page.';
+COMMENT ON COLUMN pages.emitted IS 'Events of the page that were emitted to the target.';
+COMMENT ON COLUMN pages.skipped IS 'Events of the page that were skipped, because an earlier scan had loaded them.';
+COMMENT ON COLUMN pages.rejected IS 'Events of the page that went to rejected_events.';
+COMMENT ON COLUMN pages.retries IS 'Requests repeated since the previous page: an object of cause and count.';
+COMMENT ON COLUMN pages.rate_limit_wait_seconds IS 'Seconds waited for the rate limit since the previous page.';
+COMMENT ON COLUMN pages.rate_limit IS 'Requests that the API allows per window.';
+COMMENT ON COLUMN pages.rate_limit_remaining IS 'Requests left in the window after this one.';
+COMMENT ON COLUMN pages.rate_limit_reset_seconds IS 'Seconds until the rate limit frees a request.';
+COMMENT ON COLUMN pages.cursor_expires_at IS 'When the cursor of the next page expires.';
+COMMENT ON COLUMN pages.oldest_event_at IS 'Timestamp of the oldest event in the page.';
+COMMENT ON COLUMN pages.newest_event_at IS 'Timestamp of the newest event in the page.';
+COMMENT ON COLUMN pages.events_seen IS 'Events that the scan has seen, this page included.';
+COMMENT ON COLUMN pages.events_expected IS 'Events that the scan has to see in total.';
+COMMENT ON COLUMN pages.total_events IS 'Number of events that the API reports.';
+COMMENT ON COLUMN pages.incremental_to IS 'Where an incremental scan ends; NULL for a scan to the oldest event.';

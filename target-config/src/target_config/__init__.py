@@ -1,1 +1,1 @@
-"""Loader layer over the stock target: it commits before it checkpoints."""
+"""Target layer over the stock target: it commits before it checkpoints."""

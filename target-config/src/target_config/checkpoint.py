@@ -1,4 +1,4 @@
-"""The STATE: as text, into the table `checkpoint`, and on to whoever started us."""
+"""The STATE: its row in the table `checkpoint`, and its line on stdout."""
 
 from __future__ import annotations
 
@@ -6,51 +6,40 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from psycopg import sql
 
-from target_config.failures import LoaderError
+from target_config.errors import TargetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import sqlalchemy
-
-# The reader makes Decimals of fractions; the SDK's own way out of json.dumps fails on them.
-_encoder = msgspec.json.Encoder(decimal_format="number")
+    import psycopg
 
 _UPSERT = """
-    INSERT INTO {}.checkpoint AS c (id, state, updated_at) VALUES (1, %s, now())
+    INSERT INTO {} AS c (id, state, updated_at) VALUES (1, %s, now())
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at
 """
 
 
-def save(engine: sqlalchemy.Engine, schema: str, state: Mapping[str, Any]) -> None:
-    """Commit the STATE as the one row of `checkpoint`.
+def save(cursor: psycopg.Cursor[Any], schema: str, state: str) -> None:
+    """Write the STATE, a JSON text, as the one row of `checkpoint`.
 
-    What the other columns say is the SQL's business; here the STATE is an opaque document.
+    The STATE is opaque here: a trigger derives the other columns from it.
     """
-    with engine.connect() as connection, connection.begin():
-        cursor = connection.connection.cursor()
-        cursor.execute(
-            sql.SQL(_UPSERT).format(sql.Identifier(schema)), (_encoder.encode(state).decode(),)
-        )
+    cursor.execute(sql.SQL(_UPSERT).format(sql.Identifier(schema, "checkpoint")), (state,))
 
 
-def hand_on(state: Mapping[str, Any]) -> None:
+def emit_state(state: str) -> None:
     """Print the STATE on stdout, one line, and flush: Meltano saves it at once.
 
     Raises:
-        LoaderError: If nobody reads stdout any more.
+        TargetError: If stdout is closed.
     """
     try:
-        sys.stdout.write(_encoder.encode(state).decode() + "\n")
+        sys.stdout.write(f"{state}\n")
         sys.stdout.flush()
     except BrokenPipeError as error:
-        # What is left in the buffer must not fail again when the interpreter ends.
+        # What is left in the buffer must not fail again when the interpreter exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = (
-            "Nobody reads the STATE any more: stdout is closed. "
-            "The rows and the checkpoint are committed."
+            "stdout is closed: the STATE cannot be printed. Rows and checkpoint are committed."
         )
-        raise LoaderError(message) from error
+        raise TargetError(message) from error

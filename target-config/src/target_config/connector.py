@@ -1,80 +1,130 @@
-"""The stock connector with cheaper habits."""
+"""Connections to PostgreSQL: the stock connector, transactions with retries, and the load lock."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import sys
+import time
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
+import psycopg
 import sqlalchemy
+import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.schema import CreateTable
 
-from target_config.sdk_hooks import HookedConnector
+from target_config.errors import (
+    DatabaseUnavailableError,
+    InvalidDataError,
+    LockedError,
+    SettingsError,
+    is_connection_rejected,
+    is_data_error,
+    is_transient,
+    needs_user_action,
+    summarize,
+)
+from target_config.sdk_overrides import PatchedConnector
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
 
-    import psycopg
-    from singer_sdk.sql.connector import FullyQualifiedName, JSONSchemaToSQL
+    from singer_sdk.sql.connector import JSONSchemaToSQL
+
+    from target_config.errors import TargetError
+    from target_config.shutdown import Shutdown
 
 if sys.version_info >= (3, 12):
     from typing import override
 else:
     from typing_extensions import override
 
+T = TypeVar("T")
+
+RETRIES = 10
+RETRY_SECONDS = 2.0
+APPLICATION_NAME = "target-postgres-checkpoint"
+
+LOCK_CLASS = 1_684_107_116
+"""First half of the advisory lock's key; the second is `hashtext` of the schema's name."""
+
+# SET LOCAL, so that it works behind a pooler in transaction mode. A commit must be durable when it
+# returns: a crash must not take back rows that the checkpoint after them covers.
+_SESSION = (
+    "SET LOCAL synchronous_commit TO on; SET LOCAL TimeZone TO 'UTC'; SET LOCAL DateStyle TO ISO"
+)
+
+# The lock's transaction is idle for as long as the load runs; transaction_timeout is PostgreSQL 17.
+# The server notices within 15 s that this machine is gone.
+_LOCK_SESSION = """
+    SELECT set_config(name, value, true)
+      FROM pg_settings
+      JOIN (VALUES ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
+                   ('tcp_keepalives_idle', '5'), ('tcp_keepalives_interval', '5'),
+                   ('tcp_keepalives_count', '2')) AS wanted (name, value) USING (name)
+"""
+
+_LOCK_HOLDER = """
+    SELECT a.pid, a.application_name, host(a.client_addr), a.xact_start
+      FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+     WHERE (l.locktype, l.granted, l.objsubid) = ('advisory', true, 2)
+       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (l.classid, l.objid) = (%s::oid, hashtext(%s)::oid)
+"""
+
+logger = logging.getLogger(f"{APPLICATION_NAME}.database")
+
 # Decimal as a JSON number, digit by digit: JSONB keeps what the tap sent.
 _encoder = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 
 
-def _set_up_session(connection: psycopg.Connection[Any], _record: object) -> None:
-    """Give a new connection what all our transactions rely on.
+class CheckpointConnector(PatchedConnector):
+    """Stock connector with sessions that do not depend on the role or the environment."""
 
-    A commit that has returned must be durable, whatever the server's or the role's default. Were
-    rows to commit asynchronously, a server that crashes between them and their checkpoint would
-    lose them, and the checkpoint, tried again after the restart, would claim them.
-
-    A join is that of one page with a whole table, by its key. PostgreSQL holds an index to be dear
-    (`random_page_cost` 4), so while a table is below half a million rows it would rather read all
-    of it, twice a page.
-    """
-    connection.execute("SET synchronous_commit TO on")
-    connection.execute("SET enable_hashjoin TO off")
-    connection.execute("SET enable_mergejoin TO off")
-    connection.execute("SET client_encoding TO 'UTF8'")
-    connection.commit()
-
-
-class CheckpointConnector(HookedConnector):
-    """Stock connector whose sessions are set up for us, and that looks at a table only once."""
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        """Start with no table known."""
-        super().__init__(config)
-        self._known_tables: dict[tuple[str, bytes], sqlalchemy.Table] = {}
-        self._staging_tables: dict[str, sqlalchemy.Table] = {}
+    @override
+    def get_sqlalchemy_url(self, config: Mapping[str, Any]) -> str:
+        # SQLAlchemy has a place for a socket directory in the query only.
+        host = config.get("host")
+        is_socket = isinstance(host, str) and host.startswith(("/", "@"))
+        return super().get_sqlalchemy_url({**config, "host": None} if is_socket else config)
 
     @override
     def get_sqlalchemy_query(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "application_name": "target-postgres-checkpoint",
-            # Without it a host that answers nothing holds every attempt for two minutes.
+        query = {
+            "application_name": APPLICATION_NAME,
+            "client_encoding": "utf8",
+            # Without it an attempt to reach a host that does not respond takes two minutes.
             "connect_timeout": "10",
             **super().get_sqlalchemy_query(config),
         }
+        if config["host"] is None:
+            query["host"] = self.config["host"]
+        return query
 
     @override
     def create_engine(self) -> sqlalchemy.Engine:
         engine = super().create_engine()
-        sqlalchemy.event.listen(engine, "connect", _set_up_session)
+
+        @sqlalchemy.event.listens_for(engine, "do_connect")
+        def _connect(*arguments: Any) -> None:
+            # A pooler in transaction mode may run the next transaction in another session, which
+            # does not have the prepared statements of this one.
+            arguments[-1]["prepare_threshold"] = None
+
+        @sqlalchemy.event.listens_for(engine, "begin")
+        def _begin(connection: sqlalchemy.Connection) -> None:
+            cursor_of(connection).execute(_SESSION)
+
         return engine
 
     @cached_property
     @override
     def jsonschema_to_sql(self) -> JSONSchemaToSQL:
         # None is SQL NULL, as in every other column; the stock target writes a JSON null. Arrays
-        # are JSONB whatever their items: that is what the tables have.
+        # are JSONB whatever their items are, as in the tables.
         to_sql = super().jsonschema_to_sql
         to_sql.register_type_handler("object", lambda _: JSONB(none_as_null=True))
         to_sql.register_type_handler("array", lambda _: JSONB(none_as_null=True))
@@ -84,76 +134,165 @@ class CheckpointConnector(HookedConnector):
     def serialize_json(self, obj: object) -> str:
         return _encoder.encode(obj).decode()
 
-    @override
-    def prepare_table(  # type: ignore[override]
+
+def cursor_of(connection: sqlalchemy.Connection) -> psycopg.Cursor[Any]:
+    """Return a cursor of psycopg within the connection's transaction."""
+    return cast("psycopg.Cursor[Any]", connection.connection.cursor())
+
+
+class Database:
+    """Runs transactions: not interrupted by a signal, and retried if the connection fails."""
+
+    def __init__(
         self,
-        full_table_name: str | FullyQualifiedName,
-        schema: dict[str, Any],
-        primary_keys: Sequence[str],
-        connection: sqlalchemy.Connection,
-        partition_keys: list[str] | None = None,
-        as_temp_table: bool = False,
-    ) -> sqlalchemy.Table:
-        """Make the table fit the schema; a table that was found to fit is not asked about again.
+        connector: CheckpointConnector,
+        shutdown: Shutdown,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Store the parts; the first transaction connects.
 
-        The stock sink comes here for every batch, and reflects the table anew each time.
+        Args:
+            connector: Source of the engine.
+            shutdown: Defers signals while a transaction runs.
+            sleep: Waits between two attempts, in seconds.
         """
-        key = (str(full_table_name), msgspec.json.encode(schema, order="deterministic"))
-        table = self._known_tables.get(key)
-        if table is None:
-            table = super().prepare_table(
-                full_table_name, schema, primary_keys, connection, partition_keys, as_temp_table
-            )
-            # The stock sink copies the table's structure for its staging table, comments included:
-            # a statement for each column of each batch.
-            table.comment = None
-            for column in table.columns:
-                column.comment = None
-            self._known_tables[key] = table
-        return table
+        self.connector = connector
+        self._shutdown = shutdown
+        self._sleep = sleep
 
-    @override
-    def copy_table_structure(
-        self,
-        full_table_name: str | FullyQualifiedName,
-        from_table: sqlalchemy.Table,
-        connection: sqlalchemy.Connection,
-        as_temp_table: bool = False,
-    ) -> sqlalchemy.Table:
-        """Make the staging table of a batch, once a connection instead of once a batch.
+    @contextmanager
+    def transaction(self) -> Iterator[sqlalchemy.Connection]:
+        """Open one transaction and commit it at the end."""
+        with self.connector.engine.connect() as connection, connection.begin():
+            yield connection
 
-        It empties itself at each commit. Making and dropping it costs more than a small batch, and
-        leaves dead rows in the catalogs, three tables a page.
+    def run_transaction(self, what: str, work: Callable[[psycopg.Cursor[Any]], T]) -> T:
+        """Run one transaction, with the retries of `retry`."""
+
+        def run() -> T:
+            with self.transaction() as connection:
+                return work(cursor_of(connection))
+
+        return self.retry(what, run)
+
+    def retry(self, what: str, work: Callable[[], T]) -> T:
+        """Do work that is safe to repeat, again from its start if the connection fails.
+
+        It is repeated up to `RETRIES` times, `RETRY_SECONDS` apart: long enough for a database that
+        starts or restarts.
+
+        Args:
+            what: Names the work in messages, such as `a batch of "events"`.
+            work: Connects, runs transactions and commits. It may run twice, because a connection
+                may break after the server has committed.
+
+        Raises:
+            DatabaseUnavailableError: If PostgreSQL cannot be reached for too long, or cannot write.
+            InvalidDataError: If PostgreSQL rejects the rows.
+            SettingsError: If PostgreSQL rejects the connection, or a table or privilege is missing.
         """
-        if not as_temp_table:
-            return super().copy_table_structure(
-                full_table_name, from_table, connection, as_temp_table
-            )
-        name = str(full_table_name)
-        staging = self._staging_tables.get(name)
-        if staging is None:
-            # No key in it: the sink has made the keys unique, and its index would cost the COPY.
-            columns = (
-                sqlalchemy.Column(column.name, column.type, server_default=column.server_default)
-                for column in from_table.columns
-            )
-            staging = self._staging_tables[name] = sqlalchemy.Table(
-                name,
-                sqlalchemy.MetaData(),
-                *columns,
-                prefixes=["TEMPORARY"],
-                postgresql_on_commit="DELETE ROWS",
-            )
-        connection.execute(CreateTable(staging, if_not_exists=True))
-        return staging
+        with self._shutdown.deferred():
+            for attempt in itertools.count(1):
+                try:
+                    return work()
+                except (psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
+                    if attempt > RETRIES or not is_transient(error):
+                        raise self._translate(what, error) from error
+                    logger.warning(
+                        "PostgreSQL is not available, trying again in %g s (%d of %d): %s.",
+                        RETRY_SECONDS,
+                        attempt,
+                        RETRIES,
+                        summarize(error),
+                    )
+                # The server may have restarted: no pooled connection is used again.
+                self.connector.engine.dispose()
+                with self._shutdown.interruptible():
+                    self._sleep(RETRY_SECONDS)
+        raise AssertionError  # unreachable: the loop returns or raises
 
-    @override
-    def drop_table(self, table: sqlalchemy.Table, connection: sqlalchemy.Connection) -> None:
-        if table is not self._staging_tables.get(table.name):
-            super().drop_table(table, connection)
+    def _translate(self, what: str, error: BaseException) -> TargetError:
+        url = self.connector.engine.url
+        address = f"{url.host}:{url.port}" if url.host else f"{url.query.get('host')}"
+        message = summarize(error)
+        if is_connection_rejected(error):
+            message = (
+                f"PostgreSQL at {address} rejected the connection: {message}. "
+                "Check the settings host, port, user, password and database."
+            )
+            return SettingsError(message)
+        if is_transient(error):
+            message = (
+                f"PostgreSQL at {address} was not available for {RETRIES * RETRY_SECONDS:g} s "
+                f"while writing {what}: {message}."
+            )
+            return DatabaseUnavailableError(message)
+        message = f"PostgreSQL refused {what}: {message}."
+        if needs_user_action(error):
+            return SettingsError(message)
+        if is_data_error(error):
+            return InvalidDataError(message)
+        return DatabaseUnavailableError(message)
 
-    def forget(self) -> None:
-        """Drop all connections and all that is known of tables: the server may have restarted."""
-        self._known_tables.clear()
-        self._staging_tables.clear()
-        self.engine.dispose()
+
+class LoadLock:
+    """An advisory lock on a schema: one load at a time, whatever machine it runs on.
+
+    It belongs to a transaction that stays open on a connection of its own, because a pooler in
+    transaction mode keeps no session. PostgreSQL releases it when the process ends in any way.
+    """
+
+    def __init__(self, database: Database, schema: str) -> None:
+        """Store the parts; `hold` connects."""
+        self._database = database
+        self._schema = schema
+        self._connection: sqlalchemy.Connection | None = None
+        self._was_held = False
+
+    def hold(self) -> None:
+        """Acquire the lock, or verify that it is still held.
+
+        Raises:
+            LockedError: If another session holds it.
+        """
+        self._database.retry("the load lock", self._hold)
+
+    def release(self) -> None:
+        """Release the lock, if it is held."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    def _hold(self) -> None:
+        try:
+            if self._connection is None:
+                self._connection = self._database.connector.engine.connect()
+                self._acquire(self._connection)
+            else:
+                self._connection.exec_driver_sql("SELECT 1")
+        except BaseException:
+            self.release()
+            raise
+
+    def _acquire(self, connection: sqlalchemy.Connection) -> None:
+        key = (LOCK_CLASS, self._schema)
+        connection.exec_driver_sql(_LOCK_SESSION)
+        lock = "SELECT pg_try_advisory_xact_lock(%s, hashtext(%s))"
+        if connection.exec_driver_sql(lock, key).scalar():
+            self._was_held = True
+            return
+        message = f'Another load into schema "{self._schema}" of this database is running'
+        if holder := connection.exec_driver_sql(_LOCK_HOLDER, key).one_or_none():
+            # All but the pid is NULL for a session of another role.
+            pid, name, address, since = holder
+            details = [name or "a session of another role", f"server process {pid}"]
+            details += [f"from {address}"] if address else []
+            details += [f"since {since:%Y-%m-%d %H:%M:%S} UTC"] if since else []
+            message += f": {', '.join(details)}"
+        message += ". Wait for it to finish, or stop it."
+        if self._was_held:
+            # The server may not have noticed yet that our earlier connection is lost.
+            raise psycopg.errors.LockNotAvailable(message)
+        raise LockedError(message)

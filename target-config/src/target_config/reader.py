@@ -1,75 +1,73 @@
-"""Reads Singer messages from stdin: bytes, with msgspec, numbers exact."""
+"""Reads lines from stdin, in a thread, so that the tap does not wait while rows are written."""
 
 from __future__ import annotations
 
-import decimal
-import sys
+import queue
+import threading
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
-from singer_sdk.io_base import GenericSingerReader
 
-from target_config.failures import InputError
+from target_config.errors import InvalidDataError, TargetError, TruncatedInputError
 
 if TYPE_CHECKING:
-    from collections import Counter
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+BLOCK_BYTES = 256 * 1024
+MAX_BLOCKS = 64
+"""Blocks read ahead: 16 MiB at most, several pages of a pipe's smaller blocks."""
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
 
 
-class ExactReader(GenericSingerReader[bytes]):
-    """Like the SDK's msgspec reader, but on bytes and with an eye on the end of the input.
+def read_lines(file: IO[Any]) -> Iterator[bytes]:
+    """Read all lines, without their newline and without empty lines.
 
-    A last line without a newline is taken when it is a whole message. When it is not, it is of a
-    tap that was killed while it was writing: it is dropped and the load ends with exit code 1.
-    Everything up to the last STATE is committed and was reported by then, rows after it were not:
-    the next run sends them again. It is not exit code 0 because in a plain `tap | target` nobody
-    else would tell.
+    A last line without a newline counts if it is complete JSON. If it is not, the tap was killed
+    while it wrote the line.
+
+    Args:
+        file: A file, opened as text or binary. It is read without its buffers: the thread may still
+            be reading when the process exits, and must not hold a lock of theirs.
+
+    Raises:
+        TruncatedInputError: If the input ends within a message.
+        InvalidDataError: If a line is longer than `MAX_LINE_BYTES`.
+        TargetError: If the file cannot be read.
     """
-
-    _decoder = msgspec.json.Decoder(float_hook=decimal.Decimal)
-    _lines = 0
-
-    @property
-    @override
-    def default_input(self) -> IO[bytes]:
-        return sys.stdin.buffer
-
-    @override
-    def process_lines(
-        self,
-        file_input: IO[bytes] | None,
-        callbacks: dict[str, Callable[[dict[str, Any]], None]],
-    ) -> Counter[str]:
-        # `--input FILE` opens the file as text.
-        binary: IO[bytes] | None = getattr(file_input, "buffer", file_input)
-        return super().process_lines(binary, callbacks)
-
-    @override
-    def deserialize_json(self, line: bytes) -> dict[str, Any]:
-        """Decode one line.
-
-        Raises:
-            InputError: If it is no JSON object, or was cut off.
-        """
-        self._lines += 1
+    binary = getattr(file, "buffer", file)
+    raw = getattr(binary, "raw", binary)
+    blocks: queue.Queue[bytes | OSError] = queue.Queue(MAX_BLOCKS)
+    threading.Thread(target=_read_blocks, args=(raw, blocks), daemon=True).start()
+    rest: list[bytes] = []
+    while block := blocks.get():
+        if isinstance(block, OSError):
+            message = f"The input cannot be read: {block.strerror or block}."
+            raise TargetError(message) from block
+        head, newline, tail = block.rpartition(b"\n")
+        if newline:
+            yield from filter(None, b"".join((*rest, head)).split(b"\n"))
+            rest = []
+        rest.append(tail)
+        if sum(map(len, rest)) > MAX_LINE_BYTES:
+            message = f"A line of the input is longer than {MAX_LINE_BYTES >> 20} MiB."
+            raise InvalidDataError(message)
+    if last := b"".join(rest).strip():
         try:
-            message = self._decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-            if not line.endswith(b"\n"):
-                sentence = (
-                    f"The input ends in the middle of a message (line {self._lines}): the tap was "
-                    "cut off. Everything up to the last STATE is loaded, and the next run goes on "
-                    "from there."
-                )
-            else:
-                sentence = f"Line {self._lines} of the input is not JSON ({error})."
-            raise InputError(sentence) from error
-        if not isinstance(message, dict):
-            sentence = f"Line {self._lines} of the input is JSON, but not an object."
-            raise InputError(sentence)
-        return message
+            msgspec.json.decode(last)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            message = (
+                "The input ends within a message: the tap was interrupted. Everything up to the "
+                "last STATE is committed, and the next run resumes from there."
+            )
+            raise TruncatedInputError(message) from error
+        yield last
+
+
+def _read_blocks(raw: IO[bytes], blocks: queue.Queue[bytes | OSError]) -> None:
+    try:
+        while block := raw.read(BLOCK_BYTES):
+            blocks.put(block)
+        blocks.put(b"")
+    except OSError as error:
+        blocks.put(error)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: finish the transaction in hand or drop the page, then go."""
+"""SIGTERM, SIGINT and SIGHUP: finish the transaction in progress or drop the page, then exit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from types import FrameType
 
 GRACE_SECONDS = 8.0
-"""Longest time that work under way may take after a signal. Docker kills after ten seconds."""
+"""Maximum time that work in progress may take after a signal. Docker kills after ten seconds."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Shutdown:
     """Decides when a signal may end the process.
 
-    Outside of `deferred` it ends at once: what is in memory is of no page that was acknowledged,
-    and the tap will send it again. Inside, the work is finished first, or cut off after `grace`
-    seconds; a transaction that is cut off is rolled back by PostgreSQL and was never reported.
-    Either way nothing is printed that is not committed. The exit code is 128 + signal: 143 or 130.
+    Outside of `deferred` it exits at once: what is in memory belongs to a page without a STATE, and
+    the tap sends it again. Inside, the work is finished first, or aborted after `grace` seconds; a
+    transaction that is aborted is rolled back by PostgreSQL and was not acknowledged. Either way no
+    STATE is printed that is not committed. The exit code is 128 + signal.
     """
 
     def __init__(
@@ -33,21 +35,27 @@ class Shutdown:
         """Start with no signal received.
 
         Args:
-            grace: Seconds that work under way may go on after a signal.
+            grace: Seconds that work in progress may take after a signal.
             exit_now: Ends the process without any clean-up.
         """
         self._grace = grace
         self._exit_now = exit_now
         self._signal: int | None = None
-        self._at_work = 0
+        self._depth = 0
+
+    def install(self) -> None:
+        """Handle the signals of this module; a signal that is ignored (nohup) stays ignored."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.handle)
 
     def handle(self, signum: int, _frame: FrameType | None = None) -> None:
-        """Take a signal; runs in the main thread between two byte codes, so it must not log.
+        """Handle a signal; runs in the main thread between two byte codes, so it must not log.
 
         Raises:
-            SystemExit: If nothing is under way.
+            SystemExit: If no work is in progress.
         """
-        if not self._at_work:
+        if not self._depth:
             raise SystemExit(128 + signum)
         if self._signal is None:
             self._signal = signum
@@ -55,31 +63,31 @@ class Shutdown:
             signal.setitimer(signal.ITIMER_REAL, self._grace)
 
     def _out_of_time(self, _signum: int, _frame: FrameType | None) -> None:
-        # The database hangs, or nobody reads our stdout: clean-up would hang there as well.
+        # The database or the reader of stdout hangs: clean-up would hang there as well.
         self._exit_now(128 + (self._signal or signal.SIGTERM))
 
-    def leave_if_asked(self) -> None:
-        """End here if a signal came: the caller is at a point where nothing is half done."""
+    def exit_if_requested(self) -> None:
+        """Exit if a signal was received: the caller is at a point where nothing is half done."""
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Hold signals off until the work inside is done; may be nested."""
-        self._at_work += 1
+        """Defer signals until the work inside is done; may be nested."""
+        self._depth += 1
         try:
             yield
         finally:
-            self._at_work -= 1
-        if not self._at_work:
-            self.leave_if_asked()
+            self._depth -= 1
+        if not self._depth:
+            self.exit_if_requested()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let signals through again, for a pause between two attempts inside `deferred`."""
-        self.leave_if_asked()
-        at_work, self._at_work = self._at_work, 0
+        """Allow signals again, for a pause between two attempts inside `deferred`."""
+        self.exit_if_requested()
+        depth, self._depth = self._depth, 0
         try:
             yield
         finally:
-            self._at_work = at_work
+            self._depth = depth

@@ -1,27 +1,32 @@
-"""The target: rows are committed, then the checkpoint, then the STATE goes on."""
+"""The target: line → buffer → COPY → checkpoint → STATE."""
 
 from __future__ import annotations
 
+import copy
+import decimal
 import logging
+import re
 import sys
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
 import click
+import msgspec
 import sqlalchemy.exc
 from singer_sdk.exceptions import ConfigValidationError
+from target_postgres.target import TargetPostgres
 
-from target_config import batchfiles, checkpoint, sql
-from target_config.database import Database
-from target_config.failures import SettingsError, secrets_of, without
-from target_config.reader import ExactReader
-from target_config.sdk_hooks import ConfigInput, HookedTarget
-from target_config.settings import config_jsonschema, schema_of
+from target_config import checkpoint
+from target_config.connector import Database, LoadLock
+from target_config.errors import InvalidDataError, SettingsError, find_secrets, redact
+from target_config.reader import read_lines
+from target_config.sdk_overrides import ConfigInput, PatchedTarget
 from target_config.shutdown import Shutdown
-from target_config.sinks import CheckpointSink
+from target_config.sink import CheckpointSink
+from target_config.tables import ensure_tables
 
 if TYPE_CHECKING:
-    from pathlib import Path, PurePath
+    from pathlib import PurePath
 
     from target_config.connector import CheckpointConnector
 
@@ -30,14 +35,48 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
+MAX_BUFFERED_BYTES = 8 * 1024 * 1024
+"""Rows are written at a STATE, and earlier if their lines are larger: a page takes about 3 MB."""
 
-class TargetPostgresCheckpoint(HookedTarget):
+DEFAULTS: dict[str, Any] = {
+    "default_target_schema": "public",
+    "use_copy": True,
+    # The tables have no _sdc columns, which activate_version needs.
+    "add_record_metadata": False,
+    "activate_version": False,
+    # The tap validates each page; validating each record again takes half of the target's time.
+    "validate_records": False,
+    # More than a page, so that a page is one batch, written at its STATE.
+    "batch_size_rows": 10_000,
+}
+
+# How Singer taps write a record: msgspec and json.dumps keep the order type, stream, record.
+_RECORD = re.compile(rb'\{\s*"type"\s*:\s*"RECORD"\s*,\s*"stream"\s*:\s*"([^"\\]+)"\s*,')
+
+_decoder = msgspec.json.Decoder(float_hook=decimal.Decimal)
+
+
+class _StateMessage(msgspec.Struct):
+    value: msgspec.Raw
+
+
+def _config_jsonschema() -> dict[str, Any]:
+    """Return the stock target's settings with our defaults; none is added or removed."""
+    stock: dict[str, Any] = {"properties": dict(TargetPostgres.config_jsonschema["properties"])}
+    TargetPostgres.append_builtin_config(stock)
+    # Copied last: the SDK's own settings are one object for all targets.
+    schema = copy.deepcopy(TargetPostgres.config_jsonschema | stock)
+    for name, value in DEFAULTS.items():
+        schema["properties"][name]["default"] = value
+    return schema
+
+
+class TargetPostgresCheckpoint(PatchedTarget):
     """Loads Singer streams into PostgreSQL, and commits before it checkpoints."""
 
     package_name = "datasync-target-config"
-    config_jsonschema: ClassVar[dict[str, Any]] = config_jsonschema()
+    config_jsonschema: ClassVar[dict[str, Any]] = _config_jsonschema()
     default_sink_class = CheckpointSink
-    message_reader_class = ExactReader
 
     def __init__(
         self,
@@ -45,18 +84,25 @@ class TargetPostgresCheckpoint(HookedTarget):
         parse_env_config: bool = False,  # noqa: FBT001, FBT002 - the stock signature
         validate_config: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
-        """Read the settings; connect nothing yet."""
+        """Read the settings; the first use of the database connects."""
         self.shutdown = Shutdown()
-        self._written_state: dict[str, Any] | None = None
-        self._prepared = False
-        self._cleaned: set[Path] = set()
         super().__init__(config, parse_env_config, validate_config)
-        # The stock target sets 1 and its parent sets 8 again: eight threads for a page of three
-        # sinks, and signals that cannot be held off.
+        # The stock target sets 1 and its parent sets 8 again: eight threads for three sinks.
         self.max_parallelism = 1
-        # Three lines of metrics a page, through Meltano's log; the stream `pages` tells more.
+        # Three lines of metrics per page; the stream `pages` has more detail.
         if self.metrics_logger.level >= logging.INFO:
             self.metrics_logger.setLevel(logging.WARNING)
+        if "batch_config" in self.config:
+            message = "The setting batch_config is not supported: remove it."
+            raise SettingsError(message)
+        self._lines: dict[str, list[bytes]] = {}
+        self._buffered_bytes = 0
+        self._last_state: str | None = None
+
+    @property
+    def schema_name(self) -> str:
+        """Schema of the tables; null and an empty name mean the default too."""
+        return str(self.config.get("default_target_schema") or DEFAULTS["default_target_schema"])
 
     @cached_property
     def database(self) -> Database:
@@ -70,50 +116,117 @@ class TargetPostgresCheckpoint(HookedTarget):
         if driver != "psycopg":
             message = "The setting sqlalchemy_url has to begin with postgresql+psycopg://."
             raise SettingsError(message)
-        self.listen_to_signals()
+        # The SSH tunnel of the stock connector sets handlers of its own.
+        self.set_up_signals()
         return Database(connector, self.shutdown)
 
-    def prepare(self) -> None:
-        """Reach the database and make its tables, once."""
-        if not self._prepared:
-            engine, schema = self.database.connector.engine, self._schema
-            self.database.run("the tables", lambda: sql.apply(engine, schema))
-            self._prepared = True
-
-    @property
-    def _schema(self) -> str:
-        return schema_of(self.config)
+    @cached_property
+    def lock(self) -> LoadLock:
+        """Held while tables are created and rows are loaded."""
+        return LoadLock(self.database, self.schema_name)
 
     @override
-    def on_state(self, state: dict[str, Any]) -> None:
-        """Commit before checkpoint: the one place, in this order.
+    def set_up_signals(self) -> None:
+        self.shutdown.install()
 
-        A signal waits until all three are done. A failure in one of them ends the run before the
-        next. A STATE that says nothing new is not written again; rows before it are.
+    def ensure_tables(self) -> None:
+        """Connect, acquire the load lock and create the tables that are missing."""
+        self.lock.hold()
+        schema = self.schema_name
+        self.database.run_transaction("the tables", lambda cursor: ensure_tables(cursor, schema))
+
+    def load(self, file: IO[Any] | None = None) -> None:
+        """Load all messages of a file, stdin by default: the whole way of a line.
+
+        Raises:
+            TargetError: If the load cannot continue; all that was acknowledged is committed.
         """
-        self.prepare()
+        self.ensure_tables()
+        # The most frequent case, a record of the same stream as before, takes one comparison.
+        prefix, lines = b"\n", []
+        for line in read_lines(file or sys.stdin):
+            if line.startswith(prefix):
+                lines.append(line)
+                self._buffered_bytes += len(line)
+            elif (record := _RECORD.match(line)) and (stream := record[1].decode()) in self._lines:
+                prefix, lines = record[0], self._lines[stream]
+                lines.append(line)
+                self._buffered_bytes += len(line)
+            else:
+                self._process(line)
+                prefix = b"\n"
+            if self._buffered_bytes > MAX_BUFFERED_BYTES:
+                self._write_rows()
+        self._write_rows()
+
+    def _process(self, line: bytes) -> None:
+        """Process any message but the records that `load` buffers itself."""
+        try:
+            message = _decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            text = f"A line of the input is not JSON: {error}."
+            raise InvalidDataError(text) from error
+        match message:
+            case {"type": "RECORD", "stream": str(stream), "record": dict()}:
+                if stream in self._lines:
+                    self._lines[stream].append(line)
+                    self._buffered_bytes += len(line)
+                else:
+                    self.process_record(message)
+            case {"type": "STATE", "value": _}:
+                self._commit(bytes(msgspec.json.decode(line, type=_StateMessage).value).decode())
+            case {"type": "SCHEMA", "stream": str(stream), "schema": {"properties": dict()}}:
+                # Rows before it have the columns of the schema before.
+                self._write_rows()
+                self.process_schema(message)
+                self._choose_path(stream)
+            case {"type": "ACTIVATE_VERSION", "stream": str(), "version": int()}:
+                self._write_rows()
+                self.process_activate_version(message)
+            case {"type": "BATCH"}:
+                text = (
+                    "BATCH messages are not supported, RECORD messages are as fast: "
+                    "remove the setting batch_config of the tap."
+                )
+                raise SettingsError(text)
+            case _:
+                text = "A line of the input is not a Singer message."
+                raise InvalidDataError(text)
+
+    def _choose_path(self, stream: str) -> None:
+        """Buffer the lines of a stream that nothing changes; the SDK processes the others."""
+        self._lines.pop(stream, None)
+        if self.sink_exists(stream) and cast("CheckpointSink", self.get_sink(stream)).takes_lines:
+            self._lines[stream] = []
+
+    def _commit(self, state: str) -> None:
+        """Commit before checkpoint, in this order and nowhere else.
+
+        Signals are deferred until all three steps are done. An error in one of them ends the load
+        before the next. A STATE that repeats the last one is not written again.
+        """
         with self.shutdown.deferred():
-            # 1. The rows that came before this STATE are committed, durably.
-            self.drain_all()
-            if state == self._written_state:
+            self.lock.hold()
+            # 1. The rows before this STATE are committed, durably.
+            self._write_rows()
+            if state == self._last_state:
                 return
             # 2. The checkpoint is committed.
-            engine, schema = self.database.connector.engine, self._schema
-            self.database.run("the checkpoint", lambda: checkpoint.save(engine, schema, state))
-            # 3. Only now does anybody hear of it.
-            checkpoint.hand_on(state)
-            self._written_state = state
+            self.database.run_transaction(
+                "the checkpoint", lambda cursor: checkpoint.save(cursor, self.schema_name, state)
+            )
+            # 3. The STATE is printed.
+            checkpoint.emit_state(state)
+            self._last_state = state
 
-    def clean_up_beside(self, batch_file: Path) -> None:
-        """Remove what a killed run left in the directory of this run's first batch file."""
-        if batch_file.parent not in self._cleaned:
-            self._cleaned.add(batch_file.parent)
-            if removed := batchfiles.remove_leftovers(batch_file):
-                self.logger.info("Removed %d batch files of an earlier run.", len(removed))
-
-    @override
-    def on_signal(self, signum: int) -> None:
-        self.shutdown.handle(signum)
+    def _write_rows(self) -> None:
+        """Commit all rows in memory."""
+        with self.shutdown.deferred():
+            for stream, lines in self._lines.items():
+                cast("CheckpointSink", self.get_sink(stream)).loader.write_lines(lines)
+                lines.clear()
+            self._buffered_bytes = 0
+            self.drain_all()
 
     @classmethod
     @override
@@ -126,10 +239,7 @@ class TargetPostgresCheckpoint(HookedTarget):
         file_input: IO[str] | None = None,
         apply_sql: bool = False,
     ) -> None:
-        """Run the command line: like the SDK's, but the database is reached first.
-
-        A wrong password is told at once, not when the tap has its first page.
-        """
+        """Run the command line: like the SDK's, but an error of the settings is one line."""
         if about:
             cls.print_about(about_format)
             return
@@ -138,14 +248,15 @@ class TargetPostgresCheckpoint(HookedTarget):
         try:
             target = cls(config=given.config, parse_env_config=given.parse_env)
         except ConfigValidationError as error:
-            message = f"A setting is wrong: {'; '.join(error.errors)}."
-            raise SettingsError(without(secrets_of(given.config), message)) from error
+            message = f"Invalid settings: {'; '.join(error.errors)}."
+            raise SettingsError(redact(find_secrets(given.config), message)) from error
         except AssertionError as error:
-            # The stock target's own checks of settings that need each other.
+            # The stock target's own checks of settings that depend on each other.
             raise SettingsError(str(error)) from error
-        target.prepare()
-        if not apply_sql:
-            target.listen(file_input)
+        if apply_sql:
+            target.ensure_tables()
+        else:
+            target.load(file_input)
 
     @classmethod
     @override
@@ -155,7 +266,7 @@ class TargetPostgresCheckpoint(HookedTarget):
             click.Option(
                 ["--apply-sql"],
                 is_flag=True,
-                help="Make or mend the tables, load nothing: the stock target needs it once.",
+                help="Create the tables and exit, for instance before a load by target-postgres.",
             ),
         )
         return command

@@ -1,0 +1,184 @@
+"""The tables: created from the SQL files, and compared with them at every start.
+
+The SQL files are the only definition of the tables. On a database that is up to date a start reads
+the catalog once, writes nothing and takes no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from psycopg import sql
+
+from target_config.errors import SettingsError
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
+    import psycopg
+
+# The files are written for these patterns: a statement starts at the beginning of a line, a column
+# takes one indented line.
+_TABLE = re.compile(r"^CREATE TABLE IF NOT EXISTS (\w+) \((.*?)^\);", re.MULTILINE | re.DOTALL)
+_COLUMN = re.compile(r"^    ([a-z_]+) +([A-Z]+)(.*?),?$", re.MULTILINE)
+_KEY = re.compile(r"^    PRIMARY KEY \((.*)\)", re.MULTILINE)
+_TYPE_NAMES = {"timestamptz": "timestamp with time zone"}
+
+_CATALOG = """
+    SELECT c.relname, c.relkind IN ('r', 'p'), a.attname,
+           format_type(a.atttypid, a.atttypmod), a.atthasdef, array_position(k.conkey, a.attnum)
+      FROM pg_class AS c
+      LEFT JOIN pg_attribute AS a
+        ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+      LEFT JOIN pg_constraint AS k ON k.conrelid = c.oid AND k.contype = 'p'
+     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+       AND c.relname = ANY(%s)
+"""
+
+# The version of the SQL files is kept as the comment of the trigger: both go with the table.
+_VERSION = """
+    SELECT obj_description(t.oid, 'pg_trigger')
+      FROM pg_trigger AS t
+      JOIN pg_class AS c ON c.oid = t.tgrelid
+     WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
+       AND (c.relname, t.tgname) = ('checkpoint', 'checkpoint_from_state')
+"""
+
+_MISSING_PRIVILEGE = """
+    SELECT CASE WHEN n.oid IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
+                THEN format('GRANT CREATE ON DATABASE %%I TO %%I', current_database(), current_user)
+                WHEN NOT has_schema_privilege(n.oid, 'CREATE, USAGE')
+                THEN format('GRANT CREATE, USAGE ON SCHEMA %%I TO %%I', n.nspname, current_user)
+           END
+      FROM (SELECT) AS one_row
+      LEFT JOIN pg_namespace AS n ON n.nspname = %s
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its type as PostgreSQL prints it, and whether it has a default."""
+
+    type: str
+    has_default: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of the SQL files: its columns by name, and the columns of its primary key."""
+
+    columns: dict[str, Column]
+    key: tuple[str, ...]
+
+
+def sql_files() -> list[Traversable]:
+    """Return the SQL files in the order of their names.
+
+    They are at target-config/sql; a wheel contains them inside the package.
+    """
+    packed = resources.files("target_config") / "sql"
+    folder: Traversable = packed if packed.is_dir() else Path(__file__).parents[2] / "sql"
+    found = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".sql")),
+        key=lambda file: file.name,
+    )
+    if not found:
+        message = f"No SQL files in {folder}: the installation is broken."
+        raise FileNotFoundError(message)
+    return found
+
+
+@cache
+def script() -> str:
+    """Return the text of all SQL files."""
+    return "\n".join(file.read_text(encoding="utf-8") for file in sql_files())
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """Return the tables that the SQL files define, by name."""
+    found = {}
+    for name, body in _TABLE.findall(script()):
+        columns, key = {}, tuple(re.findall(r"\w+", "".join(_KEY.findall(body))))
+        for column, kind, rest in _COLUMN.findall(body):
+            kind_name = kind.lower()
+            columns[column] = Column(_TYPE_NAMES.get(kind_name, kind_name), "DEFAULT" in rest)
+            if "PRIMARY KEY" in rest:
+                key = (column,)
+        found[name] = Table(columns, key)
+    return found
+
+
+def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
+    """Create what is missing, in the current transaction; nothing if all is up to date.
+
+    Raises:
+        SettingsError: If a table of the same name has other columns or another key, or if the role
+            may not create the tables.
+    """
+    present = _present_tables(cursor, schema)
+    for name, table in present.items():
+        if difference := _difference(tables()[name], table):
+            message = (
+                f"Table {schema}.{name} {difference}. It was not created by this version: "
+                "rename or drop it, then start again."
+            )
+            raise SettingsError(message)
+    version = hashlib.sha256(script().encode()).hexdigest()[:16]
+    cursor.execute(_VERSION, (schema,))
+    if len(present) == len(tables()) and cursor.fetchone() == (version,):
+        return
+    cursor.execute(_MISSING_PRIVILEGE, (schema,))
+    if (row := cursor.fetchone()) and row[0]:
+        message = (
+            f'The role may not create tables in schema "{schema}". Run as its owner: {row[0]};'
+        )
+        raise SettingsError(message)
+    identifier = sql.Identifier(schema)
+    cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(identifier))
+    cursor.execute(sql.SQL("SET LOCAL search_path TO {}").format(identifier))
+    cursor.execute(script())
+    comment = sql.SQL("COMMENT ON TRIGGER checkpoint_from_state ON checkpoint IS {}")
+    cursor.execute(comment.format(sql.Literal(version)))
+
+
+def _present_tables(cursor: psycopg.Cursor[Any], schema: str) -> dict[str, Table | None]:
+    """Read the tables of these names from the catalog; None for a view or another relation."""
+    found: dict[str, Table | None] = {}
+    keys: dict[str, dict[int, str]] = {}
+    cursor.execute(_CATALOG, (schema, list(tables())))
+    for name, is_table, column, kind, has_default, position in cursor.fetchall():
+        table = found.setdefault(name, Table({}, ()) if is_table else None)
+        if table and column:
+            table.columns[column] = Column(kind, has_default)
+            if position:
+                keys.setdefault(name, {})[position] = column
+    return {
+        name: table
+        and Table(table.columns, tuple(key for _, key in sorted(keys.get(name, {}).items())))
+        for name, table in found.items()
+    }
+
+
+def _difference(expected: Table, present: Table | None) -> str | None:
+    """Describe the first difference that prevents loading; further columns do not."""
+    if present is None:
+        return "is not a table"
+    for name, column in expected.columns.items():
+        found = present.columns.get(name)
+        if found is None:
+            return f"has no column {name}"
+        if found.type != column.type:
+            return f"has column {name} of type {found.type} instead of {column.type}"
+        if column.has_default and not found.has_default:
+            return f"has column {name} without a default"
+    if present.key != expected.key:
+        key = f"the primary key ({', '.join(present.key)})" if present.key else "no primary key"
+        return f"has {key} instead of ({', '.join(expected.key)})"
+    return None
