@@ -138,7 +138,7 @@ def test_secrets_are_read_from_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "No such file or directory"), (b"\n", "is empty"), (b"\xff", "it is not UTF-8 text")],
+    [(None, "No such file or directory"), (b"\n", "is empty"), (b"\xff", "not a text file")],
 )
 def test_a_secret_file_that_cannot_be_used_is_named(
     tmp_path: Path, content: bytes | None, message: str

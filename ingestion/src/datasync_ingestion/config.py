@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasync_monitor.database import DatabaseSettings
+from datasync_monitor.database import DatabaseSettings, read_secret
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
@@ -58,7 +58,6 @@ LARGEST_PAGE = 5000
 LARGEST_PORT = 65535
 DEFAULT_PORT = 5432
 DEFAULT_DATABASE = "events"
-_SECRET_FILE_BYTES = 65_536
 _CONTAINER_API = (
     "set API_KEY and API_BASE_URL in .env, or load sample events with "
     "`docker compose --profile sandbox up`"
@@ -151,22 +150,11 @@ def _refuse_other_names(names: set[str]) -> None:
 
 
 def _with_secret_files(source: Mapping[str, str]) -> dict[str, str]:
-    values = dict(source)
-    for name in SECRETS:
-        path = source.get(f"{name}_FILE")
-        if not path or source.get(name):
-            continue
-        try:
-            with Path(path).open(encoding="utf-8") as file:
-                values[name] = file.read(_SECRET_FILE_BYTES).rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            message = f"{name}_FILE: {path} cannot be read: {reason}."
-            raise ConfigError(message) from None
-        if not values[name].strip():
-            message = f"{name}_FILE: {path} is empty."
-            raise ConfigError(message)
-    return values
+    try:
+        secrets = {name: read_secret(source, name) for name in SECRETS}
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return {**source, **secrets}
 
 
 def plugin_settings(names: Iterable[str]) -> tuple[str, ...]:

@@ -162,7 +162,7 @@ class ProgressDisplay:
             return
         if self._live:
             self._live.update(progress, self.note)
-        elif line := self._lines.last(progress) if last else self._lines.next(progress):
+        elif line := formatting.log_line(progress) if last else self._lines.next(progress):
             info(line)
 
 
