@@ -179,7 +179,7 @@ def test_an_env_file_that_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_meltanos_names_are_refused_with_the_name_to_use() -> None:
-    with pytest.raises(ConfigError, match="TAP_DATASYNC_API_KEY is set, but .* uses API_KEY"):
+    with pytest.raises(ConfigError, match=r"TAP_DATASYNC_API_KEY is set, but .* uses API_KEY"):
         merge({"TAP_DATASYNC_API_KEY": "k"}, {})
     with pytest.raises(ConfigError, match="TARGET_POSTGRES_HOST"):
         merge({}, {"TARGET_POSTGRES_HOST": "h"})

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from datasync_ingestion import database
-from datasync_ingestion.database import PipelineRun
 from datasync_ingestion.errors import ConfigError
-from datasync_monitor.database import ReconnectingConnection
 from ingestion_helpers import load, settings_of
 
 if TYPE_CHECKING:
+    from datasync_ingestion.database import PipelineRun
+    from datasync_monitor.database import ReconnectingConnection
     from datasync_sandbox.testing import Cluster
 
 
@@ -81,9 +81,7 @@ def test_a_table_of_another_application_is_named(
         connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def test_our_own_tables_pass_the_check(
-    empty: Cluster, connection: ReconnectingConnection
-) -> None:
+def test_our_own_tables_pass_the_check(empty: Cluster, connection: ReconnectingConnection) -> None:
     settings = connection.settings
     connection.run(lambda conn: database.check_tables(conn, settings))
     empty.sql(load(5))

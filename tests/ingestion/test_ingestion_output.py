@@ -74,7 +74,10 @@ def test_missing_events_are_reported() -> None:
     ],
 )
 def test_the_query_hint_fits_the_place_and_is_quoted_without_the_password(
-    hints: Hints, host: str, embedded: bool, expected: str | None  # noqa: FBT001 - a case
+    hints: Hints,
+    host: str,
+    embedded: bool,  # noqa: FBT001 - a case of the table
+    expected: str | None,
 ) -> None:
     settings = DatabaseSettings(host, 5432, "my user", "hunter2", "sa'les")
     assert hints.query(settings, embedded=embedded) == expected

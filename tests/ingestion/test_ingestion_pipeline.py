@@ -10,7 +10,6 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from datasync_ingestion import meltano
 from datasync_ingestion.errors import BusyError
@@ -27,6 +26,7 @@ from ingestion_helpers import is_alive, wait_for
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import psutil
     from ingestion_helpers import Checkout
 
 
@@ -141,7 +141,9 @@ def test_processes_of_other_pipelines_are_left_alone(checkout: Checkout) -> None
     tap = [checkout.root / ".venv/bin/tap-datasync", "{}"]
     by_hand = {name: value for name, value in os.environ.items() if name != PIPELINE_VARIABLE}
     elsewhere = {**by_hand, PIPELINE_VARIABLE: f"{checkout.root}-2"}
-    others = [subprocess.Popen(tap, env=env, stdout=subprocess.PIPE) for env in (by_hand, elsewhere)]
+    others = [
+        subprocess.Popen(tap, env=env, stdout=subprocess.PIPE) for env in (by_hand, elsewhere)
+    ]
     try:
         for other in others:
             assert other.stdout is not None
@@ -168,7 +170,9 @@ def test_the_lock_is_exclusive_and_released_with_its_holder(tmp_path: Path) -> N
         assert holder.stdout is not None
         holder.stdout.readline()
         with (
-            pytest.raises(BusyError, match=rf"\(process {holder.pid}\): wait for it, or x\.") as error,
+            pytest.raises(
+                BusyError, match=rf"\(process {holder.pid}\): wait for it, or x\."
+            ) as error,
             exclusive_lock(path, ", or x"),
         ):
             pass

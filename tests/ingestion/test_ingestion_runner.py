@@ -170,10 +170,7 @@ def test_a_target_on_a_full_disk_costs_few_attempts() -> None:
         ([Checkpoint(NOON, scan_in_progress=True, events_seen=10)] * 2, [True, False]),
         # A scan that starts again progresses where it passes the end of the one before.
         (
-            [
-                Checkpoint(NOON, scan_in_progress=True, events_seen=seen)
-                for seen in (10, 5, 10, 11)
-            ],
+            [Checkpoint(NOON, scan_in_progress=True, events_seen=seen) for seen in (10, 5, 10, 11)],
             [True, False, False, True],
         ),
         # The count of a finished scan is not that of the next one.
@@ -233,9 +230,7 @@ def make_runner(
         "signals": SignalWatcher(),
         "ensure_sandbox": lambda: True,
     }
-    made = RunContext(
-        root=checkout.root, env=env, database=connection, **{**defaults, **context}
-    )
+    made = RunContext(root=checkout.root, env=env, database=connection, **{**defaults, **context})
     return LoadRunner(made, run, policy), made
 
 
@@ -271,9 +266,7 @@ def test_a_sandbox_at_another_address_ends_the_load(
     """The pipeline was started with the old address."""
     message = "The sandbox was restarted at another address: run this again."
     checkout.plan(failure(1, "The API does not answer."))
-    runner, context = make_runner(
-        checkout, connection, run, Policy(), ensure_sandbox=lambda: False
-    )
+    runner, context = make_runner(checkout, connection, run, Policy(), ensure_sandbox=lambda: False)
     with pytest.raises(IngestionError, match=message):
         runner.run()
     assert stored(empty) == [f"failed|{message}"]
@@ -287,9 +280,7 @@ def test_the_sandbox_is_checked_while_the_database_is_unreachable(
     """Also during an attempt, which ends when the sandbox is at another address."""
     checkout.plan({"tap": {"seconds": 60}})
     display = Display()
-    display.refresh = lambda: setattr(
-        display, "database_unreachable", bool(checkout.calls("run"))
-    )
+    display.refresh = lambda: setattr(display, "database_unreachable", bool(checkout.calls("run")))
     runner, _ = make_runner(
         checkout, connection, run, display=display, ensure_sandbox=lambda: False
     )
@@ -399,9 +390,7 @@ def test_a_closed_terminal_counts_as_its_signal(
     checkout.plan({"tap": {"seconds": 60}})
     log = io.StringIO()
     display = ClosingDisplay(log, lambda: setattr(signals, "received", signal.SIGHUP))
-    runner, _ = make_runner(
-        checkout, connection, run, display=display, log=log, signals=signals
-    )
+    runner, _ = make_runner(checkout, connection, run, display=display, log=log, signals=signals)
     with pytest.raises(Interrupted) as caught:
         runner.run()
     assert caught.value.exit_code == 129

@@ -99,7 +99,9 @@ def test_a_permanent_failure_ends_the_run_at_once_with_its_message(
     assert code == exit_code
     assert output.splitlines()[-2] == message
     assert output.count(message) == 1
-    assert "the next run resumes from the checkpoint. Full log: .run/log/" in output.splitlines()[-1]
+    assert (
+        "the next run resumes from the checkpoint. Full log: .run/log/" in output.splitlines()[-1]
+    )
     assert "finished" not in output
     assert len(ready.calls("run")) == 1
     assert pipeline_runs(empty, "outcome, message") == [f"failed|{message}"]

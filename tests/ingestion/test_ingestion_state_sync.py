@@ -129,5 +129,3 @@ def test_sample_events_and_real_events_are_never_mixed(
     assert not str(caught.value).count(", or")
     with pytest.raises(ConfigError, match=r", or remove it\.$"):
         check_source_change(last, current, "events at db", "remove it")
-
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasync_monitor.database import DatabaseSettings, read_secret
@@ -19,6 +18,7 @@ from datasync_ingestion.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 # The values of `.env.example`; a test compares them.
 PLACEHOLDER_KEY = "put-your-api-key-here"
@@ -200,7 +200,9 @@ def resolve(settings: Mapping[str, str], *, in_container: bool = False) -> RunCo
         raise ConfigError(message)
     notices = []
     if database is None and in_container:
-        message = "DB_HOST is not set, and the image has no database: set DB_HOST and the other DB_*."
+        message = (
+            "DB_HOST is not set, and the image has no database: set DB_HOST and the other DB_*."
+        )
         raise ConfigError(message)
     if database is None:
         notices = [

@@ -189,9 +189,7 @@ def last_source(connection: psycopg.Connection[Any]) -> str | None:
     loaded = "outcome = 'finished' OR events_after <> events_before"
     if has_table(connection, SCHEMA, "checkpoint"):
         loaded += " OR started_at < (SELECT updated_at FROM {schema}.checkpoint WHERE id = 1)"
-    query = (
-        f"SELECT source FROM {{schema}}.pipeline_runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
-    )
+    query = f"SELECT source FROM {{schema}}.pipeline_runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
     row = connection.execute(in_schema(SCHEMA, query)).fetchone()
     return row[0] if row else None
 

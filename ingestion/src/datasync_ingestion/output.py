@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import time
@@ -75,13 +74,26 @@ class Hints:
             return ".venv/bin/datasync-sandbox db psql"
         if not self.in_container:
             return shlex.join(
-                ["psql", "-h", database.host, "-p", str(database.port)]
-                + ["-U", database.user, "-d", database.name]
+                [
+                    "psql",
+                    *("-h", database.host),
+                    *("-p", str(database.port)),
+                    *("-U", database.user),
+                    *("-d", database.name),
+                ]
             )
         if database.host == _COMPOSE_DATABASE:
             return shlex.join(
-                ["docker", "compose", "exec", "postgres"]
-                + ["psql", "--username", database.user, database.name]
+                [
+                    "docker",
+                    "compose",
+                    "exec",
+                    "postgres",
+                    "psql",
+                    "--username",
+                    database.user,
+                    database.name,
+                ]
             )
         return None
 

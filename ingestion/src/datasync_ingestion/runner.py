@@ -331,9 +331,7 @@ class LoadRunner:
     def _read_checkpoint(self) -> Checkpoint | None:
         # An unreachable database is retried like any other failure.
         with suppress(DatabaseUnavailable):
-            return self._context.database.run(
-                read_checkpoint, attempts=database.CONNECT_ATTEMPTS
-            )
+            return self._context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
         return None
 
     def _report(self, message: str) -> None:
