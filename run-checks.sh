@@ -1,121 +1,67 @@
 #!/bin/sh
-# Looks at everything that can be looked at without running it, and at the built
-# package of the tap. No arguments: all checks. Otherwise the names of some:
+# Checks the code without running it, and the built package of the tap.
 #
-#   sh run-checks.sh                 all of them
+#   sh run-checks.sh                 all checks
 #   sh run-checks.sh format types    some of them
 #   sh run-checks.sh --list          their names
-#
-# Exit code 0 when all that ran are clean. What cannot run here (pip-audit without
-# its database of advisories) is skipped, and says so.
 set -u
 cd "$(dirname -- "$0")" || exit 1
 
-# Our own packages: directory and module.
-packages="tap-datasync:tap_datasync target-config:target_config ingestion:datasync_ingestion
-    sandbox:datasync_sandbox monitoring:datasync_monitor"
-
-shell_scripts() {
-    git ls-files --cached --others --exclude-standard -- '*.sh' .ci/run 2>/dev/null ||
-        find . -name '*.sh' -not -path './.*'
-}
-
-lint() { ruff check . ; }
-
-format() { ruff format --check . ; }
-
-types() {
-    for package in $packages bench:datasync_bench; do
-        mypy --package "${package#*:}" || return 1
-    done
-    mypy scripts/*.py plugins/*.py docs/*.py
-}
-
-dependencies() {
-    for package in $packages; do
-        (cd "${package%:*}" && deptry src) || return 1
-    done
-}
-
-meltano() {
-    mkdir -p .run
-    python scripts/meltano_schema.py >.run/meltano.schema.json
-    check-jsonschema --schemafile .run/meltano.schema.json meltano.yml
-}
-
-compose() {
-    check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
-}
-
-workflows() { check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml; }
-
-shell() {
-    # shellcheck disable=SC2046 # no name holds a space
-    shellcheck $(shell_scripts)
-}
-
-spelling() { codespell; }
-
-advisories() {
-    for lock in run tap target dashboard; do
-        # A hash for every line: nothing is resolved, nothing installed.
-        said=$(pip-audit --progress-spinner off --disable-pip --require-hashes \
-            --requirement "requirements/$lock.txt" 2>&1) && continue
-        case $said in
-        *ConnectionError* | *"Failed to connect"* | *Max\ retries* | *ServiceError* | *HTTPError*)
-            echo "the advisories of PyPI cannot be reached"
-            return 77
-            ;;
-        esac
-        printf '%s\n' "$said"
-        return 1
-    done
-}
-
-wheel() { sh scripts/check-wheel.sh; }
-
 all="lint format types dependencies meltano compose workflows shell spelling advisories wheel"
+modules="tap_datasync target_config datasync_ingestion datasync_sandbox datasync_monitor datasync_bench"
+packages="tap-datasync target-config ingestion sandbox monitoring"
 
-case ${1-} in
--h | --help)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
-    exit 0
-    ;;
---list)
-    printf '%s\n' "$all"
-    exit 0
-    ;;
-esac
-
-# shellcheck source=scripts/python.sh
-. scripts/python.sh
-"$python" scripts/setup.py --checks || exit 1
-PATH=$PWD/.venv-checks/bin:$PATH
-export PATH
-
-failed=
-# shellcheck disable=SC2086 # the names are words
-[ $# -gt 0 ] || set -- $all
-for check; do
-    case " $all " in
-    *" $check "*) ;;
+check() {
+    case $1 in
+    lint) ruff check . ;;
+    format) ruff format --check . ;;
+    types)
+        for module in $modules; do mypy --package "$module" || return; done
+        mypy scripts/*.py plugins/*.py docs/*.py
+        ;;
+    dependencies) for package in $packages; do (cd "$package" && deptry src) || return; done ;;
+    meltano)
+        python scripts/meltano_schema.py >.venvs/meltano.schema.json
+        check-jsonschema --schemafile .venvs/meltano.schema.json meltano.yml
+        ;;
+    compose) check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml ;;
+    workflows) check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml ;;
+    shell) git ls-files -z '*.sh' .ci/run plugins/bin/tap-datasync | xargs -0 shellcheck ;;
+    spelling) codespell ;;
+    # Every line has a hash: nothing is resolved, nothing installed.
+    advisories) pip-audit --progress-spinner=off --disable-pip --require-hashes -r requirements/lock.txt ;;
+    wheel) sh scripts/check-wheel.sh ;;
     *)
-        echo "There is no check '$check'; there are: $all" >&2
-        exit 2
+        echo "There is no such check; the checks are: $all"
+        return 1
         ;;
     esac
-    printf '%-14s' "$check"
-    if output=$("$check" 2>&1); then
+}
+
+if [ "${1-}" = --list ]; then
+    echo "$all"
+    exit
+fi
+sh scripts/install.sh --dev || exit
+PATH=$PWD/.venv-dev/bin:$PATH
+# shellcheck disable=SC2086 # the names are words
+[ $# -gt 0 ] || set -- $all
+failed=
+for name; do
+    printf '%-14s' "$name"
+    if output=$(check "$name" 2>&1); then
         echo "ok"
-    elif [ $? -eq 77 ]; then
-        echo "skipped: $output"
     else
-        echo "FAILED"
-        printf '%s\n' "$output" | sed 's/^/    /'
-        failed="$failed $check"
+        case $name:$output in
+        advisories:*Connect* | advisories:*Max\ retries*) echo "skipped: PyPI cannot be reached" ;;
+        *)
+            printf 'FAILED\n%s\n' "$output" | sed '2,$s/^/    /'
+            failed="$failed $name"
+            ;;
+        esac
     fi
 done
-if [ -n "$failed" ]; then
+[ -z "$failed" ] || {
     echo "Failed:$failed" >&2
     exit 1
-fi
+}

@@ -1,20 +1,21 @@
 #!/bin/sh
-# Loads the DataSync events into PostgreSQL. `sh run-ingestion.sh --help` says how.
+# Loads the DataSync events into PostgreSQL; `sh run-ingestion.sh --help` lists the options.
 set -eu
 cd "$(dirname -- "$0")"
 
 for option; do
     case $option in
     -h | --help)
-        cat ingestion/src/datasync_ingestion/help.txt
-        exit 0
+        exec cat ingestion/src/datasync_ingestion/help.txt
         ;;
     --docker)
         exec sh docker/run.sh "$@"
         ;;
+    --stop-sandbox)
+        [ ! -x .venv/bin/datasync-ingest ] || exec .venv/bin/datasync-ingest "$@"
+        echo "No sandbox runs here: nothing is installed."
+        exit 0
+        ;;
     esac
 done
-
-# shellcheck source=scripts/python.sh
-. scripts/python.sh
-exec "$python" scripts/setup.py -- .venv/bin/datasync-ingest "$@"
+exec sh scripts/install.sh -- .venv/bin/datasync-ingest "$@"

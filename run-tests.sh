@@ -1,12 +1,9 @@
 #!/bin/sh
-# Runs the tests; arguments go to pytest.
+# Runs the tests, in two processes; arguments go to pytest.
 #
-#   sh run-tests.sh                        the fast suite
-#   sh run-tests.sh tests/tap -k budget    some of it
-#   sh run-tests.sh -m slow                the long proofs
+#   sh run-tests.sh                             the fast suite
+#   sh run-tests.sh tests/tap -k rate_limit     some of it
+#   sh run-tests.sh -m slow                     the long tests
 set -eu
 cd "$(dirname -- "$0")"
-
-# shellcheck source=scripts/python.sh
-. scripts/python.sh
-exec "$python" scripts/setup.py --tests -- .venv-tests/bin/python -m pytest -m "not slow" "$@"
+exec sh scripts/install.sh --dev -- .venv-dev/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" "$@"

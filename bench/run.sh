@@ -3,8 +3,4 @@
 set -eu
 cd "$(dirname -- "$0")/.."
 
-# shellcheck source=scripts/python.sh
-. scripts/python.sh
-"$python" scripts/setup.py
-"$python" bench/install.py
-exec bench/.venvs/bench/bin/python bench/main.py "$@"
+exec sh scripts/install.sh --bench -- .venv-bench/bin/python bench/main.py "$@"

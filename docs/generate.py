@@ -3,8 +3,8 @@
 * `docs/settings.md` from `tap-datasync --about` and `target-postgres-checkpoint --about`,
 * `docs/tables.md` from the catalog of a database in which the loader's SQL was applied.
 
-    .venv-tests/bin/python docs/generate.py            write them
-    .venv-tests/bin/python docs/generate.py --check    fail when they are stale
+    .venv-dev/bin/python docs/generate.py            write them
+    .venv-dev/bin/python docs/generate.py --check    fail when they are stale
 
 A test does the latter.
 """

@@ -2,9 +2,9 @@
 
 Meltano takes the definition of a plugin that it knows by name from a lock
 file, or else asks its hub. This project asks no hub: the lock is made from
-`target-postgres --about`, of the version that `requirements/target.txt` names.
+`target-postgres --about`, of the version that `requirements/lock.txt` names.
 
-    .meltano/loaders/target-postgres/venv/bin/target-postgres --about --format=json |
+    .venv/bin/target-postgres --about --format=json |
         python3 plugins/lock.py > plugins/loaders/target-postgres--meltanolabs.lock
 """
 # ruff: noqa: INP001 - a script in a folder of Meltano's
@@ -70,7 +70,6 @@ def lock(about: dict[str, Any]) -> dict[str, Any]:
         "label": "Postgres",
         "docs": "https://github.com/MeltanoLabs/target-postgres",
         "repo": "https://github.com/MeltanoLabs/target-postgres",
-        "pip_url": f"meltanolabs-target-postgres=={about['version']}",
         "executable": "target-postgres",
         "description": "PostgreSQL database loader",
         "capabilities": about["capabilities"],

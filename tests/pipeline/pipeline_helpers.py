@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from datasync_sandbox.testing import Cluster, RunningApi
 
 ROOT = Path(__file__).resolve().parents[2]
-TAP = ROOT / ".meltano/extractors/tap-datasync/venv/bin/tap-datasync"
-TARGET = ROOT / ".meltano/loaders/target-postgres/venv/bin/target-postgres-checkpoint"
+TAP = ROOT / ".venv/bin/tap-datasync"
+TARGET = ROOT / ".venv/bin/target-postgres-checkpoint"
 MELTANO = ROOT / ".venv/bin/meltano"
 KEY = "a-key-that-nobody-may-see"
 STATE_ID = "dev:tap-datasync-to-target-postgres"

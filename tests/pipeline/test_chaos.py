@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# Both run in this checkout, where one load at a time may run.
+@pytest.mark.xdist_group("checkout")
 @pytest.mark.parametrize("lane", ["records", "bulk"])
 def test_a_load_under_fire_equals_the_feed(tmp_path: Path, lane: str) -> None:
     """Whatever is killed, the table holds the feed, row by row."""

@@ -6,7 +6,7 @@ import pytest
 from datasync_ingestion import sources
 from datasync_ingestion.errors import UsageError
 from datasync_ingestion.settings import Api, Plan
-from ship_helpers import ROOT
+from packaging_helpers import ROOT
 
 
 def test_events_of_the_compose_sandbox_count_as_made_up() -> None:

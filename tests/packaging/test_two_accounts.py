@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from datasync_sandbox.testing import ApiOptions, running_api, temporary_postgres
-from ship_helpers import ROOT, Project
+from packaging_helpers import ROOT, Project
 
 if TYPE_CHECKING:
     from pathlib import Path

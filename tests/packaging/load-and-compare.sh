@@ -8,9 +8,7 @@ cd "$(dirname -- "$0")/../.."
 : "${DB_HOST:?name the database: DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME}"
 events=20000
 
-# shellcheck source=scripts/python.sh
-. scripts/python.sh
-"$python" scripts/setup.py
+sh scripts/install.sh
 log=$(mktemp)
 .venv/bin/datasync-sandbox api --port 0 --events "$events" --limit 100 >"$log" &
 sandbox=$!

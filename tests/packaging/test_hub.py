@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from datasync_sandbox.testing import ApiOptions, running_api
-from ship_helpers import ROOT, Project
+from packaging_helpers import ROOT, Project
 from tap_datasync.config import SETTINGS
 
 FILE = ROOT / "hub" / "extractors" / "tap-datasync" / "datasync.yml"

