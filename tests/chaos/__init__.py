@@ -1,1 +1,1 @@
-"""A kill storm over the real pipeline; see :mod:`tests.storm.storm`."""
+"""A chaos test of the real pipeline, see :mod:`tests.chaos.chaos`."""

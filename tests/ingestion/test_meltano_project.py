@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from datasync_ingestion.errors import IngestionError
 from datasync_ingestion.config import NAMES, UNSUPPORTED_NAMES
+from datasync_ingestion.errors import IngestionError
 from datasync_ingestion.meltano import AttemptSummary, parse_line
 from datasync_ingestion.signals import SignalWatcher
 from datasync_ingestion.state_sync import MeltanoState
@@ -102,7 +102,7 @@ def test_without_settings_both_ends_are_the_running_sandbox(project: Path) -> No
         DB_HOST="127.0.0.1",
         DB_PORT="2",
         DB_USER="datasync",
-        DB_PASSWORD="pw",
+        DB_PASSWORD="pw",  # noqa: S106
         DB_NAME="events",
     )
     tap = config(project, "tap-datasync")
