@@ -7,23 +7,18 @@ The table `events` is not read: the checkpoint and one row per page are enough, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
-
-from datasync_monitor.database import has_table, in_schema
+from datasync_monitor.database import has_table, in_schema, read_rows, table_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     import psycopg
-    from psycopg import sql
 
 RECENT_PAGES = 240
 """Pages read for the throughput: more than five minutes' worth under the API's rate limit."""
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +163,7 @@ _TOTALS = f"""
 
 _PAGES = f"""
     SELECT sync_id, page, requested_at, received_at, events,
-           rate_limit_wait_seconds::float8 AS rate_limit_wait_seconds, rate_limit,
+           coalesce(rate_limit_wait_seconds, 0)::float8 AS rate_limit_wait_seconds, rate_limit,
            rate_limit_remaining, rate_limit_reset_seconds, cursor_expires_at, events_seen,
            events_expected, total_events, incremental_to
     FROM {{schema}}.pages WHERE {_OF_SCAN}
@@ -180,19 +175,6 @@ _RUN = """
     ORDER BY id DESC LIMIT 1
 """
 
-# An estimate: to count 3,000,000 rows would cost more than all the rest together. A partitioned
-# table holds no rows itself; its leaves do. For a plain table pg_partition_tree is empty.
-_EVENTS_IN_TABLE = """
-    SELECT sum(greatest(s.n_live_tup, c.reltuples::bigint, 0))::bigint
-    FROM (SELECT to_regclass(format('%%I.events', %s::text)) AS oid) AS root
-    CROSS JOIN LATERAL (
-        SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf
-        UNION SELECT root.oid
-    ) AS leaf
-    JOIN pg_class AS c ON c.oid = leaf.relid AND c.relkind = 'r'
-    LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
-"""
-
 
 def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -> Snapshot:
     """Read the tables, in a few milliseconds. Call it through `ReconnectingConnection.run`."""
@@ -201,18 +183,18 @@ def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -
     checkpoint = read_checkpoint(connection, schema)
     totals, pages, run = ScanTotals(), tuple[Page, ...](), None
     if has_table(connection, schema, "pages"):
-        totals = _rows(connection, ScanTotals, in_schema(schema, _TOTALS))[0]
-        pages = tuple(reversed(_rows(connection, Page, in_schema(schema, _PAGES))))
+        totals = read_rows(connection, ScanTotals, in_schema(schema, _TOTALS))[0]
+        pages = tuple(reversed(read_rows(connection, Page, in_schema(schema, _PAGES))))
     if has_table(connection, schema, "pipeline_runs"):
-        run = next(iter(_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
-    estimate = connection.execute(_EVENTS_IN_TABLE, (schema,)).fetchone()
+        run = next(iter(read_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
+    events = table_size(connection, schema, "events")
     return Snapshot(
         now=row[0],
         checkpoint=checkpoint,
         totals=totals,
         pages=pages,
         run=run,
-        events_in_table=estimate[0] if estimate else None,
+        events_in_table=events.rows if events else None,
     )
 
 
@@ -222,9 +204,4 @@ def read_checkpoint(
     """Read the checkpoint; None where nothing was ever loaded."""
     if not has_table(connection, schema, "checkpoint"):
         return None
-    return next(iter(_rows(connection, Checkpoint, in_schema(schema, _CHECKPOINT))), None)
-
-
-def _rows(connection: psycopg.Connection[Any], kind: type[Row], query: sql.Composed) -> list[Row]:
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query).fetchall()
+    return next(iter(read_rows(connection, Checkpoint, in_schema(schema, _CHECKPOINT))), None)
