@@ -15,7 +15,6 @@ from datasync_ingestion.state_sync import (
     reconcile,
     source_label,
 )
-from datasync_monitor.database import DatabaseSettings
 
 ROOT = Path(__file__).parents[2]
 REAL, OTHER = "https://a.test/api/v1", "https://b.test/api/v1"
@@ -92,7 +91,7 @@ def test_the_sandbox_of_the_containers_serves_sample_events() -> None:
     entrypoint = (ROOT / "docker" / "entrypoint.sh").read_text()
     found = re.search(r"API_BASE_URL=(\S+) API_KEY=(\S+)", entrypoint)
     assert found
-    config = RunConfig(Api(found[1], found[2]), DatabaseSettings())
+    config = RunConfig(Api(found[1], found[2]))
     assert source_label(config, "") == f"sandbox {found[1]}"
 
 

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.pipeline_helpers import KEY, Database, feed_ids, pipe
+from tests.pipeline.pipeline_helpers import KEY, ROOT, Database, feed_ids, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from datasync_sandbox.testing import ExpectedRow
 
-RECORDED = Path(os.environ.get("DATASYNC_RECORDINGS", "")) / "events-limit-10000.json"
+RECORDED = ROOT.parent / "shared" / "recorded" / "events-limit-10000.json"
 """A response of the real API: 5000 events. It is not part of the project."""
 QUERY = "SELECT id, session_id, user_id, type, name, properties, timestamp, session FROM events"
 FIELDS = ("session_id", "user_id", "type", "name", "properties", "timestamp", "session")
@@ -71,7 +70,7 @@ class _Recorded(BaseHTTPRequestHandler):
 def recorded() -> Iterator[Any]:
     """Serve the recorded page, and then an empty one."""
     if not RECORDED.is_file():
-        pytest.skip("DATASYNC_RECORDINGS names no directory with the recorded page")
+        pytest.skip("the recorded page is not available")
     handler = type("Handler", (_Recorded,), {"body": RECORDED.read_bytes()})
     server = HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
