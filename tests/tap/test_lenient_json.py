@@ -1,4 +1,4 @@
-"""Cutting JSON text: the members are those that a real parser finds."""
+"""Splitting JSON text: the members are those that a parser finds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tap_datasync.jsontext import JSONTextError, split_array, split_object
+from tap_datasync.lenient_json import JSONTextError, split_array, split_object
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 values = st.recursive(
@@ -31,21 +31,21 @@ def parse(text: str) -> object:
 
 
 @given(st.dictionaries(st.text(), values, max_size=6), styles)
-def test_an_object_is_cut_as_a_parser_reads_it(value, style):
+def test_object_is_split_as_a_parser_reads_it(value, style):
     """Each member's text decodes to the member."""
     members = split_object(json.dumps(value, **style))
     assert {name: parse(text) for name, text in members.items()} == value
 
 
 @given(st.lists(values, max_size=6), styles)
-def test_an_array_is_cut_as_a_parser_reads_it(value, style):
+def test_array_is_split_as_a_parser_reads_it(value, style):
     """Each item's text decodes to the item."""
     assert [parse(text) for text in split_array(json.dumps(value, **style))] == value
 
 
 @given(st.dictionaries(st.text(), values, min_size=1, max_size=4), styles, st.data())
-def test_a_text_that_is_cut_off_is_refused(value, style, data):
-    """No beginning of an object passes for an object."""
+def test_truncated_text_is_refused(value, style, data):
+    """At every character."""
     text = json.dumps(value, **style).rstrip()
     end = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(JSONTextError):
@@ -53,8 +53,8 @@ def test_a_text_that_is_cut_off_is_refused(value, style, data):
 
 
 @given(st.text() | st.text(alphabet='{}[]",:\\ \n10ax'))
-def test_no_text_ends_in_another_exception(text):
-    """Whatever the text is: members, or a JSONTextError."""
+def test_arbitrary_text_raises_no_other_exception(text):
+    """Members, or a JSONTextError."""
     with contextlib.suppress(JSONTextError):
         split_object(text)
     with contextlib.suppress(JSONTextError):
@@ -79,33 +79,39 @@ def test_no_text_ends_in_another_exception(text):
         '{"a":"b}',
     ],
 )
-def test_what_is_no_object_is_refused(text):
-    """Broken objects, by name; a key that cannot be decoded is one of them."""
+def test_invalid_object_is_refused(text):
+    """An undecodable key is one case."""
     with pytest.raises(JSONTextError):
         split_object(text)
 
 
 @pytest.mark.parametrize("text", ["[1,]", "[,]", "[,1]", "[1", "[[]", "]", "{}", "[1]]", '["]'])
-def test_what_is_no_array_is_refused(text):
-    """Broken arrays, by name."""
+def test_invalid_array_is_refused(text):
+    """Or an incomplete one."""
     with pytest.raises(JSONTextError):
         split_array(text)
 
 
-def test_what_json_forbids_is_kept_as_it_came():
-    """NaN, lone surrogates and raw control characters stay in the member's text."""
+def test_what_json_forbids_is_kept_unchanged():
+    """NaN, lone surrogates and raw control characters."""
     members = split_object('{"a": NaN, "b": "\\ud800", "c": "x\x00y", "d": -Infinity}')
     assert members == {"a": "NaN", "b": '"\\ud800"', "c": '"x\x00y"', "d": "-Infinity"}
 
 
-def test_a_hundred_thousand_brackets_do_not_recurse():
-    """Depth is no stack."""
+def test_deep_nesting_does_not_recurse():
+    """They are counted."""
     deep = "[" * 100_000 + "]" * 100_000
     assert split_object(f'{{"a":{deep},"b":1}}') == {"a": deep, "b": "1"}
 
 
-def test_a_long_string_costs_no_memory_per_character():
-    """A string of millions of characters is matched in strides."""
+def test_nesting_is_bounded():
+    """The open brackets take memory."""
+    with pytest.raises(JSONTextError):
+        split_array("[" * 2_000_000 + "]" * 2_000_000)
+
+
+def test_long_string_takes_no_memory_per_character():
+    """Of three million characters."""
     text = '["' + "a\\n" * 1_000_000 + '"]'
     tracemalloc.start()
     try:
