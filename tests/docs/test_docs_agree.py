@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from datasync_ingestion.settings import (
+from datasync_ingestion.config import (
     LARGEST_PAGE,
     MELTANO_NAMES,
     NAMES,

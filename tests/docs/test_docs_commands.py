@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from datasync_ingestion.pipeline import STATE_ID
+from datasync_ingestion.meltano import STATE_ID
 from docs_helpers import ROOT, commands, markdown
 
 BIN = Path(sys.executable).parent

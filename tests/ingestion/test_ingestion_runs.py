@@ -453,12 +453,6 @@ def test_other_options_are_the_sandboxs(ready: Checkout, empty: Cluster) -> None
     code, output = ready.run("--events=5", **own_database(empty))
     assert code == 2
     assert "--events=5 is not an option of run-ingestion.sh" in output
-    code, output = ready.run("--stop-sandbox", "--verbose")
-    assert code == 2
-    assert "--stop-sandbox cannot be combined with other options." in output
-    code, output = ready.run("--db-only")
-    assert code == 2
-    assert "--db-only is an option of .venv/bin/datasync-sandbox only." in output
 
 
 def test_verbose_prints_the_full_log(ready: Checkout) -> None:
@@ -513,10 +507,3 @@ def test_only_the_newest_logs_are_kept(ready: Checkout) -> None:
     names = sorted(path.name for path in directory.iterdir())
     assert len(names) == 51
     assert names[:2] == ["20250101T000000Z.txt", "20260101T000011Z.log"]
-
-
-def test_help_is_the_text_that_the_script_prints(ready: Checkout) -> None:
-    code, output = ready.run("--help")
-    assert code == 0
-    assert output.startswith("Usage: sh run-ingestion.sh [OPTION]...\n\nLoads the events")
-    assert ready.sandbox_calls() == []

@@ -61,8 +61,9 @@ def command(
         message = "--stop-sandbox cannot be combined with other options."
         raise click.UsageError(message)
     for option in sandbox_options:
-        if option.partition("=")[0] in _SANDBOX_ONLY:
-            message = f"{option} is an option of .venv/bin/datasync-sandbox only."
+        name = option.partition("=")[0]
+        if name in _SANDBOX_ONLY:
+            message = f"{name} is an option of .venv/bin/datasync-sandbox only."
             raise click.UsageError(message)
     # Imported here, after the signals are handled: it takes half a second.
     from datasync_ingestion.ingestion import Ingestion, Options  # noqa: PLC0415
