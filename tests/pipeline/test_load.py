@@ -170,6 +170,7 @@ def test_a_lost_state_costs_nothing_with_run_ingestion(database: Database, tmp_p
         before = api.stats()["requests"]
         (tmp_path / "again").mkdir()
         second = make_project(api, database, tmp_path / "again")
+        second.env["BATCH_SIZE"] = "100"
         assert second.bookmark() == {}
         for options, requests in (([], 1), (["--full-refresh"], 10)):
             done = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -71,7 +72,9 @@ def recorded() -> Iterator[Any]:
     """Serve the recorded page, and then an empty one."""
     if not RECORDED.is_file():
         pytest.skip("the recorded page is not available")
-    handler = type("Handler", (_Recorded,), {"body": RECORDED.read_bytes()})
+    # The feed is as long as the page.
+    body = re.sub(rb'"total": ?\d+', b'"total":5000', RECORDED.read_bytes())
+    handler = type("Handler", (_Recorded,), {"body": body})
     server = HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}/api/v1", key=KEY)
