@@ -25,8 +25,7 @@ from datasync_monitor.database import (
     read_secret,
     table_size,
 )
-from datasync_monitor.history import read_totals
-from datasync_monitor.snapshot import read_snapshot
+from datasync_monitor.snapshot import read_snapshot, read_totals
 from table_writer import partition_events, write_load
 
 if TYPE_CHECKING:

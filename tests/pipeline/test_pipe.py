@@ -122,7 +122,7 @@ def test_a_growing_feed_is_followed(database: Database, tmp_path: Path) -> None:
         assert second_pages < first_pages
         table = {ident for (ident,) in database.rows("SELECT id FROM events")}
         # Nothing that had arrived by the first request of the second load is missing.
-        arrived = int((second_start.timestamp() - api.model._started) * 50) - 1
+        arrived = int((second_start.timestamp() - api.model.started_at) * 50) - 1
         assert arrived > 0
         missing = [n for n in range(arrived) if api.model.feed.arrival(n).id not in table]
         assert not missing
