@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the session, and for each test a database of its own."""
+"""A real PostgreSQL for the session, and a database for each test."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 import pytest
 from datasync_sandbox.testing import temporary_postgres
 
-# Tests are imported by their path, as modules of no package: what they share has to be found.
+# Tests are imported by their path, so the directory of their helpers has to be named.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scribe import Scribe, apply_tables, database, writer
+from datasync_monitor.database import ReconnectingConnection
+from datasync_monitor.progress import read_progress
+from table_writer import TableWriter, connect, create_database, create_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from datasync_monitor.database import Settings
+    from datasync_monitor.database import DatabaseSettings
+    from datasync_monitor.progress import Progress
     from datasync_sandbox.testing import Cluster
 
 _numbers = itertools.count(1)
@@ -31,14 +34,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def settings(cluster: Cluster) -> Settings:
-    """Give the way to a database without any table."""
-    return database(cluster, f"monitoring_{next(_numbers)}")
+def settings(cluster: Cluster) -> DatabaseSettings:
+    """Name a database without tables."""
+    return create_database(cluster, f"monitoring_{next(_numbers)}")
 
 
 @pytest.fixture
-def scribe(settings: Settings) -> Iterator[Scribe]:
-    """Give a scribe over the project's own tables, all of them empty."""
-    with writer(settings) as connection:
-        apply_tables(connection)
-        yield Scribe(connection)
+def writer(settings: DatabaseSettings) -> Iterator[TableWriter]:
+    """Create the project's tables, all empty."""
+    with connect(settings) as connection:
+        create_tables(connection)
+        yield TableWriter(connection)
+
+
+@pytest.fixture
+def database(settings: DatabaseSettings) -> Iterator[ReconnectingConnection]:
+    with ReconnectingConnection(settings) as database:
+        yield database
+
+
+@pytest.fixture
+def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[..., Progress]:
+    """Return a function that reads the progress at the writer's time."""
+    return lambda **options: database.run(
+        lambda connection: read_progress(connection, clock=writer.clock, **options)
+    )

@@ -136,7 +136,7 @@ def test_a_growing_feed_is_followed(
         assert pages[1] < pages[0]
         table = {ident for (ident,) in database.rows("SELECT id FROM events")}
         # Up to the moment of the second run's first request, nothing is missing.
-        arrived = int((first_request.timestamp() - api.model._started) * 50) - 1
+        arrived = int((first_request.timestamp() - api.model.started_at) * 50) - 1
         assert arrived > 0
         missing = [n for n in range(arrived) if api.model.feed.arrival(n).id not in table]
         assert not missing

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tap_datasync.signals import SIGNALS
 
 # Tests are imported by their path, as modules of no package: what they share has to be found.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,9 +29,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(autouse=True)
-def _nothing_of_other_tests():
-    """Put back what a tap changes in its process: signals, logging, hooks."""
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
+def _isolated():
+    """Restore what a tap changes in its process: signals, logging, hooks."""
+    signals = (*SIGNALS, signal.SIGALRM)
     before = {number: signal.getsignal(number) for number in signals}
     root = logging.getLogger()
     level, handlers, hook = root.level, list(root.handlers), sys.excepthook

@@ -1,12 +1,13 @@
-"""What the tests of the tap share: events, pages, a clock, a scripted transport, a server."""
+"""Shared by the tests of the tap: events, pages, a clock, a scripted transport, servers."""
 
 from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -14,15 +15,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
-from tap_datasync.client import Exchange, PageClient, Reply
+from tap_datasync.client import PageClient, RawResponse
 from tap_datasync.events import EventRecord
-from tap_datasync.pages import Page
+from tap_datasync.parsing import FetchedPage
 from tap_datasync.timestamps import from_milliseconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from tap_datasync.budget import RateLimit
 
 KEY = "sesame-0f3a-key"
 NOON = datetime(2026, 1, 27, 12, tzinfo=timezone.utc)
@@ -33,9 +32,9 @@ QUIET = logging.getLogger("tests.quiet")
 
 
 def event(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """Return a documented event; a higher number is older, one second each.
+    """Return a documented event; each higher number is a second older.
 
-    A change to ``...`` takes the field away.
+    A change to ``...`` removes the field.
     """
     whole = {
         "id": f"id-{number:06}",
@@ -82,43 +81,43 @@ def last_page(*events: Any, **changes: Any) -> bytes:
     return body_of(*events, **whole)
 
 
-def record_at(name: str, moment: datetime | None) -> EventRecord:
-    """Return a row of which only the id and the time matter."""
+def record_at(name: str, timestamp: datetime | None) -> EventRecord:
+    """Return a record of which only the id and the timestamp matter."""
     raw = msgspec.Raw(b"{}")
-    return EventRecord(name, None, None, None, None, raw, moment, raw)
+    return EventRecord(name, None, None, None, None, raw, timestamp, raw)
 
 
-def decoded(
+def fetched(
     records: list[EventRecord],
     *,
     cursor: str | None = "next",
     has_more: bool | None = True,
     total: int = 1000,
+    at: datetime = NOON,
     **changes: Any,
-) -> Page:
-    """Return a decoded page."""
-    return Page(
-        **{
-            "records": records,
-            "rejections": [],
-            "returned": len(records),
-            "has_more": has_more,
-            "next_cursor": cursor,
-            "expires_in": 116,
-            "total": total,
-            "size": 100,
-        }
-        | changes
-    )
-
-
-def exchange_of(page: Page, at: datetime = NOON, budget: RateLimit | None = None) -> Exchange:
-    """Return a page as it came, after two seconds."""
-    return Exchange(page, at, at + timedelta(seconds=2), budget)
+) -> FetchedPage:
+    """Return a page that was requested at a time, and received two seconds later."""
+    fields: dict[str, Any] = {
+        "records": records,
+        "rejections": [],
+        "returned": len(records),
+        "has_more": has_more,
+        "next_cursor": cursor,
+        "expires_in": 116,
+        "total": total,
+        "unknown_fields": frozenset(),
+        "invalid_events": 0,
+        "corrupted": False,
+        "requested_at": at,
+        "received_at": at + timedelta(seconds=2),
+        "response_bytes": 100,
+        "rate_limit": None,
+    }
+    return FetchedPage(**fields | changes)
 
 
 class FakeClock:
-    """A clock that only moves when somebody sleeps or pushes it."""
+    """A clock that moves only when it sleeps or is moved."""
 
     def __init__(self, now: datetime = NOON) -> None:
         self.started = now
@@ -138,29 +137,29 @@ class FakeClock:
 
 
 class FakeTransport:
-    """Gives prepared replies, or raises prepared errors; the last one for ever."""
+    """Returns prepared responses or raises prepared errors; repeats the last one."""
 
-    def __init__(self, clock: FakeClock, *outcomes: Reply | Exception | bytes) -> None:
+    def __init__(self, clock: FakeClock, *outcomes: RawResponse | Exception | bytes) -> None:
         self.clock = clock
         self.outcomes = deque(outcomes)
-        self.asked: list[str | None] = []
+        self.cursors: list[str | None] = []
         self.by_cursor: dict[str | None, bytes] = {}
         self.latency = 0.0
 
-    def get(self, cursor: str | None, limit: int) -> Reply:
+    def get(self, cursor: str | None, limit: int) -> RawResponse:
         assert limit == 5000
-        self.asked.append(cursor)
+        self.cursors.append(cursor)
         self.clock.passed += self.latency
         if self.by_cursor:
-            return Reply(200, {}, self.by_cursor[cursor])
+            return RawResponse(200, {}, self.by_cursor[cursor])
         outcome = self.outcomes.popleft() if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        return Reply(200, {}, outcome) if isinstance(outcome, bytes) else outcome
+        return RawResponse(200, {}, outcome) if isinstance(outcome, bytes) else outcome
 
 
 def client_of(
-    *outcomes: Reply | Exception | bytes, logger: logging.Logger = QUIET
+    *outcomes: RawResponse | Exception | bytes, logger: logging.Logger = QUIET
 ) -> tuple[PageClient, FakeTransport, FakeClock]:
     """Return a client over prepared outcomes."""
     clock = FakeClock()
@@ -170,7 +169,7 @@ def client_of(
 
 
 def limits(limit: int, remaining: int, reset: int) -> dict[str, str]:
-    """Return the headers of the budget."""
+    """Return the headers of the rate limit."""
     return {
         "X-RateLimit-Limit": str(limit),
         "X-RateLimit-Remaining": str(remaining),
@@ -178,10 +177,37 @@ def limits(limit: int, remaining: int, reset: int) -> dict[str, str]:
     }
 
 
-class Server:
-    """A real HTTP server whose answers the test writes."""
+@contextmanager
+def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
+    """Serve over a bare socket; yields the API's address.
 
-    def __init__(self, answer: Callable[[BaseHTTPRequestHandler], None]) -> None:
+    Args:
+        respond: Receives each connection and the target of its request; closed afterwards.
+    """
+
+    def serve(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head and (part := connection.recv(65536)):
+                head += part
+            respond(connection, head.partition(b" ")[2].partition(b" ")[0].decode())
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                threading.Thread(target=serve, args=(connection,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+class Server:
+    """An HTTP server whose responses the test writes."""
+
+    def __init__(self, respond: Callable[[BaseHTTPRequestHandler], None]) -> None:
         self.requests: list[SimpleNamespace] = []
         outer = self
 
@@ -189,12 +215,12 @@ class Server:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                # A connection that is used again keeps its handler.
+                # A reused connection keeps its handler.
                 outer.requests.append(SimpleNamespace(path=self.path, headers=self.headers))
-                answer(self)
+                respond(self)
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
@@ -202,9 +228,9 @@ class Server:
 
 
 @contextmanager
-def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Server]:
+def serving(respond: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Server]:
     """Serve over real HTTP for the length of a block."""
-    server = Server(answer)
+    server = Server(respond)
     thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -221,7 +247,7 @@ def feeding(
 ) -> Iterator[Server]:
     """Serve pages by their cursor; any other cursor has expired."""
 
-    def answer(handler: BaseHTTPRequestHandler) -> None:
+    def respond(handler: BaseHTTPRequestHandler) -> None:
         cursor = parse_qs(urlsplit(handler.path).query).get("cursor", [None])[0]
         if handler.headers["X-API-Key"] != KEY:
             send(handler, b"{}", 401)
@@ -230,7 +256,7 @@ def feeding(
         else:
             send(handler, b'{"code":"CURSOR_EXPIRED"}', 400)
 
-    with serving(answer) as server:
+    with serving(respond) as server:
         yield server
 
 
@@ -241,7 +267,7 @@ def send(
     headers: dict[str, str] | None = None,
     length: int | None = None,
 ) -> None:
-    """Write one answer; a wrong length on purpose closes the connection after it."""
+    """Write one response; with an explicit length the connection is closed after it."""
     handler.send_response(status)
     for name, value in (headers or {}).items():
         handler.send_header(name, value)
@@ -251,12 +277,12 @@ def send(
     handler.close_connection = length is not None
 
 
-def moment(seconds: float) -> datetime:
-    """Return the instant so many seconds after NOON."""
+def seconds_after_noon(seconds: float) -> datetime:
+    """Return the time so many seconds after NOON."""
     return from_milliseconds(MILLIS + round(seconds * 1000))
 
 
 def lines_of(output: str) -> list[dict[str, Any]]:
-    """Return the messages of a tap's output; every line has to be complete."""
+    """Return the messages of a tap's output; every line must be complete."""
     assert not output or output.endswith("\n")
     return [json.loads(line) for line in output.split("\n")[:-1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from typing import Any
@@ -69,6 +70,10 @@ class Runner:
     ) -> Output:
         self._monkeypatch.setattr(EventsStream, "clock", FakeClock())
         with feeding(pages, headers) as server:
+            # The same feed, although it has another port now.
+            if state and "source" in state["bookmarks"]["events"]:
+                state = copy.deepcopy(state)
+                state["bookmarks"]["events"]["source"] = server.url
             tap = TapDataSync(
                 config={"api_url": server.url, "api_key": KEY} | (config or {}),
                 state=state,

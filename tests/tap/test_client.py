@@ -1,110 +1,111 @@
-"""Getting one page: within the limit, again after a failure, never for ever."""
+"""Fetching one page: within the rate limit, with bounded retries and waits."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
-from tap_datasync.budget import RateLimit
+from hypothesis import given
+from hypothesis import strategies as st
 from tap_datasync.client import (
     CLOCK_GRACE,
-    MAX_PAUSE,
-    MAX_TRIES,
-    MAX_WAIT,
-    CursorRefusedError,
+    MAX_ATTEMPTS,
+    MAX_RETRY_DELAY_SECONDS,
+    MAX_WAIT_SECONDS,
     PageClient,
-    Reply,
+    RawResponse,
+    SystemClock,
 )
-from tap_datasync.clock import SystemClock
-from tap_datasync.failures import (
+from tap_datasync.errors import (
     AccessDeniedError,
     ApiChangedError,
+    CursorExpiredError,
     RetriesExhaustedError,
+    TapDataSyncError,
     TransportError,
 )
-from tap_helpers import NOON, FakeClock, FakeTransport, body_of, client_of, event, limits
+from tap_datasync.parsing import MAX_CURSOR_CHARACTERS
+from tap_datasync.rate_limit import RateLimitHeaders
+from tap_helpers import NOON, QUIET, FakeClock, FakeTransport, body_of, client_of, event, limits
 
 GOOD = body_of(event())
-BROKEN = TransportError("connection", "the connection broke", counted=True)
+LOST = TransportError("connection", "the connection was lost", counted=True)
+LOGGER = logging.getLogger("tests.client")
 
 
-def refusal(status: int = 429, body: bytes = b"", **headers: str) -> Reply:
-    return Reply(status, {k.replace("_", "-"): v for k, v in headers.items()}, body)
+def response(status: int = 429, body: bytes = b"", **headers: str) -> RawResponse:
+    return RawResponse(status, {k.replace("_", "-"): v for k, v in headers.items()}, body)
 
 
-def test_a_good_page_comes_at_once():
-    """One request, no wait, and what the headers said."""
-    client, transport, clock = client_of(Reply(200, limits(10, 9, 60), GOOD))
+def test_valid_page_is_fetched_with_one_request():
+    """Without a wait, and with its metadata."""
+    client, transport, clock = client_of(RawResponse(200, limits(10, 9, 60), GOOD))
     transport.latency = 3.0
-    exchange = client.get_page("here")
-    assert transport.asked == ["here"]
+    page = client.fetch("here")
+    assert transport.cursors == ["here"]
     assert clock.sleeps == []
-    assert exchange.page.returned == 1
-    assert exchange.requested_at == NOON
-    assert exchange.received_at == NOON + timedelta(seconds=3)
-    assert exchange.budget == RateLimit(10, 9, 60)
-    assert (client.effort.retries, client.effort.waited) == (Counter(), 0.0)
+    assert page.returned == 1
+    assert page.requested_at == NOON
+    assert page.received_at == NOON + timedelta(seconds=3)
+    assert page.rate_limit == RateLimitHeaders(10, 9, 60)
+    assert client.stats.retries == Counter()
+    assert client.stats.rate_limit_wait_seconds == 0
 
 
 @pytest.mark.parametrize(
     ("failure", "cause"),
     [
-        (refusal(500), "500"),
-        (refusal(502, b"<html>"), "502"),
-        (refusal(503), "503"),
-        (refusal(504), "504"),
-        (BROKEN, "connection"),
-        (TransportError("timeout", "no reply", counted=True), "timeout"),
+        *((response(status), f"http_{status}") for status in (103, 204, 206, 409, 500, 501, 503)),
+        (response(502, b"<html>"), "http_502"),
+        (LOST, "connection"),
+        (TransportError("timeout", "no response", counted=True), "timeout"),
         (TransportError("connection", "refused", counted=False), "connection"),
-        (b"", "broken page"),
-        (b"null", "broken page"),
-        (b"<html>", "broken page"),
-        (GOOD[:-5], "broken page"),
-        (b'{"data":[]}', "broken page"),
+        *((body, "invalid_body") for body in (b"", b"null", b"<html>", GOOD[:-5], b'{"data":[]}')),
     ],
 )
-def test_what_may_pass_is_tried_again_with_growing_pauses(failure, cause):
-    """Three failures in a row, then the page; the same cursor each time."""
+def test_transient_failures_are_retried_with_growing_delays(failure, cause):
+    """Three failures, then the page; with the same cursor each time."""
     client, transport, clock = client_of(failure, failure, failure, GOOD)
-    assert client.get_page("here").page.returned == 1
-    assert transport.asked == ["here"] * 4
+    assert client.fetch("here").returned == 1
+    assert transport.cursors == ["here"] * 4
     assert clock.sleeps == sorted(clock.sleeps)
     assert len(clock.sleeps) == 3
-    assert client.effort.retries == {cause: 3}
-    assert client.effort.waited == 0
+    stats = client.take_stats()
+    assert (stats.retries, stats.rate_limit_wait_seconds) == ({cause: 3}, 0)
+    assert client.stats.retries == Counter()
 
 
-@pytest.mark.parametrize("failure", [refusal(503), BROKEN, b"null"])
-def test_tries_are_bounded(failure):
-    """A failure that stays ends the run with a sentence, in some two minutes."""
+@pytest.mark.parametrize("failure", [response(503), LOST, b"null"])
+def test_attempts_are_bounded(failure):
+    """A permanent failure ends the run in about ninety seconds."""
     client, transport, clock = client_of(failure)
-    with pytest.raises(RetriesExhaustedError, match=r"^Gave up after 8 tries: .*again later\.$"):
-        client.get_page(None)
-    assert len(transport.asked) == MAX_TRIES
-    assert max(clock.sleeps) <= MAX_PAUSE
+    with pytest.raises(RetriesExhaustedError, match=r"^Gave up after 8 attempts: .*again later\.$"):
+        client.fetch(None)
+    assert len(transport.cursors) == MAX_ATTEMPTS
+    assert max(clock.sleeps) <= MAX_RETRY_DELAY_SECONDS
     assert 60 <= clock.passed <= 180
 
 
-def test_every_failure_is_told_with_what_is_done_about_it(caplog):
-    """The log has one warning a try."""
-    logger = logging.getLogger("tests.client")
-    client, _, _ = client_of(refusal(503), GOOD, logger=logger)
+def test_every_failure_is_logged_with_the_action(caplog):
+    """One warning for each attempt."""
+    client, _, _ = client_of(response(503), GOOD, logger=LOGGER)
     with caplog.at_level(logging.INFO):
-        client.get_page(None)
+        client.fetch(None)
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "(HTTP 503): trying again in 1 s (try 2 of 8)" in record.getMessage()
+    assert "(HTTP 503): retrying in 1 s (attempt 2 of 8)" in record.getMessage()
 
 
-def test_waits_for_the_limit_do_not_eat_the_tries():
-    """Forty 429s and seven failures are still a page."""
-    limited = [refusal(Retry_After="1") for _ in range(40)]
-    client, transport, _ = client_of(*limited, *[BROKEN] * 7, GOOD)
-    assert client.get_page(None).page.returned == 1
-    assert len(transport.asked) == 48
-    assert client.effort.retries == {"429": 40, "connection": 7}
+def test_rate_limit_waits_do_not_use_up_attempts():
+    """Forty 429s and seven failures, then the page."""
+    limited = [response(Retry_After="1") for _ in range(40)]
+    client, transport, _ = client_of(*limited, *[LOST] * 7, GOOD)
+    assert client.fetch(None).returned == 1
+    assert len(transport.cursors) == 48
+    assert client.stats.retries == {"http_429": 40, "connection": 7}
 
 
 @pytest.mark.parametrize(
@@ -112,108 +113,148 @@ def test_waits_for_the_limit_do_not_eat_the_tries():
     [
         ({"Retry_After": "28"}, 28),
         ({"Retry_After": "Tue, 27 Jan 2026 12:00:30 GMT"}, 30),
+        (
+            {
+                "Retry_After": "Tue, 27 Jan 2026 07:00:30 GMT",
+                "Date": "Tue, 27 Jan 2026 07:00:00 GMT",
+            },
+            30,
+        ),
         ({"Retry_After": "28", **limits(10, 0, 28)}, 28),
         (limits(10, 0, 17), 17),
+        (limits(10, 0, 1_769_515_217), 17),
         ({}, 5),
         ({"Retry_After": "soon"}, 5),
     ],
 )
-def test_a_429_is_waited_out_exactly(headers, seconds):
-    """As seconds, as a date, by the reset, or blindly."""
-    client, _, clock = client_of(refusal(**headers), GOOD)
-    client.get_page(None)
+def test_429_is_waited_out_exactly(headers, seconds):
+    """By Retry-After, by the reset, or by a default."""
+    client, _, clock = client_of(response(**headers), GOOD)
+    client.fetch(None)
     assert clock.sleeps == [pytest.approx(seconds, abs=0.01)]
-    assert client.effort.waited == pytest.approx(seconds, abs=0.01)
+    assert client.stats.rate_limit_wait_seconds == pytest.approx(seconds, abs=0.01)
 
 
-@pytest.mark.parametrize("value", ["0", "1", "Tue, 27 Jan 2026 11:00:00 GMT", None])
-def test_429s_without_end_end(value):
-    """Neither an endless loop, nor a storm of requests."""
-    client, transport, clock = client_of(refusal(**({"Retry_After": value} if value else {})))
-    with pytest.raises(RetriesExhaustedError, match="429 for an hour"):
-        client.get_page(None)
-    assert MAX_WAIT <= clock.passed <= MAX_WAIT + 120
-    assert len(transport.asked) < 120
+def test_429s_in_a_row_are_bounded():
+    """For an hour; then a later run may try again."""
+    client, transport, clock = client_of(response(Retry_After="60"))
+    with pytest.raises(RetriesExhaustedError, match="hour"):
+        client.fetch(None)
+    assert MAX_WAIT_SECONDS <= clock.passed <= MAX_WAIT_SECONDS + 120
+    assert len(transport.cursors) < 120
 
 
+@pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("value", ["4000", "99999999999", "1" + "0" * 300])
-def test_a_wait_of_more_than_an_hour_is_not_slept(value):
-    """A run that sleeps for a day looks like one that hangs."""
-    for cursor, expires_at in ((None, None), ("here", None)):
-        client, _, clock = client_of(refusal(Retry_After=value), GOOD)
+def test_wait_of_more_than_an_hour_is_not_slept(value, status):
+    """The run ends, or a new scan is needed where a cursor would expire."""
+    for cursor in (None, "here"):
+        client, _, clock = client_of(response(status, Retry_After=value), GOOD)
         with pytest.raises(RetriesExhaustedError, match="more than an hour"):
-            client.get_page(cursor, expires_at)
+            client.fetch(cursor)
         assert clock.sleeps == []
-    client, _, clock = client_of(refusal(Retry_After=value), GOOD)
-    with pytest.raises(CursorRefusedError):
-        client.get_page("here", NOON + timedelta(seconds=100))
+    client, _, clock = client_of(response(status, Retry_After=value), GOOD)
+    with pytest.raises(CursorExpiredError):
+        client.fetch("here", expires_at=NOON + timedelta(seconds=100))
 
 
-def test_the_budget_is_waited_for_before_a_request_that_would_be_refused(caplog):
-    """And the wait is told."""
-    logger = logging.getLogger("tests.client")
-    client, _, clock = client_of(Reply(200, limits(1, 0, 60), GOOD), logger=logger)
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_retry_after_of_an_unavailable_service_is_respected(status, caplog):
+    """It counts as an attempt, unlike a 429."""
+    client, _, clock = client_of(response(status, Retry_After="20"), GOOD, logger=LOGGER)
+    client.fetch(None)
+    assert clock.sleeps == [pytest.approx(20)]
+    assert client.stats.rate_limit_wait_seconds == pytest.approx(20)
+    assert "retrying in 20 s" in caplog.text
+    client, _, clock = client_of(response(status, Retry_After="0"), GOOD)
+    client.fetch(None)
+    assert clock.sleeps == [1]
+
+
+def test_waits_for_the_rate_limit_before_the_request(caplog):
+    """And logs the wait."""
+    client, _, clock = client_of(RawResponse(200, limits(1, 0, 60), GOOD), logger=LOGGER)
     with caplog.at_level(logging.INFO):
-        client.get_page(None)
-        client.get_page("next")
+        client.fetch(None)
+        client.fetch("next")
     assert clock.sleeps == [pytest.approx(60, abs=0.2)]
-    assert client.effort.waited == clock.sleeps[0]
-    assert "Waiting 60 s for the API's limit" in caplog.text
+    assert client.stats.rate_limit_wait_seconds == clock.sleeps[0]
+    assert "Waiting 60 s for the rate limit" in caplog.text
 
 
-def test_no_request_is_spent_on_a_dead_cursor():
-    """By the clock, with a small grace."""
+def test_no_request_is_spent_on_an_expired_cursor():
+    """By the clock, with a small tolerance."""
     client, transport, clock = client_of(GOOD)
-    client.get_page("here", NOON)
+    client.fetch("here", expires_at=NOON)
     clock.passed += CLOCK_GRACE.total_seconds() + 0.1
-    with pytest.raises(CursorRefusedError):
-        client.get_page("here", NOON)
-    assert transport.asked == ["here"]
+    with pytest.raises(CursorExpiredError):
+        client.fetch("here", expires_at=NOON)
+    assert transport.cursors == ["here"]
 
 
-def test_no_request_is_spent_on_a_cursor_that_dies_while_the_limit_is_waited_for():
-    """A 429 that lasts longer than the cursor lives means a new walk, at once."""
-    client, transport, clock = client_of(refusal(Retry_After="300"), GOOD)
-    with pytest.raises(CursorRefusedError):
-        client.get_page("here", NOON + timedelta(seconds=100))
-    assert transport.asked == ["here"]
+@pytest.mark.parametrize("year", [1, 9999])
+def test_expiry_may_be_any_date(year):
+    """The saved state may hold any."""
+    client, _, _ = client_of(GOOD)
+    expires_at = datetime(year, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
+    if year == 1:
+        with pytest.raises(CursorExpiredError):
+            client.fetch("here", expires_at=expires_at)
+    else:
+        assert client.fetch("here", expires_at=expires_at).returned == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_no_wait_is_slept_for_a_cursor_that_expires_in_it(status):
+    """The new scan waits instead."""
+    client, transport, clock = client_of(response(status, Retry_After="300"), GOOD)
+    with pytest.raises(CursorExpiredError):
+        client.fetch("here", expires_at=NOON + timedelta(seconds=100))
+    assert transport.cursors == ["here"]
     assert clock.sleeps == []
-    # The new walk waits as long as was said.
-    client.get_page(None)
+    client.fetch(None)
     assert clock.sleeps == [pytest.approx(300, abs=0.01)]
 
 
-def test_a_cursor_that_dies_while_failures_are_waited_out_is_given_up():
-    """Retries stop with the cursor's life."""
-    client, transport, _ = client_of(refusal(503))
-    with pytest.raises(CursorRefusedError):
-        client.get_page("here", NOON + timedelta(seconds=10))
-    assert len(transport.asked) < MAX_TRIES
+def test_retries_end_when_the_cursor_expires():
+    """Before the attempts are used up."""
+    client, transport, _ = client_of(response(503))
+    with pytest.raises(CursorExpiredError):
+        client.fetch("here", expires_at=NOON + timedelta(seconds=10))
+    assert len(transport.cursors) < MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize("code", ["CURSOR_EXPIRED", "CURSOR_INVALID_FORMAT", "WHATEVER"])
-def test_a_cursor_that_is_refused_is_given_up_at_once(code):
-    """A 400 with a cursor begins a new walk."""
-    reply = refusal(400, b'{"code":"%s"}' % code.encode())
-    client, transport, clock = client_of(reply)
-    with pytest.raises(CursorRefusedError, match=code):
-        client.get_page("here")
-    assert (len(transport.asked), clock.sleeps) == (1, [])
+@pytest.mark.parametrize("code", ["CURSOR_EXPIRED", "CURSOR_INVALID_FORMAT", "ANYTHING"])
+def test_rejected_cursor_is_expired(code):
+    """Without a retry."""
+    client, transport, clock = client_of(response(400, b'{"code":"%s"}' % code.encode()))
+    with pytest.raises(CursorExpiredError, match=code):
+        client.fetch("here")
+    assert (len(transport.cursors), clock.sleeps) == (1, [])
+
+
+@pytest.mark.parametrize("cursor", ["a\ud800b", "c" * (MAX_CURSOR_CHARACTERS + 1)])
+def test_cursor_that_cannot_be_sent_is_expired(cursor):
+    """From an edited state."""
+    client, transport, _ = client_of(GOOD)
+    with pytest.raises(CursorExpiredError):
+        client.fetch(cursor)
+    assert transport.cursors == []
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(400, ApiChangedError), (401, AccessDeniedError), (404, ApiChangedError)]
 )
-def test_what_cannot_be_mended_stops_at_once(status, error):
-    """One request, one sentence."""
-    client, transport, _ = client_of(refusal(status))
+def test_permanent_failure_ends_the_run_at_once(status, error):
+    """With one request and one message."""
+    client, transport, _ = client_of(response(status))
     with pytest.raises(error, match=r"\.$"):
-        client.get_page(None)
-    assert len(transport.asked) == 1
+        client.fetch(None)
+    assert len(transport.cursors) == 1
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "is_named"),
     [
         (b'{"code":"BAD_KEY","message":"secret"}', True),
         (b'{"code":"two words"}', False),
@@ -226,31 +267,69 @@ def test_what_cannot_be_mended_stops_at_once(status, error):
         (b'{"code":"BAD_KEY"}' + b" " * 20_000, False),
     ],
 )
-def test_of_an_error_only_its_code_is_repeated(body, told):
-    """Other text of the API might hold anything."""
-    client, _, _ = client_of(refusal(401, body))
+def test_only_the_code_of_an_error_body_is_named(body, is_named):
+    """Other text may hold anything."""
+    client, _, _ = client_of(response(401, body))
     with pytest.raises(AccessDeniedError) as error:
-        client.get_page(None)
-    assert ("BAD_KEY" in str(error.value)) is told
+        client.fetch(None)
+    assert ("BAD_KEY" in str(error.value)) is is_named
     assert "secret" not in str(error.value)
 
 
-def test_the_systems_clock_is_the_systems():
-    """Aware, in UTC, and it sleeps; never for a negative time."""
+def test_error_page_of_a_gateway_uses_a_slot():
+    """It has no rate limit headers, and the API may have counted the request."""
+    clock = FakeClock()
+    transport = FakeTransport(clock, RawResponse(200, limits(2, 1, 60), GOOD), response(502), GOOD)
+    client = PageClient(transport, page_size=5000, clock=clock, logger=QUIET)
+    client.fetch(None)
+    client.fetch(None)
+    assert sum(clock.sleeps) == pytest.approx(60, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "warning"),
+    [
+        (body_of(event(), cursorExpiresIn="soon"), {}, "assuming 120 s"),
+        (GOOD, limits(10, 9, 10**400), "Ignoring X-RateLimit headers"),
+    ],
+)
+def test_unusable_values_are_ignored_with_one_warning(body, headers, warning, caplog):
+    """For the whole run."""
+    client, _, _ = client_of(RawResponse(200, headers, body), logger=LOGGER)
+    for _ in range(3):
+        assert client.fetch(None).returned == 1
+    assert caplog.text.count(warning) == 1
+
+
+header_names = st.sampled_from(
+    ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Retry-After", "Date"]
+)
+header_values = (
+    st.text(st.characters(max_codepoint=255), max_size=30)
+    | st.integers().map(str)
+    | st.sampled_from(["9" * 400, "1e400", "-0", "NaN", "10", "0", "1769515217"])
+)
+
+
+@given(
+    status=st.integers(100, 999),
+    headers=st.dictionaries(header_names, header_values),
+    body=st.binary(max_size=50) | st.just(GOOD),
+    cursor=st.none() | st.text(st.characters(codec=None, exclude_categories=()), max_size=5),
+)
+def test_arbitrary_responses_raise_no_unexpected_exception(status, headers, body, cursor):
+    """A page, an expired cursor, or an error of the tap; after bounded waits."""
+    client, transport, clock = client_of(RawResponse(status, headers, body), GOOD)
+    with contextlib.suppress(TapDataSyncError, CursorExpiredError):
+        assert client.fetch(cursor).returned == 1
+    assert len(transport.cursors) <= 2
+    assert clock.passed <= MAX_WAIT_SECONDS + MAX_RETRY_DELAY_SECONDS
+
+
+def test_system_clock_is_aware_and_monotonic():
+    """A negative sleep is none."""
     clock = SystemClock()
     before = clock.monotonic()
     clock.sleep(-5)
     assert clock.now().utcoffset() == timedelta(0)
     assert clock.monotonic() >= before
-
-
-def test_a_gateways_answer_leaves_the_budget_as_it_was():
-    """It says nothing of the limit, and may have been counted."""
-    clock = FakeClock()
-    transport = FakeTransport(clock, Reply(200, limits(2, 1, 60), GOOD), refusal(502), GOOD)
-    client = PageClient(
-        transport, page_size=5000, clock=clock, logger=logging.getLogger("tests.quiet")
-    )
-    client.get_page(None)
-    client.get_page(None)
-    assert client.effort.waited == pytest.approx(59, abs=0.3)

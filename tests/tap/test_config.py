@@ -1,4 +1,4 @@
-"""The settings: one sentence for every way to get them wrong."""
+"""The settings: one message for every way in which they are invalid."""
 
 from __future__ import annotations
 
@@ -55,22 +55,29 @@ def test_good_addresses(url):
         ({"api_key": ""}, "The setting 'api_key' is missing."),
         ({"api_key": None}, "The setting 'api_key' is missing."),
         ({"api_key": 5}, "The setting 'api_key' must be a string."),
-        ({"api_key": "a\nb"}, "The setting 'api_key' holds characters that no header can hold."),
+        ({"api_key": "a\nb"}, "The setting 'api_key' has characters that an HTTP header cannot hold."),
         (
             {"api_key": "schlüssel"},
-            "The setting 'api_key' holds characters that no header can hold.",
+            "The setting 'api_key' has characters that an HTTP header cannot hold.",
         ),
         ({"api_key": " key"}, "The setting 'api_key' begins or ends with a space."),
         ({"api_key": "key "}, "The setting 'api_key' begins or ends with a space."),
         ({"api_url": ...}, "The setting 'api_url' is missing."),
         ({"api_url": ["x"]}, "The setting 'api_url' must be a string."),
         ({"api_kye": "x"}, "There is no setting 'api_kye'. Did you mean 'api_key'?"),
+        (
+            {"batch_config": {"encoding": {"format": "jsonl"}}},
+            (
+                "The setting 'batch_config' is not supported: the tap emits RECORD messages "
+                "only. Remove it."
+            ),
+        ),
         ({"zzzzzz": "x"}, "There is no setting 'zzzzzz'."),
         ({"lookback": float("inf")}, "The setting 'lookback' must be a finite number."),
         ({"lookback": "nan"}, "The setting 'lookback' must be a finite number."),
     ],
 )
-def test_bad_settings_are_told_in_a_sentence(changes, expected):
+def test_an_invalid_setting_is_named(changes, expected):
     """By name, and with what was probably meant."""
     assert expected in errors_of(**changes)
 
@@ -80,20 +87,20 @@ def test_bad_settings_are_told_in_a_sentence(changes, expected):
     [
         ("example.com", "it has to begin with"),
         ("ftp://example.com", "it has to begin with"),
-        ("https://", "it names no host"),
-        ("https:///path", "it names no host"),
-        ("https://exam ple.com", "it names no host"),
-        ("https://example.com:0/", "it names no host"),
-        ("https://example..com/", "it names no host"),
-        (f"https://{'a' * 64}.com/", "it names no host"),
-        ("https://example.com:99999/", "it is no address"),
-        ("https://[::1", "it is no address"),
-        ("https://user:pass@example.com/", "nothing may stand before"),
-        ("https://example.com/?a=b", "nothing may stand before"),
-        ("https://example.com/#x", "nothing may stand before"),
+        ("https://", "it has no valid host"),
+        ("https:///path", "it has no valid host"),
+        ("https://exam ple.com", "it has no valid host"),
+        ("https://example.com:0/", "it has no valid host"),
+        ("https://example..com/", "it has no valid host"),
+        (f"https://{'a' * 64}.com/", "it has no valid host"),
+        ("https://example.com:99999/", "it is not a URL"),
+        ("https://[::1", "it is not a URL"),
+        ("https://user:pass@example.com/", "user, query and fragment"),
+        ("https://example.com/?a=b", "user, query and fragment"),
+        ("https://example.com/#x", "user, query and fragment"),
     ],
 )
-def test_bad_addresses_are_told_in_a_sentence(url, words):
+def test_an_invalid_address_is_refused_before_any_request(url, words):
     """Before any request is made."""
     (error,) = errors_of(api_url=url)
     assert error.startswith("The setting 'api_url' must look like https://example.com/api/v1: ")

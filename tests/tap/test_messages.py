@@ -9,14 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from tap_datasync.failures import IncompleteFeedError
+from tap_datasync.errors import IncompleteFeedError
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
 from tap_helpers import KEY, FakeClock, body_of, event, feeding, last_page, limits
 from tap_runs import PAGES, catalog_with
 
 
-def test_messages_come_in_the_order_that_the_loader_needs(run):
+def test_messages_come_in_the_order_that_a_target_needs(run):
     """SCHEMAs first; for each page its events, its rejections, its own record, its STATE."""
     outline = run().outline
     assert outline == [
@@ -47,8 +47,8 @@ def test_each_state_names_the_page_behind_its_records(run):
     assert [bookmark["events_seen"] for bookmark in output.bookmarks[:3]] == [5, 11, 12]
     last = output.bookmarks[-1]
     assert last == output.bookmarks[2]
-    assert last["complete_to"] == "2026-01-27T12:00:00.000000Z"
-    assert (last["walk"], last["loaded"], last["cursor_expires_at"]) == (None, [], None)
+    assert last["high_watermark"] == "2026-01-27T12:00:00.000000Z"
+    assert (last["scan_newest_at"], last["loaded_ranges"], last["cursor_expires_at"]) == (None, [], None)
     assert set(last) == set(output.bookmarks[0])
     for message in output.of("STATE"):
         assert set(message["value"]["bookmarks"]) <= {"events", "pages", "rejected_events"}
@@ -79,10 +79,10 @@ def test_records_are_what_the_schema_says(run):
 def test_rejected_events_hold_the_event_as_it_came(run):
     """With the reasons, the run and the page."""
     first, second = run().rows("rejected_events")
-    assert (first["event_id"], first["reasons"]) == ("id-000009", ["type: is not a string"])
-    assert json.loads(first["raw"]) == event(9, type=5)
-    assert (second["event_id"], second["reasons"]) == (None, ["id: missing"])
-    assert first["run_id"] == second["run_id"]
+    assert (first["event_id"], first["errors"]) == ("id-000009", ["type: not a string"])
+    assert json.loads(first["raw_event"]) == event(9, type=5)
+    assert (second["event_id"], second["errors"]) == (None, ["id: missing"])
+    assert first["sync_id"] == second["sync_id"]
     assert first["page"] == 2
     assert len(first["rejection_id"]) == 64
 
@@ -91,73 +91,71 @@ def test_each_page_is_told_as_a_record(run):
     """What came, what was done with it, what was left of the limit."""
     first, second, third = run(headers=limits(10, 4, 33)).rows("pages")
     assert first == {
-        "run_id": second["run_id"],
+        "sync_id": second["sync_id"],
         "page": 1,
         "requested_at": "2026-01-27T12:00:00.000000Z",
         "received_at": "2026-01-27T12:00:00.000000Z",
-        "bytes": len(PAGES[None]),
+        "response_bytes": len(PAGES[None]),
         "events": 5,
         "emitted": 5,
         "skipped": 0,
         "rejected": 0,
         "retries": {},
-        "waited": 0.0,
-        "budget_limit": 10,
-        "budget_remaining": 4,
-        "budget_reset": 33,
+        "rate_limit_wait_seconds": 0.0,
+        "rate_limit": 10,
+        "rate_limit_remaining": 4,
+        "rate_limit_reset_seconds": 33,
         "cursor_expires_at": "2026-01-27T12:01:56.000000Z",
-        "oldest": "2026-01-27T11:59:56.000000Z",
-        "newest": "2026-01-27T12:00:00.000000Z",
+        "oldest_event_at": "2026-01-27T11:59:56.000000Z",
+        "newest_event_at": "2026-01-27T12:00:00.000000Z",
         "events_seen": 5,
+        "events_expected": 12,
         "total_events": 12,
+        "incremental_to": None,
     }
     assert (second["emitted"], second["rejected"], second["events"]) == (5, 2, 6)
     assert third["cursor_expires_at"] is None
 
 
-def test_a_second_run_gets_what_is_new_and_says_so_in_its_state(run):
+def test_a_second_run_emits_what_is_new_and_the_lookback(run):
     """The state of a run is the start of the next."""
-    state = run().of("STATE")[-1]["value"]
+    whole = {None: last_page(*map(event, range(5, 30)))}
+    state = run(whole).of("STATE")[-1]["value"]
     again = run(
-        {None: body_of(*map(event, range(5)), total=12)}, state=state, config={"lookback": 1}
+        {None: body_of(*map(event, range(2, 30)), total=28)}, state=state, config={"lookback": 3}
     )
-    assert [row["id"] for row in again.rows()] == ["id-000000", "id-000001"]
-    assert again.bookmarks[-1]["complete_to"] == state["bookmarks"]["events"]["complete_to"]
+    assert [row["id"] for row in again.rows()] == [f"id-{n:06}" for n in range(2, 9)]
+    assert again.bookmarks[-1]["high_watermark"] == "2026-01-27T11:59:58.000000Z"
 
 
 def test_a_page_that_emits_nothing_still_moves_the_state(run):
-    """Otherwise a walk through what is loaded could never be resumed."""
-    bookmark = {
-        "version": 1,
-        "loaded": [
-            {"newest": "2026-01-27T13:00:00Z", "oldest": "2026-01-27T11:59:54.500000Z"},
-        ],
+    """Otherwise a scan through what is loaded could never be resumed."""
+    pages = {
+        None: body_of(*map(event, range(20)), nextCursor="a", total=60),
+        "a": body_of(*map(event, range(20, 40)), nextCursor="b", total=60),
+        "b": body_of(*map(event, range(40, 60)), nextCursor=None, hasMore=False, total=60),
     }
-    output = run(state={"bookmarks": {"events": bookmark}}, config={"lookback": 60})
-    assert output.outline[1:] == [
-        "SCHEMA events",
-        "SCHEMA pages",
-        "SCHEMA rejected_events",
-        "RECORD pages",
-        "STATE",
-        *output.outline[6:],
-    ]
+    loaded = {
+        "newest_at": "2026-01-27T12:00:00Z",
+        "newest_id": "id-000000",
+        "oldest_at": "2026-01-27T11:00:00Z",
+    }
+    bookmark = {"version": 2, "loaded_ranges": [loaded]}
+    output = run(pages, state={"bookmarks": {"events": bookmark}}, config={"lookback": 0})
     assert output.outline[0] == "STATE"
-    assert output.rows("pages")[0]["skipped"] == 5
-    assert [b["cursor"] for b in output.bookmarks[1:4]] == ["c5", "c11", None]
+    assert [page["skipped"] for page in output.rows("pages")] == [8, 10, 10]
+    assert [b["cursor"] for b in output.bookmarks[1:4]] == ["a", "b", None]
 
 
 def test_a_run_that_fails_has_saved_every_page_before(run):
     """The state that was written last resumes it."""
-    pages = PAGES | {"c11": body_of(event(11), nextCursor=None, hasMore=False, total=99)}
-    pages |= {"c5": PAGES["c5"].replace(b'"total": 12', b'"total": 99')}
-    pages |= {None: PAGES[None].replace(b'"total": 12', b'"total": 99')}
+    pages = PAGES | {"c5": body_of(*map(event, range(5, 9)), nextCursor=None, total=12)}
     output = run(pages, error=IncompleteFeedError)
-    assert output.bookmarks[-1]["cursor"] == "c11"
-    # The page's events are good: they are sent, with a state that asks for it again.
-    assert output.rows()[-1]["id"] == "id-000011"
+    assert output.bookmarks[-1]["cursor"] == "c5"
+    # The events of the page are emitted, with a state that fetches it again.
+    assert output.rows()[-1]["id"] == "id-000008"
     resumed = run(state=output.of("STATE")[-1]["value"])
-    assert [row["id"] for row in resumed.rows()] == ["id-000011"]
+    assert [row["id"] for row in resumed.rows()] == [f"id-{n:06}" for n in (5, 6, 7, 8, 9, 11)]
     assert resumed.bookmarks[-1]["cursor"] is None
 
 
@@ -166,8 +164,8 @@ def test_the_summary_of_a_failed_run_does_not_say_finished(run, caplog):
     pages = {None: body_of(event(0), nextCursor=None, hasMore=False, total=9)}
     with caplog.at_level(logging.INFO):
         run(pages, error=IncompleteFeedError)
-    assert "Walk not finished: 1 pages" in caplog.text
-    assert "Walk finished" not in caplog.text
+    assert "Scan not finished: 1 pages" in caplog.text
+    assert "Scan finished" not in caplog.text
 
 
 def test_full_table_reads_everything_again(run):

@@ -1,4 +1,4 @@
-"""The key is in no log line, whoever writes it and however it is formatted."""
+"""Log records have no secrets and no control characters, in any format."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import logging
 
 import pytest
 from singer_sdk.logging import ConsoleFormatter, StructuredFormatter
-from tap_datasync.redaction import MASK, RedactingFilter, install
+from tap_datasync.redaction import MASK, MAX_MESSAGE_CHARACTERS, RedactingFilter, install
 from tap_helpers import KEY
 
 
 class Log:
-    """A logger with handlers of its own and what they wrote."""
+    """A logger with its own handlers, and their output."""
 
     def __init__(self, *formatters: logging.Formatter) -> None:
-        self.logger = logging.Logger("tests.redaction")  # noqa: LOG001 - it has no parents
+        self.logger = logging.Logger("tests.redaction")  # noqa: LOG001 - without parents
         self.streams = [io.StringIO() for _ in formatters]
         for stream, formatter in zip(self.streams, formatters, strict=True):
             handler = logging.StreamHandler(stream)
@@ -46,7 +46,7 @@ def fail(message: str) -> None:
 
 
 def test_the_key_is_not_in_messages_or_arguments(log):
-    """Nor in what arguments are turned into."""
+    """Nor in the text of arguments."""
     log.logger.error("the key is " + KEY)  # noqa: G003 - on purpose
     log.logger.error("the key is %s", KEY)
     log.logger.error("of %(a)s", {"a": {"api_key": KEY}})
@@ -55,7 +55,7 @@ def test_the_key_is_not_in_messages_or_arguments(log):
 
 
 def test_the_key_is_not_in_exceptions(log):
-    """Nor in their causes; the message stays."""
+    """Nor in their causes; the message is kept."""
     try:
         try:
             fail(f"bad header {KEY!r}")
@@ -67,11 +67,11 @@ def test_the_key_is_not_in_exceptions(log):
     assert "it failed" in log.written
 
 
-def test_the_key_is_not_in_an_exception_that_somebody_formatted_before():
-    """A handler without the filter leaves its text in the record."""
+def test_the_key_is_not_in_an_exception_that_was_formatted_before():
+    """By a handler without the filter."""
     log = Log(ConsoleFormatter())
-    careless = logging.StreamHandler(io.StringIO())
-    log.logger.handlers.insert(0, careless)
+    unfiltered = logging.StreamHandler(io.StringIO())
+    log.logger.handlers.insert(0, unfiltered)
     try:
         fail(KEY)
     except ValueError:
@@ -80,8 +80,8 @@ def test_the_key_is_not_in_an_exception_that_somebody_formatted_before():
     assert MASK in log.written
 
 
-def test_everything_else_is_left_alone(log):
-    """A harmless record keeps its arguments and its exception."""
+def test_other_records_are_unchanged(log):
+    """Arguments and exception are kept."""
     try:
         fail("harmless")
     except ValueError:
@@ -91,8 +91,8 @@ def test_everything_else_is_left_alone(log):
     assert "Traceback" in log.written or '"traceback"' in log.written
 
 
-def test_structured_lines_stay_json():
-    """Also where something was taken out."""
+def test_structured_records_are_valid_json():
+    """Also after a redaction."""
     log = Log(StructuredFormatter())
     try:
         fail(KEY)
@@ -101,11 +101,49 @@ def test_structured_lines_stay_json():
     assert json.loads(log.written)["message"] == f"with {MASK}"
 
 
-def test_the_filter_is_put_on_every_handler_of_the_root_logger(monkeypatch):
-    """So that loggers of libraries are covered too."""
+def test_filter_is_installed_on_every_root_handler(monkeypatch):
+    """It covers loggers of libraries too."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     install(KEY)
     logging.getLogger("urllib3.connectionpool").error("GET /?key=%s", KEY)
     assert stream.getvalue() == f"GET /?key={MASK}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a\nERROR forged", "a\\nERROR forged"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("\u202eright to left", "\\u202eright to left"),
+        ("\ud800", "\\ud800"),
+        ("\x00\r\t", "\\x00\\r\\t"),
+        ("événement 日本 \U0001f600", "événement 日本 \U0001f600"),
+    ],
+)
+def test_control_characters_are_escaped(text, written):
+    """A name in the API's response cannot forge a line or control the terminal."""
+    log = Log(logging.Formatter("%(message)s"))
+    log.logger.warning("Undocumented field %s", text)
+    assert log.written == f"Undocumented field {written}\n"
+
+
+def test_control_characters_in_exceptions_are_escaped():
+    """Except for the line breaks of the traceback."""
+    log = Log(ConsoleFormatter())
+    try:
+        fail("a\x1b[31mb")
+    except ValueError:
+        log.logger.exception("it failed")
+    assert "\x1b[31mb" not in log.written
+    assert "a\\x1b[31mb" in log.written
+    assert log.written.count("\n") > 2
+
+
+def test_long_messages_are_truncated():
+    """One text of a megabyte is no message."""
+    log = Log(logging.Formatter("%(message)s"))
+    log.logger.warning("x" * 10**6)
+    assert len(log.written) < MAX_MESSAGE_CHARACTERS + 50
+    assert log.written.endswith("... (1000000 characters)\n")

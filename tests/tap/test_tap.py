@@ -32,7 +32,7 @@ class Ended:
         self.code, self.out, self.log = code, out, log
 
     @property
-    def sentence(self) -> str:
+    def message(self) -> str:
         """The last line of the log, without time, level and name."""
         return self.log.rstrip().splitlines()[-1].split(" | ")[-1]
 
@@ -62,7 +62,7 @@ def tap(monkeypatch, capfd, tmp_path):
         monkeypatch.setattr(sys, "argv", ["tap-datasync", *arguments])
         logging.getLogger().handlers.clear()
         with pytest.raises(SystemExit) as ended:
-            tap_module.main()
+            tap_module.run()
         sys.stdout.flush()
         written = capfd.readouterr()
         result = Ended(int(ended.value.code or 0), written.out, written.err)
@@ -102,7 +102,7 @@ def test_the_catalog_has_three_streams_with_their_keys():
     streams = {s["tap_stream_id"]: s for s in json.loads(SNAPSHOT.read_text())["streams"]}
     assert {name: s["key_properties"] for name, s in streams.items()} == {
         "events": ["id"],
-        "pages": ["run_id", "page"],
+        "pages": ["sync_id", "page"],
         "rejected_events": ["rejection_id"],
     }
     assert streams["events"]["replication_method"] == "INCREMENTAL"
@@ -123,7 +123,8 @@ def test_about_tells_every_setting(tap):
     assert settings["api_key"]["secret"] is True
     assert settings["page_size"]["default"] == 5000
     assert about["settings"]["additionalProperties"] is False
-    assert "activate-version" not in about["capabilities"]
+    assert not {"activate-version", "batch"} & set(about["capabilities"])
+    assert "batch_config" not in settings
     markdown = tap("--about", "--format", "markdown")
     assert "| api_url | True " in markdown.out
 
@@ -148,6 +149,11 @@ def test_version_is_that_of_the_package(tap):
                 "with https:// or http://."
             ),
         ),
+        (
+            {"batch_config": {"encoding": {"format": "jsonl"}}},
+            "The setting 'batch_config' is not supported: the tap emits RECORD messages only. "
+            "Remove it.",
+        ),
         ({"page_size": 9999}, "9999 is greater than the maximum of 5000 in config['page_size']."),
     ],
 )
@@ -157,7 +163,7 @@ def test_a_bad_config_ends_in_one_sentence(tap, config, changes, sentence):
     for arguments in (("--config", path), ("--config", path, "--test")):
         ended = tap(*arguments)
         assert ended.code == 2
-        assert ended.sentence == sentence
+        assert ended.message == sentence
         assert ended.out == ""
 
 
@@ -165,7 +171,7 @@ def test_the_console_script_ends_a_bad_config_in_one_sentence(config, tmp_path):
     """As people see it."""
     ended = script("--config", config(api_kye="x"), cwd=tmp_path)
     assert ended.code == 2
-    assert ended.sentence.startswith("There is no setting 'api_kye'. Did you mean 'api_key'?")
+    assert ended.message.startswith("There is no setting 'api_kye'. Did you mean 'api_key'?")
     assert "Traceback" not in ended.log
     assert KEY not in ended.log
 
@@ -179,13 +185,13 @@ def test_a_damaged_config_file_ends_in_one_sentence(tap, tmp_path, content):
     path.write_text(content)
     ended = tap("--config", str(path))
     assert ended.code == 2
-    assert ended.sentence == f"The config ({path}) is not a file that holds a JSON object."
+    assert ended.message == f"The config ({path}) is not a file with a JSON object."
 
 
 def test_a_config_file_that_is_none_ends_in_one_sentence(tap, tmp_path):
     """Missing, or a directory, or no text."""
     ended = tap("--config", str(tmp_path / "no.json"))
-    assert (ended.code, "was not found" in ended.sentence) == (2, True)
+    assert (ended.code, "was not found" in ended.message) == (2, True)
     assert tap("--config", str(tmp_path)).code == 2
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     assert tap("--config", str(tmp_path / "binary")).code == 2
@@ -199,7 +205,7 @@ def test_a_damaged_file_ends_in_one_sentence(tap, config, tmp_path, option, cont
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     ended = tap("--config", config(), f"--{option}", str(path))
     assert ended.code == 2
-    assert ended.sentence == f"The file given with --{option} does not hold a {option} as JSON."
+    assert ended.message == f"The file given with --{option} does not hold a {option} as JSON."
     assert ended.out == ""
 
 
@@ -210,7 +216,7 @@ def test_a_catalog_that_is_none_ends_in_one_sentence(tap, config, tmp_path, cont
     path.write_text(content)
     ended = tap("--config", config(), "--catalog", str(path))
     assert ended.code == 2
-    assert ended.sentence == "The file given with --catalog does not hold a catalog as JSON."
+    assert ended.message == "The file given with --catalog does not hold a catalog as JSON."
 
 
 @pytest.mark.parametrize("option", ["state", "catalog"])
@@ -218,39 +224,42 @@ def test_a_file_that_does_not_exist_is_told(tap, config, option):
     """By the command line's own check."""
     ended = tap("--config", config(), f"--{option}", "no.json")
     assert ended.code == 2
-    assert "No such file" in ended.sentence
+    assert "No such file" in ended.message
 
 
 @pytest.mark.parametrize(
-    "bookmarks",
+    "state",
     [
-        [],
-        None,
-        5,
-        {"events": None},
-        {"events": []},
-        {"events": {"version": 1, "cursor": 5}},
-        {"events": {"version": 1, "walk": "x"}},
-        {"events": {"version": 1, "total_events": "many"}},
+        {"bookmarks": []},
+        {"bookmarks": None},
+        {"cursor": "c"},
+        {"bookmarks": {"events": None}},
+        {"bookmarks": {"events": []}},
+        {"bookmarks": {"events": {"version": 1, "walk": None}}},
+        {"bookmarks": {"events": {"version": 2, "cursor": 5}}},
+        {"bookmarks": {"events": {"version": 3}}},
+        {"bookmarks": {"events": {"replication_key_value": "2026-01-01"}}},
+        {"bookmarks": {"orders": {}}},
+        {"bookmarks": {"pages": 5}},
     ],
 )
-def test_a_damaged_state_ends_in_one_sentence(tap, config, tmp_path, bookmarks):
-    """It says how to go on."""
+def test_a_damaged_or_foreign_state_ends_in_one_message(tap, config, tmp_path, state):
+    """Before anything is written, so that the saved state stays as it is."""
     path = tmp_path / "state.json"
-    path.write_text(json.dumps({"bookmarks": bookmarks}))
+    path.write_text(json.dumps(state))
     ended = tap("--config", config(), "--state", str(path))
     assert ended.code == 3
-    assert ended.sentence.startswith("The state cannot be read: it was edited or damaged.")
-    assert not [m for m in lines_of(ended.out) if m["type"] == "RECORD"]
+    assert ended.message.startswith("The state cannot be used: ")
+    assert ended.out == ""
 
 
-def test_a_state_of_a_newer_tap_ends_in_one_sentence(tap, config, tmp_path):
-    """Nothing is guessed."""
+@pytest.mark.parametrize("state", [{}, {"bookmarks": {}}, {"bookmarks": {"events": {}, "pages": {}}}])
+def test_an_empty_state_is_a_fresh_start(tap, config, tmp_path, state):
     path = tmp_path / "state.json"
-    path.write_text('{"bookmarks": {"events": {"version": 2}}}')
-    ended = tap("--config", config(), "--state", str(path))
-    assert ended.code == 3
-    assert ended.sentence.startswith("The state is of version 2, this tap knows version 1.")
+    path.write_text(json.dumps(state))
+    with feeding({None: last_page(event())}) as server:
+        ended = tap("--config", config(api_url=server.url), "--state", str(path))
+    assert ended.code == 0
 
 
 def test_settings_from_the_environment(tap, config):
@@ -267,7 +276,7 @@ def test_settings_from_the_environment(tap, config):
     assert ended.code == 0
     ended = tap("--config", "ENV", "--config", config(), TAP_DATASYNC_PAGE_SIZE="many")
     assert ended.code == 2
-    assert ended.sentence.startswith("A setting in the environment is not valid: ")
+    assert ended.message.startswith("A setting in the environment is not valid: ")
 
 
 @pytest.mark.parametrize("expression", ["nonsense(", "nonsense + 1"])
@@ -277,7 +286,7 @@ def test_a_bad_stream_map_ends_in_one_sentence(tap, config, expression):
         maps = {"events": {"a": expression}}
         ended = tap("--config", config(api_url=server.url, stream_maps=maps))
     assert ended.code == 2
-    assert ended.sentence.startswith("The setting 'stream_maps' cannot be applied: ")
+    assert ended.message.startswith("The setting 'stream_maps' cannot be applied: ")
 
 
 def status(code: int):
@@ -287,16 +296,16 @@ def status(code: int):
 @pytest.mark.parametrize(
     ("answer", "code", "words"),
     [
-        (status(401), 3, "The API refuses the key (HTTP 401, SOME_CODE). Check api_key"),
-        (status(403), 3, "The API refuses the key"),
-        (status(404), 3, "There are no events at this address"),
-        (status(302), 3, "The API answers with a redirect"),
-        (status(400), 3, "It is not as documented any more."),
-        (status(503), 1, "Gave up after 8 tries: the service is unavailable"),
+        (status(401), 3, "The API rejected the key (HTTP 401, SOME_CODE). Check api_key"),
+        (status(403), 3, "The API rejected the key"),
+        (status(404), 3, "No events found at this address"),
+        (status(302), 3, "The API responded with a redirect"),
+        (status(400), 3, "It no longer behaves as documented."),
+        (status(503), 1, "Gave up after 8 attempts: service unavailable"),
         (
             lambda handler: send(handler, b"null"),
             1,
-            "Gave up after 8 tries: the reply is not a page",
+            "Gave up after 8 attempts: the ",
         ),
         (lambda handler: send(handler, b"<html>"), 1, "Try again later."),
     ],
@@ -307,8 +316,8 @@ def test_a_failure_ends_in_one_sentence_and_its_exit_code(tap, config, answer, c
     with serving(answer) as server:
         ended = tap("--config", config(api_url=server.url), *test)
     assert ended.code == code
-    assert words in ended.sentence
-    assert ended.sentence.endswith(".")
+    assert words in ended.message
+    assert ended.message.endswith(".")
 
 
 def test_a_false_end_is_a_failure_that_loses_nothing(tap, config):
@@ -317,7 +326,7 @@ def test_a_false_end_is_a_failure_that_loses_nothing(tap, config):
         ended = tap("--config", config(api_url=server.url))
         tried = tap("--config", config(api_url=server.url), "--test")
     assert (ended.code, tried.code) == (1, 0)
-    assert ended.sentence.endswith("Nothing is lost; try again later.")
+    assert ended.message.endswith("No event is lost; try again later.")
 
 
 def test_a_fault_of_the_tap_is_told_as_one(monkeypatch, capfd, config, tmp_path):
@@ -331,11 +340,11 @@ def test_a_fault_of_the_tap_is_told_as_one(monkeypatch, capfd, config, tmp_path)
     monkeypatch.setattr(EventsStream, "sync_pages", fail)
     monkeypatch.setattr(sys, "argv", ["tap-datasync", "--config", config()])
     with pytest.raises(SystemExit) as ended:
-        tap_module.main()
+        tap_module.run()
     log = capfd.readouterr().err
     assert ended.value.code == 1
     assert "ZeroDivisionError" in log
-    assert log.rstrip().endswith("The tap has a fault: ZeroDivisionError. Please report it.")
+    assert log.rstrip().endswith("Internal error: ZeroDivisionError. Please report it.")
     assert KEY not in log
 
 
@@ -366,7 +375,7 @@ def test_a_run_over_http_ends_with_exit_code_0(tmp_path):
     assert (first.code, second.code) == (0, 0)
     rows = [m["record"] for m in messages if m["type"] == "RECORD" and m["stream"] == "events"]
     assert len({row["id"] for row in rows}) == 300
-    assert "Walk finished: 3 pages, 300 events seen" in first.log
+    assert "Scan finished: 3 pages, 300 events read" in first.log
     assert spent == 4
     for ended in (first, second):
         assert KEY not in ended.out + ended.log

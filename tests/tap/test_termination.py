@@ -8,15 +8,16 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
+from tap_datasync.signals import SIGNALS
 from tap_helpers import KEY, body_of, event, feeding, limits
 from tap_runs import PAGES, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 TIMEOUT = 60.0
 """Seconds after which a tap that does not end is a failure, and not a test that hangs."""
@@ -29,7 +30,7 @@ def started(tmp_path: Path, url: str, prelude: str = "") -> Iterator[subprocess.
     """Start the tap as a program; ``prelude`` runs before it."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"api_url": url, "api_key": KEY}))
-    program = f"{prelude}\nfrom tap_datasync.tap import main; main()"
+    program = f"{prelude}\nfrom tap_datasync.__main__ import main; main()"
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", program, "--config", str(config)],
@@ -78,8 +79,8 @@ def read_rest(process: subprocess.Popen[str]) -> str:
     return rest
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_in_the_middle_of_a_page_lets_it_be_finished(tmp_path, number, code):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_middle_of_a_page_lets_it_be_completed(tmp_path, number):
     """The page is whole, its STATE follows, the last line is complete."""
     with feeding({None: BIG}) as server, started(tmp_path, server.url) as tap:
         output = read_until(tap, "RECORD")
@@ -87,12 +88,12 @@ def test_a_signal_in_the_middle_of_a_page_lets_it_be_finished(tmp_path, number, 
         tap.send_signal(number)
         output += read_rest(tap)
     messages = Output(output)
-    assert tap.returncode == code
+    assert tap.returncode == 128 + number
     assert len(messages.rows()) == 5000
     assert messages.messages[-1]["type"] == "STATE"
     assert messages.bookmarks[-1]["cursor"] == "c5000"
     log = (tmp_path / "log").read_text()
-    assert "Stopped by a signal" in log.splitlines()[-1]
+    assert "Stopped by SIG" in log.splitlines()[-1]
     assert "Traceback" not in log
 
 
@@ -130,7 +131,7 @@ def test_more_signals_do_not_break_off_the_ending(tmp_path):
 
 def test_a_target_that_does_not_read_does_not_hold_the_tap(tmp_path):
     """The tap has a time, then it just ends."""
-    prelude = "import tap_datasync.singer as s; s.GRACE = 1"
+    prelude = "import tap_datasync.sdk_overrides as s; s.SHUTDOWN_SECONDS = 1"
     with feeding({None: BIG}) as server, started(tmp_path, server.url, prelude) as tap:
         read_until(tap, "RECORD")
         tap.send_signal(signal.SIGTERM)
@@ -146,6 +147,59 @@ def test_a_target_that_ends_is_told_in_a_sentence(tmp_path):
         assert tap.wait(TIMEOUT) == 1
         tap.stdout = None
     log = (tmp_path / "log").read_text()
-    assert log.splitlines()[-1].endswith("The target has stopped reading.")
+    assert log.splitlines()[-1].endswith("The target has stopped reading. Try again later.")
     assert "Traceback" not in log
     assert "Exception ignored" not in log
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("module", ["singer_sdk", "tap_datasync.streams"])
+def test_a_signal_while_the_tap_is_still_being_imported_ends_it_with_one_message(
+    tmp_path, number, module
+):
+    prelude = f"""
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Finder())
+"""
+    with started(tmp_path, "http://127.0.0.1:1/api/v1", prelude) as tap:
+        assert read_rest(tap) == ""
+    assert tap.returncode == 128 + number
+    (line,) = (tmp_path / "log").read_text().splitlines()
+    assert line.startswith(f"Stopped by {number.name}.")
+
+
+def test_a_hangup_is_ignored_under_nohup(tmp_path):
+    prelude = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)"
+    with (
+        feeding({None: PAGES[None]}, limits(1, 0, 60)) as server,
+        started(tmp_path, server.url, prelude) as tap,
+    ):
+        read_until(tap, "STATE")
+        tap.send_signal(signal.SIGHUP)
+        tap.send_signal(signal.SIGTERM)
+        read_rest(tap)
+    assert tap.returncode == 143
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_message(tmp_path):
+    with feeding({None: BIG}) as server:
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"api_url": server.url, "api_key": KEY}))
+        with Path("/dev/full").open("w") as full:
+            ended = subprocess.run(
+                [sys.executable, "-m", "tap_datasync", "--config", str(config)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=tmp_path,
+                check=False,
+            )
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    last = ended.stderr.splitlines()[-1]
+    assert last.endswith("Cannot write to standard output: No space left on device. Try again later.")

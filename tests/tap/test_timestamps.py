@@ -1,4 +1,4 @@
-"""Timestamps: every spelling that was reported becomes the same instant in UTC."""
+"""Timestamps: every reported format becomes the same time in UTC."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tap_datasync.timestamps import (
     format_timestamp,
     from_milliseconds,
     parse_timestamp,
+    strip_invisible,
     to_utc,
-    visible,
 )
 
-INSTANT = datetime(2026, 1, 27, 19, 20, 12, 369000, tzinfo=timezone.utc)
-WHOLE = INSTANT.replace(microsecond=0)
+TIMESTAMP = datetime(2026, 1, 27, 19, 20, 12, 369000, tzinfo=timezone.utc)
+WHOLE = TIMESTAMP.replace(microsecond=0)
 
-moments = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)).map(  # noqa: DTZ001 - hypothesis wants naive bounds
-    lambda moment: moment.replace(tzinfo=timezone.utc)
+timestamps = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12, 31)).map(  # noqa: DTZ001 - hypothesis wants naive bounds
+    lambda timestamp: timestamp.replace(tzinfo=timezone.utc)
 )
 
 
@@ -53,15 +53,15 @@ moments = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 12,
         "\u200b2026-01-27T19:20:12.369Z",
         "2026-01-27T\u200d19:20:12.369Z\ufeff",
         "2026-01-27T19:20:12\x00.369Z\x07\n",
-        INSTANT,
-        INSTANT.astimezone(timezone(timedelta(hours=9))),
-        INSTANT.replace(tzinfo=None),
+        TIMESTAMP,
+        TIMESTAMP.astimezone(timezone(timedelta(hours=9))),
+        TIMESTAMP.replace(tzinfo=None),
     ],
 )
-def test_every_reported_spelling_is_the_same_instant(value):
-    """Numbers of three units, text of many forms, invisible characters: one instant."""
+def test_every_reported_format_is_the_same_time(value):
+    """Numbers in three units, texts, invisible characters."""
     parsed = parse_timestamp(value)
-    assert parsed == INSTANT
+    assert parsed == TIMESTAMP
     assert parsed.utcoffset() == timedelta(0)
 
 
@@ -83,7 +83,7 @@ def test_every_reported_spelling_is_the_same_instant(value):
     ],
 )
 def test_bounds_and_short_forms(value, expected):
-    """Seconds, dates alone, a leap second, and both ends of the calendar."""
+    """Seconds, dates, a leap second, and both ends of the calendar."""
     assert parse_timestamp(value) == expected
 
 
@@ -124,36 +124,36 @@ def test_bounds_and_short_forms(value, expected):
         -(10**13) * 9,
     ],
 )
-def test_what_is_no_timestamp_is_refused_with_words(value):
-    """Nothing is guessed: a ValueError with a reason, never another exception."""
+def test_invalid_timestamp_raises_value_error(value):
+    """With a reason."""
     with pytest.raises(ValueError, match=r"\w"):
         parse_timestamp(value)
 
 
-@given(moments)
-def test_text_round_trip(moment):
-    """What is written is read back to the microsecond."""
-    text = format_timestamp(moment)
+@given(timestamps)
+def test_text_round_trip(timestamp):
+    """To the microsecond."""
+    text = format_timestamp(timestamp)
     assert len(text) == 27
-    assert parse_timestamp(text) == moment
+    assert parse_timestamp(text) == timestamp
 
 
 @given(st.integers(10**11, 10**14 - 1))
 def test_millisecond_round_trip(value):
-    """Milliseconds are exact, by either way of reading them."""
-    moment = parse_timestamp(value)
-    assert moment == from_milliseconds(value)
-    assert (moment - EPOCH) // timedelta(milliseconds=1) == value
+    """Milliseconds are exact, also by the faster function."""
+    timestamp = parse_timestamp(value)
+    assert timestamp == from_milliseconds(value)
+    assert (timestamp - EPOCH) // timedelta(milliseconds=1) == value
 
 
-@given(moments, st.integers(-23 * 60, 23 * 60))
-def test_an_offset_does_not_change_the_instant(moment, minutes):
-    """A spelling in any zone is the instant in UTC, or refused outside the calendar."""
+@given(timestamps, st.integers(-23 * 60, 23 * 60))
+def test_offset_does_not_change_the_time(timestamp, minutes):
+    """Outside the calendar it is refused."""
     sign = "-" if minutes < 0 else "+"
     local = f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
-    text = moment.replace(tzinfo=None).isoformat() + local
+    text = timestamp.replace(tzinfo=None).isoformat() + local
     try:
-        expected = moment - timedelta(minutes=minutes)
+        expected = timestamp - timedelta(minutes=minutes)
     except OverflowError:
         with pytest.raises(ValueError, match="outside"):
             parse_timestamp(text)
@@ -162,31 +162,31 @@ def test_an_offset_does_not_change_the_instant(moment, minutes):
 
 
 @given(st.one_of(st.text(max_size=40), st.floats(), st.integers(), st.none(), st.booleans()))
-def test_anything_is_an_instant_in_utc_or_a_value_error(value):
-    """No input ends in another exception."""
+def test_arbitrary_value_is_utc_or_a_value_error(value):
+    """No input raises another exception."""
     try:
-        moment = parse_timestamp(value)
+        timestamp = parse_timestamp(value)
     except ValueError:
         return
-    assert moment.utcoffset() == timedelta(0)
+    assert timestamp.utcoffset() == timedelta(0)
 
 
-def test_a_zone_that_leaves_the_calendar_is_refused():
+def test_offset_that_leaves_the_calendar_is_refused():
     """The shift to UTC may leave the years 1 to 9999."""
     edge = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5)))
     with pytest.raises(ValueError, match="years 1 to 9999"):
         to_utc(edge)
 
 
-def test_what_is_invisible_is_taken_away():
-    """Zero-width and control characters go, and the white space around."""
-    assert visible(" \u200b2026\u200d-01\x00 ") == "2026-01"
+def test_invisible_characters_are_removed():
+    """Zero-width and control characters, and surrounding white space."""
+    assert strip_invisible(" \u200b2026\u200d-01\x00 ") == "2026-01"
 
 
-@given(moments)
-def test_the_record_writer_spells_instants_as_we_do(moment):
-    """A row's timestamp leaves as RFC 3339 in UTC, ending in Z."""
-    record = EventRecord("a", None, None, None, None, None, moment, None)
+@given(timestamps)
+def test_records_are_encoded_with_utc_timestamps(timestamp):
+    """As RFC 3339, ending in Z."""
+    record = EventRecord("a", None, None, None, None, None, timestamp, None)
     written = msgspec.json.decode(msgspec.json.encode(record))["timestamp"]
     assert written.endswith("Z")
-    assert parse_timestamp(written) == moment
+    assert parse_timestamp(written) == timestamp

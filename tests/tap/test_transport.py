@@ -1,4 +1,4 @@
-"""HTTP as it really comes: whole, cut, slow, compressed, or not at all."""
+"""HTTP exchanges: complete, truncated, slow, compressed, oversized, or none."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import contextlib
 import gzip
 import logging
 import socket
+import subprocess
+import sys
 import threading
+import time
 import zlib
+from pathlib import Path
 
 import pytest
-from tap_datasync.failures import (
+from tap_datasync.errors import (
     EXIT_CONFIG,
     ApiChangedError,
-    SurroundingsError,
+    ConnectionConfigError,
     TransportError,
 )
-from tap_datasync.transport import HttpTransport
-from tap_helpers import KEY, send, serving
+from tap_datasync.transport import MAX_ERROR_BODY_BYTES, HttpTransport
+from tap_helpers import KEY, raw_server, send, serving
 
 LOGGER = logging.getLogger("tests.transport")
 BODY = b'{"data": []}' * 1000
@@ -36,16 +40,16 @@ def failure_of(url: str, timeout: float = 5.0) -> TransportError:
     return error.value
 
 
-def test_a_request_is_what_the_api_wants():
-    """Path, parameters, key in its header and nowhere else."""
+def test_request_has_path_parameters_and_key():
+    """The key is in its header only."""
     with serving(
         lambda handler: send(handler, BODY, headers={"X-RateLimit-Limit": "10"})
     ) as server:
         client = transport(server.url + "/")
-        reply = client.get(None, 5000)
+        response = client.get(None, 5000)
         client.get("a b&c", 100)
-    assert (reply.status, reply.body) == (200, BODY)
-    assert reply.headers["x-ratelimit-limit"] == "10"
+    assert (response.status, response.body) == (200, BODY)
+    assert response.headers["x-ratelimit-limit"] == "10"
     first, second = server.requests
     assert first.path == "/api/v1/events?limit=5000"
     assert second.path == "/api/v1/events?limit=100&cursor=a+b%26c"
@@ -56,31 +60,31 @@ def test_a_request_is_what_the_api_wants():
 
 
 @pytest.mark.parametrize("status", [201, 204, 400, 401, 404, 429, 500, 503])
-def test_every_status_is_a_reply(status):
-    """What it means is decided elsewhere."""
+def test_every_status_is_returned(status):
+    """With its body, which is truncated for errors."""
     body = b"" if status == 204 else BODY
     with serving(lambda handler: send(handler, body, status)) as server:
-        reply = transport(server.url).get(None, 5000)
-    assert (reply.status, reply.body) == (status, body)
+        response = transport(server.url).get(None, 5000)
+    assert (response.status, response.body) == (status, body[:MAX_ERROR_BODY_BYTES])
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(status):
-    """The key never reaches the other host, nor any host that is not configured."""
+def test_redirect_is_not_followed(status):
+    """The key is sent to the configured host only."""
     with serving(lambda handler: send(handler, BODY)) as other:
         headers = {"Location": other.url}
         with serving(lambda handler: send(handler, b"", status, headers)) as server:
-            reply = transport(server.url).get(None, 5000)
-    assert reply.status == status
+            response = transport(server.url).get(None, 5000)
+    assert response.status == status
     assert other.requests == []
 
 
-def test_a_body_shorter_than_its_length_is_no_reply():
+def test_body_shorter_than_its_length_is_an_error():
     """By Content-Length."""
     with serving(lambda handler: send(handler, BODY, length=len(BODY) + 1)) as server:
         error = failure_of(server.url)
     assert (error.cause, error.counted) == ("connection", True)
-    assert str(error) == "the connection broke in the middle of the reply"
+    assert str(error) == "the connection was lost"
 
 
 def chunked(handler, *chunks: bytes, end: bytes = b"0\r\n\r\n") -> None:
@@ -93,22 +97,22 @@ def chunked(handler, *chunks: bytes, end: bytes = b"0\r\n\r\n") -> None:
     handler.close_connection = True
 
 
-def test_a_chunked_body_is_put_together():
+def test_chunked_body_is_joined():
     """Chunk by chunk."""
     with serving(lambda handler: chunked(handler, b"a" * 100_000, b"b", b"c" * 10)) as server:
-        reply = transport(server.url).get(None, 5000)
-    assert reply.body == b"a" * 100_000 + b"b" + b"c" * 10
+        response = transport(server.url).get(None, 5000)
+    assert response.body == b"a" * 100_000 + b"b" + b"c" * 10
 
 
 @pytest.mark.parametrize("end", [b"", b"5\r\nab", b"5", b"nonsense\r\n"])
-def test_a_chunked_body_that_is_cut_is_no_reply(end):
-    """Between two chunks, in one, or in what should be a length."""
+def test_truncated_chunked_body_is_an_error(end):
+    """Between two chunks, in one, or in a length."""
     with serving(lambda handler: chunked(handler, b"abc", end=end)) as server:
         error = failure_of(server.url)
     assert (error.cause, error.counted) == ("connection", True)
 
 
-def test_a_compressed_body_is_unpacked():
+def test_compressed_body_is_decompressed():
     """Gzip and deflate."""
     for name, packed in (("gzip", gzip.compress(BODY)), ("deflate", zlib.compress(BODY))):
         headers = {"Content-Encoding": name}
@@ -116,14 +120,14 @@ def test_a_compressed_body_is_unpacked():
             assert transport(server.url).get(None, 5000).body == BODY
 
 
-def test_a_body_that_is_not_compressed_as_it_says_is_no_reply():
-    """It is asked for again."""
+def test_body_that_cannot_be_decompressed_is_invalid():
+    """It is retried."""
     with serving(lambda h: send(h, BODY, headers={"Content-Encoding": "gzip"})) as server:
-        assert failure_of(server.url).cause == "connection"
+        assert failure_of(server.url).cause == "invalid_body"
 
 
 def reset(handler) -> None:
-    """Cut the connection before anything is said."""
+    """Reset the connection."""
     linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     handler.close_connection = True
@@ -132,15 +136,15 @@ def reset(handler) -> None:
     handler.connection.close()
 
 
-def test_a_reset_before_the_reply_is_no_reply():
+def test_reset_before_the_response_is_an_error():
     """The API may have counted the request."""
     with serving(reset) as server:
         error = failure_of(server.url)
     assert (error.cause, error.counted) == ("connection", True)
 
 
-def test_no_server_is_no_request():
-    """What never arrived was not counted."""
+def test_refused_connection_is_not_counted():
+    """The request was not sent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,9 +153,11 @@ def test_no_server_is_no_request():
     assert str(error) == "the API cannot be reached"
 
 
-def test_a_name_that_does_not_exist_is_no_request():
-    """Names under .invalid never do."""
-    assert not failure_of("http://nowhere.invalid/api/v1").counted
+def test_unknown_host_is_named_and_not_counted():
+    """Names under .invalid never resolve."""
+    error = failure_of("http://nowhere.invalid/api/v1")
+    assert not error.counted
+    assert "cannot be resolved" in str(error)
 
 
 @pytest.fixture
@@ -162,8 +168,8 @@ def never():
     event.set()
 
 
-def test_a_reply_that_never_comes_is_given_up(never, caplog):
-    """After the tap's own time, and it is told before."""
+def test_missing_response_times_out(never, caplog):
+    """With a warning before."""
 
     def hang(_: object) -> None:
         never.wait()
@@ -172,14 +178,14 @@ def test_a_reply_that_never_comes_is_given_up(never, caplog):
         error = failure_of(server.url, timeout=0.3)
         never.set()
     assert (error.cause, error.counted) == ("timeout", True)
-    assert "No complete reply after" in caplog.text
+    assert "No complete response after" in caplog.text
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_a_body_that_trickles_is_given_up(never, declared):
-    """Each byte comes in time, the whole never does."""
+def test_dripping_body_times_out(never, declared):
+    """Each byte is in time, the whole is not."""
 
-    def trickle(handler) -> None:
+    def drip(handler) -> None:
         handler.send_response(200)
         if declared:
             handler.send_header("Content-Length", "1000000")
@@ -189,14 +195,14 @@ def test_a_body_that_trickles_is_given_up(never, declared):
             while not never.wait(0.05):
                 handler.wfile.write(b"x")
 
-    with serving(trickle) as server:
+    with serving(drip) as server:
         error = failure_of(server.url, timeout=0.4)
         never.set()
     assert (error.cause, error.counted) == ("timeout", True)
 
 
-def test_a_body_that_stops_is_given_up(never):
-    """In the middle, with the connection still open."""
+def test_stalled_body_times_out(never):
+    """The connection stays open."""
 
     def stop(handler) -> None:
         handler.send_response(200)
@@ -212,8 +218,8 @@ def test_a_body_that_stops_is_given_up(never):
     assert error.cause == "timeout"
 
 
-def test_no_connection_in_time_was_not_counted(monkeypatch):
-    """The time for connecting is one of its own."""
+def test_connect_timeout_is_not_counted(monkeypatch):
+    """The request was not sent."""
     client = transport("http://127.0.0.1:9/api/v1")
 
     def slow(*_: object, **__: object) -> None:
@@ -232,21 +238,22 @@ def test_no_connection_in_time_was_not_counted(monkeypatch):
     "url",
     ["http://*.example.com/x", "http://a..b/x", f"http://{'a' * 70}.com/x", "ftp://example.com"],
 )
-def test_an_address_that_cannot_be_asked_is_told_in_a_sentence(url):
-    """Trying again would not help."""
-    with pytest.raises(ApiChangedError, match=r"Check api_url\.$"):
+def test_invalid_address_is_a_configuration_error(url):
+    """Retries would not help."""
+    with pytest.raises(ConnectionConfigError, match="Check api_url"):
         transport(url).get(None, 5000)
 
 
-def test_a_server_without_tls_is_a_broken_connection():
-    """It may be a proxy's fault: asked again, and told without details."""
+def test_https_to_a_server_without_tls_is_named():
+    """It is retried: a proxy may be the cause."""
     with serving(lambda handler: send(handler, BODY)) as server:
         error = failure_of(server.url.replace("http:", "https:"))
-    assert (error.cause, str(error)) == ("connection", "the encrypted connection broke")
+    assert (error.cause, error.counted) == ("connection", False)
+    assert "does not use TLS" in str(error)
 
 
-def test_a_certificate_that_is_not_good_is_hopeless(monkeypatch):
-    """Waiting does not make it better."""
+def test_unverified_certificate_is_permanent(monkeypatch):
+    """Retries would not help."""
     from requests.exceptions import SSLError  # noqa: PLC0415 - used once
 
     client = transport("https://127.0.0.1:9/api/v1")
@@ -265,20 +272,26 @@ def test_a_certificate_that_is_not_good_is_hopeless(monkeypatch):
     [
         ("REQUESTS_CA_BUNDLE", "/nowhere.pem", "https://127.0.0.1:9/x", "REQUESTS_CA_BUNDLE"),
         ("HTTP_PROXY", "http://", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
+        ("HTTP_PROXY", "ftp://example.com", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
+        ("HTTP_PROXY", "http://x:99999", "http://example.com/x", "HTTPS_PROXY and HTTP_PROXY"),
+        (
+            "HTTP_PROXY",
+            "socks5://127.0.0.1:9",
+            "http://example.com/x",
+            "HTTPS_PROXY and HTTP_PROXY",
+        ),
     ],
 )
-def test_what_the_environment_says_wrongly_is_told_in_a_sentence(
-    monkeypatch, name, value, url, advice
-):
-    """It is neither the API's fault nor the tap's."""
+def test_unusable_environment_is_a_configuration_error(monkeypatch, name, value, url, advice):
+    """With the variable to check."""
     monkeypatch.setenv(name, value)
-    with pytest.raises(SurroundingsError, match=rf"Check {advice}\.$") as error:
+    with pytest.raises(ConnectionConfigError, match=rf"Check .*{advice}\.$") as error:
         transport(url).get(None, 5000)
     assert error.value.exit_code == EXIT_CONFIG
 
 
-def test_connections_are_used_again():
-    """One for all pages."""
+def test_connection_is_reused():
+    """For all pages."""
     ports = []
 
     def answer(handler) -> None:
@@ -290,3 +303,169 @@ def test_connections_are_used_again():
         for _ in range(3):
             client.get(None, 5000)
     assert len(set(ports)) == 1
+
+
+def sending(*parts: bytes):
+    """Return a handler that sends bytes as they are."""
+
+    def respond(connection: socket.socket, _target: str) -> None:
+        for part in parts:
+            connection.sendall(part)
+
+    return respond
+
+
+@pytest.mark.parametrize(
+    ("response", "cause", "message"),
+    [
+        (b"", "connection", "was lost"),
+        (b"garbage\r\n\r\n", "connection", "not HTTP"),
+        (b"\x15\x03\x01\x00\x02\x02\x28", "connection", "requires TLS"),
+        (b"HTTP/1.1 000 x\r\n\r\n", "connection", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a" * 70_000 + b": x\r\n\r\n", "connection", "was lost"),
+        (b"HTTP/1.1 200 OK\r\n" + b"A: x\r\n" * 200 + b"\r\n", "connection", "was lost"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello", "connection", "was lost"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n", "connection", "was lost"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 5000, "connection", ""),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: " + b"gzip, " * 50 + b"gzip\r\n\r\nx",
+            "invalid_body",
+            "decompressed",
+        ),
+    ],
+)
+def test_invalid_http_is_an_error(response, cause, message):
+    """Of the transport, never another exception."""
+    with raw_server(sending(response)) as url:
+        error = failure_of(url)
+    assert error.cause == cause
+    assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (b"HTTP/1.1 302 x\r\nLocation: http://[junk\r\n\r\n", 302),
+        (b"HTTP/1.1 307 x\r\nLocation: \xff\xfe://\x00\r\n\r\n", 307),
+        (b"HTTP/1.1 301 x\r\nLocation: " + b"x" * 60_000 + b"\r\n\r\n", 301),
+        (b"HTTP/1.1 101 x\r\nUpgrade: x\r\n\r\n", 101),
+        (b"HTTP/1.1 103 x\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", 103),
+        (b"HTTP/1.1 999 x\r\n\r\n", 999),
+        (b"HTTP/1.1 200 x\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 200),
+        (b"HTTP/1.1 200 x\r\nContent-Length: junk\r\n\r\n", 200),
+        (b"HTTP/1.1 200 x\r\nSet-Cookie: \xff=;;;=\xff; expires=9999999999999999\r\n\r\n", 200),
+        (b"HTTP/1.1 200 x\r\nX-RateLimit-Limit: \xff\r\nDate: \x07\r\n\r\n", 200),
+    ],
+)
+def test_unusual_headers_are_no_error_of_the_tap(headers, status):
+    """They are ignored, or left to the caller."""
+    with raw_server(sending(headers)) as url:
+        assert transport(url).get(None, 5000).status == status
+
+
+def test_connection_is_not_reused_after_an_informational_status():
+    """The real response that may follow would be taken for that of the next request."""
+    early = b"HTTP/1.1 103 x\r\nLink: x\r\n\r\n"
+    late = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
+    with raw_server(sending(early, late)) as url:
+        client = transport(url)
+        assert client.get(None, 5000).status == 103
+        assert client.get(None, 5000).status == 103
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 x\r\nLocation: /\r\n\r\n"]
+)
+def test_dripping_headers_and_redirects_time_out(never, start):
+    """The timeout is that of the whole exchange."""
+
+    def drip(connection: socket.socket, _target: str) -> None:
+        connection.sendall(start)
+        while not never.wait(0.05):
+            connection.sendall(b"a")
+
+    with raw_server(drip) as url:
+        began = time.monotonic()
+        try:
+            error = failure_of(url, timeout=0.4)
+        finally:
+            never.set()
+    assert (error.cause, error.counted) == ("timeout", True)
+    assert time.monotonic() - began < 5
+
+
+def test_informational_responses_without_end_time_out(never):
+    """The HTTP library skips them."""
+
+    def drip(connection: socket.socket, _target: str) -> None:
+        while not never.wait(0.02):
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    with raw_server(drip) as url:
+        assert failure_of(url, timeout=0.4).cause == "timeout"
+        never.set()
+
+
+def test_name_resolution_times_out(monkeypatch, never):
+    """It has no timeout of its own."""
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: never.wait() and [])
+    assert failure_of("http://example.com/api/v1", timeout=0.3).cause == "timeout"
+    never.set()
+
+
+def test_next_request_after_a_timeout_is_answered(never):
+    """By a new connection."""
+    slow = iter([True, False])
+
+    def respond(connection: socket.socket, _target: str) -> None:
+        if next(slow):
+            never.wait()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with raw_server(respond) as url:
+        client = transport(url, timeout=0.3)
+        with pytest.raises(TransportError, match="timeout"):
+            client.get(None, 5000)
+        assert client.get(None, 5000).body == b"ok"
+        never.set()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10", "[::1]"])
+def test_loopback_never_uses_a_proxy(monkeypatch, host):
+    """Its name would lead to the proxy's own machine."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://proxy.invalid:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(TransportError) as error:
+        transport(f"http://{host}:9/api/v1").get(None, 5000)
+    assert str(error.value) == "the API cannot be reached"
+
+
+def test_other_hosts_use_the_proxy_of_the_environment(monkeypatch):
+    """A failure names it."""
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    error = failure_of("http://example.com/api/v1")
+    assert "proxy" in str(error)
+    assert not error.counted
+
+
+@pytest.mark.parametrize(
+    ("status", "encoding", "outcome"),
+    [
+        ("200", "plain", "invalid_body the response is larger than 64 MiB"),
+        ("200", "gzip", "invalid_body the response is larger than 64 MiB"),
+        ("302", "plain", "302 8192"),
+        ("500", "plain", "500 8192"),
+        ("401", "gzip", "401 8192"),
+    ],
+)
+def test_memory_of_an_oversized_response_is_bounded(status, encoding, outcome):
+    """A gzip bomb, and bodies without end: less than 200 MiB in the whole process."""
+    script = Path(__file__).parent / "oversized_response.py"
+    command = [sys.executable, script, status, encoding]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+    *lines, peak_mib = output.stdout.splitlines()
+    assert lines == [outcome]
+    assert int(peak_mib) < 200

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from datasync_sandbox.testing import temporary_postgres
+from target_config.shutdown import SIGNALS
 from target_config.target import TargetPostgresCheckpoint
 
-# Tests are imported by their path, as modules of no package: what they share has to be found.
+# Tests are imported by path, as modules of no package: their shared module has to be found.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from target_helpers import Database
@@ -39,6 +40,7 @@ BEGIN
     END LOOP;
     CREATE SCHEMA public;
     EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
+    EXECUTE format('ALTER ROLE %I RESET ALL', current_user);
 END
 $$
 """
@@ -46,7 +48,7 @@ $$
 
 @pytest.fixture
 def database(cluster: Cluster) -> Database:
-    """The cluster's database, emptied: making one for each test takes longer than most tests."""
+    """The cluster's database, emptied: creating one for each test takes longer than most tests."""
     cluster.start()
     database = Database(cluster, cluster.database)
     database.execute(_EMPTY)
@@ -55,19 +57,18 @@ def database(cluster: Cluster) -> Database:
 
 @pytest.fixture
 def make_target(database: Database) -> Iterator[Callable[..., TargetPostgresCheckpoint]]:
-    """Make targets in this process; afterwards signals mean again what they meant."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)
-    handlers = {number: signal.getsignal(number) for number in numbers}
-    made: list[TargetPostgresCheckpoint] = []
+    """Create targets in this process; signal handlers are restored afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    targets: list[TargetPostgresCheckpoint] = []
 
     def make(**settings: Any) -> TargetPostgresCheckpoint:
         target = TargetPostgresCheckpoint(config={**database.config, **settings})
-        made.append(target)
+        targets.append(target)
         return target
 
     yield make
     signal.setitimer(signal.ITIMER_REAL, 0)
-    for target in made:
+    for target in targets:
         target.database.connector.engine.dispose()
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -1,12 +1,15 @@
-"""Singer messages as our tap writes them, a database to look into, the loader as a process."""
+"""Singer messages as the tap writes them, a database to query, and the target as a process."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sysconfig
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -17,20 +20,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from datasync_sandbox.testing import Cluster
+    from target_config.target import TargetPostgresCheckpoint
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 @dataclass
 class Database:
-    """A database of its own in the cluster of the tests."""
+    """A database of the tests' cluster."""
 
     cluster: Cluster
     name: str
 
     @property
     def config(self) -> dict[str, Any]:
-        """Settings of the loader for this database, and none that has a default."""
+        """Settings of the target for this database, and none that has a default."""
         return {
             "host": self.cluster.host,
             "port": self.cluster.port,
@@ -41,7 +45,10 @@ class Database:
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         config = self.config
-        return psycopg.connect(dbname=config.pop("database"), autocommit=True, **config)
+        # Not subject to what a test sets for the sessions of the target.
+        own = "-c default_transaction_read_only=off -c lock_timeout=0"
+        dbname = config.pop("database")
+        return psycopg.connect(dbname=dbname, autocommit=True, options=own, **config)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with self.connect() as connection:
@@ -83,27 +90,28 @@ STREAMS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {
             "rejection_id": {"type": "string"},
             "event_id": TEXT,
-            "reasons": _nullable("array"),
-            "raw": TEXT,
-            "run_id": TEXT,
+            "errors": _nullable("array"),
+            "raw_event": TEXT,
+            "sync_id": TEXT,
             "page": COUNT,
             "rejected_at": TIME,
         },
     ),
     "pages": (
-        ["run_id", "page"],
+        ["sync_id", "page"],
         {
-            "run_id": {"type": "string"},
+            "sync_id": {"type": "string"},
             "page": {"type": "integer"},
             "requested_at": TIME,
             "received_at": TIME,
-            **dict.fromkeys(("bytes", "events", "emitted", "skipped", "rejected"), COUNT),
+            **dict.fromkeys(("response_bytes", "events", "emitted", "skipped", "rejected"), COUNT),
             "retries": OBJECT,
-            "waited": _nullable("number"),
-            **dict.fromkeys(("budget_limit", "budget_remaining", "budget_reset"), COUNT),
-            **dict.fromkeys(("cursor_expires_at", "oldest", "newest"), TIME),
-            "events_seen": COUNT,
-            "total_events": COUNT,
+            "rate_limit_wait_seconds": _nullable("number"),
+            **dict.fromkeys(("rate_limit", "rate_limit_remaining"), COUNT),
+            "rate_limit_reset_seconds": COUNT,
+            **dict.fromkeys(("cursor_expires_at", "oldest_event_at", "newest_event_at"), TIME),
+            **dict.fromkeys(("events_seen", "events_expected", "total_events"), COUNT),
+            "incremental_to": TIME,
         },
     ),
 }
@@ -141,22 +149,24 @@ def record(stream: str, row: dict[str, Any]) -> dict[str, Any]:
     return {"type": "RECORD", "stream": stream, "record": row}
 
 
-def batch(*files: Path | str, compression: str = "none") -> dict[str, Any]:
-    manifest = [file if isinstance(file, str) else file.as_uri() for file in files]
-    encoding = {"format": "jsonl", "compression": compression}
-    return {"type": "BATCH", "stream": "events", "encoding": encoding, "manifest": manifest}
-
-
 def state(seen: int, total: int = 1000, *, done: bool = False) -> dict[str, Any]:
     bookmark: dict[str, Any] = {
-        "version": 1,
+        "version": 2,
+        "source": "http://127.0.0.1:1/api/v1",
         "cursor": None if done else f"cursor-{seen}",
         "cursor_expires_at": None if done else NOW,
-        "walk": None if done else {"newest": NOW, "oldest": "2026-01-01T00:00:00.000000Z"},
-        "loaded": [],
-        "complete_to": NOW if done else None,
+        "scan_newest_at": None if done else NOW,
+        "scan_newest_id": None if done else "event-0",
+        "scan_oldest_at": None if done else "2026-01-01T00:00:00.000000Z",
+        "scan_last_id": None if done else f"event-{seen}",
+        "scan_sorted": True,
+        "feed_sorted": True,
+        "loaded_ranges": [],
+        "high_watermark": NOW if done else None,
+        "high_watermark_id": "event-0" if done else None,
         "events_seen": seen,
         "events_emitted": seen,
+        "events_expected": total,
         "total_events": total,
     }
     return {"bookmarks": {"events": bookmark, "pages": {}, "rejected_events": {}}}
@@ -168,41 +178,48 @@ def state_message(seen: int, total: int = 1000, *, done: bool = False) -> dict[s
 
 def page_row(number: int, seen: int) -> dict[str, Any]:
     return {
-        "run_id": "run-1",
+        "sync_id": "sync-1",
         "page": number,
         "requested_at": NOW,
         "received_at": NOW,
-        "bytes": 1_732_547,
+        "response_bytes": 1_732_547,
         "events": 10,
         "emitted": 10,
         "skipped": 0,
         "rejected": 0,
-        "retries": {"502": 1},
-        "waited": 0.25,
-        "budget_limit": 10,
-        "budget_remaining": 9,
-        "budget_reset": 60,
+        "retries": {"http_502": 1},
+        "rate_limit_wait_seconds": 0.25,
+        "rate_limit": 10,
+        "rate_limit_remaining": 9,
+        "rate_limit_reset_seconds": 60,
         "cursor_expires_at": NOW,
-        "oldest": NOW,
-        "newest": NOW,
+        "oldest_event_at": NOW,
+        "newest_event_at": NOW,
         "events_seen": seen,
+        "events_expected": 1000,
         "total_events": 1000,
+        "incremental_to": None,
     }
 
 
 def rejection(number: int) -> dict[str, Any]:
     return {
-        "rejection_id": f"{number:064x}", "event_id": None, "reasons": ["no id", "no type"],
-        "raw": '{"name": "a\\u0000b"}', "run_id": "run-1", "page": number, "rejected_at": NOW,
-    }  # fmt: skip
+        "rejection_id": f"{number:064x}",
+        "event_id": None,
+        "errors": ["id is missing", "type is missing"],
+        "raw_event": '{"name": "a\\u0000b"}',
+        "sync_id": "sync-1",
+        "page": number,
+        "rejected_at": NOW,
+    }
 
 
-def walk(pages: int, size: int = 10) -> list[dict[str, Any]]:
-    """Return all messages of a walk: events, a `pages` record and a STATE a page."""
+def scan(pages: int, size: int = 10, *, first: int = 0) -> list[dict[str, Any]]:
+    """Return all messages of a scan: events, a `pages` record and a STATE per page."""
     total = pages * size
     messages = schemas()
     for page in range(pages):
-        numbers = range(page * size, (page + 1) * size)
+        numbers = range(first + page * size, first + (page + 1) * size)
         seen = (page + 1) * size
         messages += [record("events", event(number)) for number in numbers]
         messages.append(record("pages", page_row(page + 1, seen)))
@@ -214,27 +231,13 @@ def lines(messages: Iterable[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(message).encode() + b"\n" for message in messages)
 
 
-def raw_stdin(text: bytes) -> Any:
-    """Return what `listen` reads; it says text, and our reader takes the bytes below it."""
-    return io.BytesIO(text)
-
-
-def stdin(messages: Iterable[dict[str, Any]]) -> Any:
-    return raw_stdin(lines(messages))
+def stdin(messages: Iterable[dict[str, Any]]) -> io.BytesIO:
+    return io.BytesIO(lines(messages))
 
 
 def states(output: str | bytes) -> list[dict[str, Any]]:
     """Return the STATEs that were printed."""
     return [json.loads(line) for line in output.splitlines()]
-
-
-def write_batch(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write a batch file as the tap does: a private directory, an object a line."""
-    batches = folder / "batches"
-    batches.mkdir(mode=0o700, exist_ok=True)
-    file = batches / f"{name}.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
 
 
 def start(
@@ -245,7 +248,7 @@ def start(
     stdin: int | IO[bytes] = subprocess.PIPE,
     **settings: Any,
 ) -> subprocess.Popen[bytes]:
-    """Start the loader as Meltano does: settings in a file, messages on stdin."""
+    """Start the target as Meltano does: settings in a file, messages on stdin."""
     config = folder / f"config-{program}.json"
     config.write_text(json.dumps({**database.config, **settings}))
     return subprocess.Popen(
@@ -257,8 +260,37 @@ def start(
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Ask again and again; the limit is only there so that a test that fails comes to an end."""
+    """Poll a condition; the limit only ends a test that fails."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not happen"
+        assert time.monotonic() < end, "the condition was not met"
         time.sleep(0.005)
+
+
+def play(
+    target: TargetPostgresCheckpoint, *parts: Iterable[dict[str, Any]] | Callable[[], object]
+) -> None:
+    """Load messages from a pipe; a callable runs when all messages before it are committed."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        last_state = None
+        # A load that fails closes the pipe.
+        with suppress(BrokenPipeError), open(writing, "wb", buffering=0) as pipe:  # noqa: PTH123
+            for part in parts:
+                if callable(part):
+                    wait_until(lambda expected=last_state: target._last_state == expected)
+                    part()
+                    continue
+                for message in part:
+                    pipe.write(lines([message]))
+                    if message["type"] == "STATE":
+                        last_state = json.dumps(message["value"])
+
+    tap = threading.Thread(target=write)
+    tap.start()
+    try:
+        with open(reading, "rb") as pipe:  # noqa: PTH123
+            target.load(pipe)
+    finally:
+        tap.join()

@@ -1,4 +1,4 @@
-"""The executable: settings, exit codes, one sentence each."""
+"""The executable: settings, exit codes, one message each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from target_config import cli
-from target_config.failures import in_one_line, secrets_of, without
+from target_config.errors import find_secrets, redact, summarize
 from target_config.target import TargetPostgresCheckpoint
 from target_postgres.target import TargetPostgres
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """The SDK sets up logging when the command is made, and `main` the collector: undo both."""
+def restore_logging() -> Iterator[None]:
+    """The SDK configures logging, and `main` the garbage collector: both are restored."""
     root = logging.getLogger()
     handlers, level, capture = root.handlers[:], root.level, logging.captureWarnings
     threshold = gc.get_threshold()
@@ -44,7 +44,7 @@ def run(tmp_path: Path, config: object, *arguments: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("config", "sentence"),
+    ("config", "message"),
     [
         (
             {"host": "127.0.0.1"},
@@ -59,17 +59,18 @@ def run(tmp_path: Path, config: object, *arguments: str) -> int:
             {"sqlalchemy_url": "postgresql+psycopg2://u:s3cret@h/d"},
             "has to begin with postgresql+psycopg://",
         ),
+        ({"sqlalchemy_url": "x", "batch_config": {}}, "The setting batch_config is not supported"),
         ('{"host": ', "The settings cannot be read"),
     ],
 )
 def test_wrong_settings_are_exit_code_2(
-    tmp_path: Path, config: object, sentence: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, config: object, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One sentence, and no secret in it."""
+    """One message without a secret, at level CRITICAL with the exit code for structured logs."""
     assert run(tmp_path, config) == 2
-    said = [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.ERROR]
-    assert len(said) == 1
-    assert sentence in said[0]
+    [entry] = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+    assert message in entry.getMessage()
+    assert (entry.levelname, vars(entry)["exit_code"]) == ("CRITICAL", 2)
     assert not any(secret in caplog.text for secret in ("91827364", "s3cret"))
 
 
@@ -82,35 +83,36 @@ def test_missing_file_and_wrong_usage_are_exit_code_2() -> None:
 
 
 @pytest.mark.parametrize("option", ["--version", "--about", "--help"])
-def test_questions_need_no_settings(option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """They are answered on stdout, with exit code 0."""
+def test_information_options_need_no_settings(
+    option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They print to stdout, with exit code 0."""
     with pytest.raises(SystemExit) as end:
         cli.main([option])
     assert end.value.code == 0
     assert "target-postgres" in capsys.readouterr().out
 
 
-def test_what_nobody_thought_of_is_one_sentence(
+def test_unexpected_error_is_one_message(
     tmp_path: Path,
     database: Database,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Any other error: its kind and its words, cut to a length, no traceback; exit code 1."""
+    """Its type and message, shortened, without a traceback; exit code 1."""
 
     def fail(_: object) -> None:
         raise KeyError("x" * 1000)
 
-    monkeypatch.setattr(TargetPostgresCheckpoint, "prepare", fail)
-    assert run(tmp_path, database.config) == 1
-    said = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
-    assert [entry.exc_info for entry in said] == [None]
-    assert said[0].getMessage().startswith("The load stopped: KeyError")
-    assert len(said[0].getMessage()) < 400
+    monkeypatch.setattr(TargetPostgresCheckpoint, "ensure_tables", fail)
+    assert run(tmp_path, database.config, "--apply-sql") == 1
+    [entry] = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
+    assert entry.exc_info is None
+    assert entry.getMessage().startswith("Unexpected error: KeyError")
+    assert len(entry.getMessage()) < 400
 
 
-def test_apply_sql_makes_the_tables_and_reads_nothing(tmp_path: Path, database: Database) -> None:
-    """`--apply-sql` is for the stock target: it finds the right tables afterwards."""
+def test_apply_sql_creates_the_tables_and_reads_nothing(tmp_path: Path, database: Database) -> None:
     assert run(tmp_path, database.config, "--apply-sql") == 0
     assert database.value("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 4
 
@@ -132,21 +134,25 @@ def test_settings_are_those_of_the_stock_target() -> None:
     }
 
 
-def test_secrets_are_found_wherever_settings_hold_them() -> None:
+def test_secrets_are_redacted_wherever_settings_hold_them() -> None:
     """Passwords, keys, and the password inside a URL, also as it is escaped there."""
     config = {
         "password": "one",
         "sqlalchemy_url": "postgresql+psycopg://u:t%40wo@h/d",
         "ssh_tunnel": {"private_key": "three", "private_key_password": "four"},
     }
-    secrets = secrets_of(config)
-    text = without(secrets, "one t@wo t%40wo three four postgresql+psycopg://u:t%40wo@h/d five")
+    secrets = find_secrets(config)
+    text = redact(secrets, "one t@wo t%40wo three four postgresql+psycopg://u:t%40wo@h/d five")
     assert text == "*** *** *** *** *** *** five"
 
 
-def test_errors_of_many_lines_become_one() -> None:
-    """Of a list of failed addresses the first failure is shown with its heading."""
-    said = in_one_line(
-        OSError("Multiple connection attempts failed. All failures were:\n- host: h\n- more")
-    )
-    assert said == "Multiple connection attempts failed. All failures were: - host: h"
+@pytest.mark.parametrize(
+    ("message", "summary"),
+    [
+        ("All failures were:\n- host: h\n- more", "All failures were: - host: h"),
+        ('connection failed: FATAL:  role "x"\n does not exist', 'role "x"'),
+        ("", "OSError"),
+    ],
+)
+def test_error_of_several_lines_is_summarized(message: str, summary: str) -> None:
+    assert summarize(OSError(message)) == summary

@@ -1,4 +1,4 @@
-"""PostgreSQL away, restarted, or refusing: waited for where that helps, said at once where not."""
+"""PostgreSQL unreachable, restarted or refusing: retried where that can help, otherwise not."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from target_config import checkpoint
-from target_config import database as database_module
-from target_config.failures import DatabaseError, SettingsError
+from target_config.connector import Database as TargetDatabase
+from target_config.errors import (
+    DatabaseUnavailableError,
+    InvalidDataError,
+    SettingsError,
+    is_connection_rejected,
+    is_transient,
+)
+from target_config.loader import TableLoader
 from target_helpers import (
     Database,
-    batch,
     event,
+    play,
     record,
+    scan,
     schemas,
     state_message,
     states,
     stdin,
     wait_until,
-    write_batch,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from target_config.target import TargetPostgresCheckpoint
 
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class Sleep:
-    """Stands in for the pause: counts, and lets the test do something while time passes."""
+    """Replaces the pause between attempts: records it, and runs an action of the test."""
 
     def __init__(self, *actions: Callable[[], object]) -> None:
         self.slept: list[float] = []
@@ -49,87 +55,67 @@ class Sleep:
 
 
 def with_sleep(target: TargetPostgresCheckpoint, sleep: Sleep) -> TargetPostgresCheckpoint:
-    connector = target.database.connector
-    target.database = database_module.Database(connector, target.shutdown, sleep=sleep)
+    target.database = TargetDatabase(target.database.connector, target.shutdown, sleep=sleep)
     return target
 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port on which nobody listens: bound, so that nobody else takes it meanwhile."""
+    """A port without a listener: bound, so that no other process can use it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield held.getsockname()[1]
-
-
-def script(*parts: Iterable[dict[str, Any]] | Callable[[], object]) -> Any:
-    """Play a tap between whose messages things happen."""
-    for part in parts:
-        if callable(part):
-            part()
-        else:
-            yield from stdin(part)
 
 
 def page(number: int) -> list[dict[str, Any]]:
     return [record("events", event(number)), state_message(number)]
 
 
-def test_first_connection_is_tried_ten_times_more(
+def test_first_connection_is_retried_ten_times(
     make_target: Make, free_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody listens: ten pauses of two seconds, each told, then one sentence with the address."""
+    """Ten pauses of two seconds, each logged, then one message with the address; exit code 1."""
     sleep = Sleep()
     target = with_sleep(make_target(port=free_port), sleep)
-    with pytest.raises(DatabaseError, match=f"127.0.0.1:{free_port} was away for more than 20 s"):
-        target.prepare()
+    with pytest.raises(
+        DatabaseUnavailableError, match=f"127.0.0.1:{free_port} was not available for 20 s"
+    ) as caught:
+        target.load(stdin([]))
+    assert caught.value.exit_code == 1
     assert sleep.slept == [2.0] * 10
-    told = [entry.message for entry in caplog.records if entry.name == "target-postgres.database"]
-    assert len(told) == 10
-    assert "trying again in 2 s (1 of 10)" in told[0]
-    assert "Connection refused" in told[0]
-
-
-def test_a_database_that_starts_late_is_waited_for(database: Database, make_target: Make) -> None:
-    """The server comes up during the third pause."""
-    database.cluster.stop()
-    sleep = Sleep(lambda: None, lambda: None, database.cluster.start)
-    target = with_sleep(make_target(), sleep)
-    target.prepare()
-    assert sleep.slept == [2.0] * 3
-    assert database.value("SELECT count(*) FROM events") == 0
+    messages = [entry.message for entry in caplog.records if entry.name.endswith(".database")]
+    assert len(messages) == 10
+    assert "trying again in 2 s (1 of 10)" in messages[0]
+    assert "Connection refused" in messages[0]
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "sentence"),
+    ("setting", "value", "message"),
     [
         ("password", "s3cret-and-wrong", 'password authentication failed for user "datasync"'),
         ("database", "nowhere", 'database "nowhere" does not exist'),
-        ("user", "nobody", "password authentication failed"),
+        ("user", "unknown", "password authentication failed"),
     ],
 )
-def test_a_refused_connection_is_said_at_once(
-    make_target: Make, setting: str, value: str, sentence: str, caplog: pytest.LogCaptureFixture
+def test_rejected_connection_is_not_retried(
+    make_target: Make, setting: str, value: str, message: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No pause, one sentence, exit code 2, and no password anywhere."""
+    """One message, exit code 2, no password anywhere."""
     caplog.set_level(logging.DEBUG)
     sleep = Sleep()
     target = with_sleep(make_target(**{setting: value}), sleep)
-    with pytest.raises(
-        SettingsError, match="Check the settings user, password and database"
-    ) as caught:
-        target.prepare()
-    assert sentence in str(caught.value)
+    with pytest.raises(SettingsError, match=r"rejected the connection: .* Check the") as caught:
+        target.load(stdin([]))
+    assert message in str(caught.value)
     assert sleep.slept == []
     for text in (str(caught.value), caplog.text):
         assert "s3cret-and-wrong" not in text
         assert target.config["password"] not in text
 
 
-def test_a_connection_that_pg_hba_conf_rejects_is_said_at_once(
+def test_connection_that_pg_hba_conf_rejects_is_not_retried(
     database: Database, make_target: Make
 ) -> None:
-    """A rule that rejects is one more refusal, in other words than a rule that is missing."""
     rules = database.cluster.directory.resolve() / "data" / "pg_hba.conf"
     rules.write_text(f"host rejected all all reject\n{rules.read_text()}")
     before = database.value("SELECT pg_conf_load_time()")
@@ -140,148 +126,145 @@ def test_a_connection_that_pg_hba_conf_rejects_is_said_at_once(
     sleep = Sleep()
     target = with_sleep(make_target(database="rejected"), sleep)
     with pytest.raises(SettingsError, match=r"pg_hba\.conf rejects connection"):
-        target.prepare()
+        target.load(stdin([]))
     assert sleep.slept == []
 
 
-def test_restart_between_batches(
-    database: Database, make_target: Make, capsys: pytest.CaptureFixture[str]
+def test_database_that_starts_late_is_waited_for(database: Database, make_target: Make) -> None:
+    database.cluster.stop()
+    sleep = Sleep(lambda: None, lambda: None, database.cluster.start)
+    with_sleep(make_target(), sleep).load(stdin(scan(1)))
+    assert sleep.slept == [2.0] * 3
+    assert database.value("SELECT count(*) FROM events") == 10
+
+
+@pytest.mark.parametrize("settings", [{}, {"validate_records": True}], ids=["lines", "records"])
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_database_that_is_down_when_a_page_arrives(
+    database: Database,
+    make_target: Make,
+    capsys: pytest.CaptureFixture[str],
+    mode: str,
+    settings: dict[str, Any],
 ) -> None:
-    """The server restarts between two pages: both are there, and both STATEs."""
-    sleep = Sleep()
-
-    def restart() -> None:
-        database.cluster.stop()
-        database.cluster.start()
-
-    target = with_sleep(make_target(), sleep)
-    target.listen(script(schemas(), page(1), restart, page(2)))
-    assert database.rows("SELECT id FROM events ORDER BY id") == [("event-1",), ("event-2",)]
-    assert len(states(capsys.readouterr().out)) == 2
-
-
-def test_a_session_that_the_server_has_ended_is_opened_anew(make_target: Make) -> None:
-    """One that was idle for too long (idle_session_timeout) is nobody's fault: tried again."""
-    sleep = Sleep()
-    failures: list[Exception] = [psycopg.errors.IdleSessionTimeout("terminating connection")]
-
-    def write() -> str:
-        if failures:
-            raise failures.pop()
-        return "written"
-
-    assert with_sleep(make_target(), sleep).database.run("a page", write) == "written"
-    assert sleep.slept == [2.0]
+    """The page is written completely after the restart, and so is a STATE alone."""
+    stop = lambda: database.cluster.stop(mode)  # noqa: E731
+    sleep = Sleep(lambda: None, database.cluster.start, database.cluster.start)
+    target = with_sleep(make_target(**settings), sleep)
+    play(target, schemas(), page(1), stop, page(2), stop, [state_message(3)])
+    assert sleep.slept == [2.0, 2.0, 2.0]
+    assert database.rows("SELECT count(*), (SELECT events_seen FROM checkpoint) FROM events") == [
+        (2, 3)
+    ]
+    assert len(states(capsys.readouterr().out)) == 3
 
 
-def test_a_crash_between_the_rows_and_their_checkpoint(
+def test_crash_between_the_rows_and_their_checkpoint(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The checkpoint, tried again after the crash, claims no rows that the crash took back."""
+    """The checkpoint, written after the restart, covers no rows that the crash took back."""
     save, crashes = checkpoint.save, []
 
-    def crash_first(*what: Any) -> None:
+    def crash_first(*arguments: Any) -> None:
         if not crashes:
             crashes.append(database.cluster.stop("immediate"))
-        save(*what)
+        save(*arguments)
 
     monkeypatch.setattr(checkpoint, "save", crash_first)
     target = with_sleep(make_target(), Sleep(database.cluster.start))
-    target.listen(script(schemas(), page(1)))
+    target.load(stdin([*schemas(), *page(1)]))
     assert crashes == [True]
     assert database.rows("SELECT count(*), (SELECT events_seen FROM checkpoint) FROM events") == [
         (1, 1)
     ]
 
 
-@pytest.mark.parametrize("lane", ["record", "bulk", "state alone"])
-def test_down_when_a_page_comes(
-    database: Database,
-    make_target: Make,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    lane: str,
-) -> None:
-    """The server is down when a page is to be written and comes back: the page goes in whole."""
-    sleep = Sleep(lambda: None, database.cluster.start)
-    second = page(2)
-    if lane == "bulk":
-        second = [batch(write_batch(tmp_path, "page-2", [event(2)])), state_message(2)]
-    elif lane == "state alone":
-        second = [state_message(2)]
-    target = with_sleep(make_target(), sleep)
-    target.listen(script(schemas(), page(1), lambda: database.cluster.stop("immediate"), second))
-    assert sleep.slept == [2.0, 2.0]
-    expected = 1 if lane == "state alone" else 2
-    assert database.rows("SELECT count(*), (SELECT events_seen FROM checkpoint) FROM events") == [
-        (expected, 2)
-    ]
-    assert len(states(capsys.readouterr().out)) == 2
-
-
 def test_connection_lost_in_the_middle_of_a_batch(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The backend dies between COPY and INSERT: the whole transaction is sent again."""
-    sleep = Sleep()
-    target = with_sleep(make_target(), sleep)
-    stock = target.default_sink_class.upsert
-    deaths: list[bool] = []
+    """The session ends between COPY and INSERT: the whole transaction is repeated."""
+    copy, ended = TableLoader._copy, []
 
-    def upsert(*args: Any, **kwargs: Any) -> int | None:
-        if not deaths:
-            deaths.append(True)
-            # terminates only this database's own sessions but the one that asks
+    def copy_and_lose_connection(self: TableLoader, *arguments: Any) -> None:
+        copy(self, *arguments)
+        if not ended:
+            ended.append(True)
             database.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
-        return stock(*args, **kwargs)
 
-    monkeypatch.setattr(target.default_sink_class, "upsert", upsert)
-    target.listen(stdin([*schemas(), *page(1)]))
+    monkeypatch.setattr(TableLoader, "_copy", copy_and_lose_connection)
+    sleep = Sleep()
+    with_sleep(make_target(), sleep).load(stdin([*schemas(), *page(1)]))
     assert sleep.slept == [2.0]
     assert database.rows("SELECT id FROM events") == [("event-1",)]
 
 
-def test_refused_rows_end_in_one_sentence_without_the_data(make_target: Make) -> None:
-    """Bad data is not tried again; the row that PostgreSQL quotes stays out of the sentence."""
+@pytest.mark.parametrize(
+    ("error", "transient"),
+    [
+        (psycopg.errors.IdleSessionTimeout("terminating connection"), True),
+        (psycopg.errors.SerializationFailure("could not serialize access"), True),
+        (psycopg.errors.TooManyConnections("too many clients"), True),
+        (psycopg.errors.InternalError_("failure on connection marked as essential: w:5432"), True),
+        (psycopg.errors.InternalError_("server closed the connection unexpectedly"), True),
+        (psycopg.errors.InternalError_("cache lookup failed"), False),
+        (psycopg.OperationalError("connection failed: no route to host"), True),
+        (psycopg.OperationalError("connection failed: FATAL: no such database: x"), False),
+        (psycopg.errors.DiskFull("No space left on device"), False),
+        (ValueError("not of PostgreSQL"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_which_errors_are_transient(error: Exception, transient: bool) -> None:  # noqa: FBT001
+    assert is_transient(error) is transient
+    assert is_connection_rejected(error) is ("no such database" in str(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "exit_code"),
+    [
+        (psycopg.errors.QueryCanceled("canceling statement"), DatabaseUnavailableError, 1),
+        (psycopg.errors.InsufficientPrivilege("permission denied"), SettingsError, 2),
+        (psycopg.errors.ReadOnlySqlTransaction("cannot execute INSERT"), SettingsError, 2),
+        (psycopg.errors.UndefinedTable('relation "x" does not exist'), SettingsError, 2),
+        (psycopg.errors.FeatureNotSupported("not supported"), SettingsError, 2),
+        (psycopg.errors.NumericValueOutOfRange("integer out of range"), InvalidDataError, 3),
+        (psycopg.errors.UniqueViolation("duplicate key"), InvalidDataError, 3),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_error_that_no_retry_ends_has_its_exit_code(
+    make_target: Make, error: Exception, expected: type[Exception], exit_code: int
+) -> None:
+    """No pause, one message with the words of PostgreSQL."""
     sleep = Sleep()
-    target = with_sleep(make_target(), sleep)
-    bad = record("events", event(1, name="secret\0name"))
-    with pytest.raises(DatabaseError, match='PostgreSQL refused a batch of "events"') as caught:
-        target.listen(stdin([*schemas(), bad, state_message(1)]))
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(expected, match=f"PostgreSQL refused a batch: {error}") as caught:
+        with_sleep(make_target(), sleep).database.retry("a batch", fail)
+    assert caught.value.exit_code == exit_code
     assert sleep.slept == []
 
 
-def test_a_missing_grant_needs_a_person(database: Database, make_target: Make) -> None:
-    """Waiting does not bring a privilege: exit code 2."""
-    with database.connect() as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
-        connection.execute("CREATE TABLE pg_catalog.events ()")
-    with pytest.raises(
-        SettingsError, match="PostgreSQL refused the tables: permission denied"
-    ) as caught:
-        make_target(default_target_schema="pg_catalog").prepare()
-    assert caught.value.exit_code == 2
+def test_full_disk_is_named_and_not_retried(make_target: Make) -> None:
+    """Exit code 1: whether to try again is the decision of the caller, which has limits."""
+    sleep = Sleep()
+
+    def fail() -> None:
+        raise psycopg.errors.DiskFull
+
+    with pytest.raises(DatabaseUnavailableError, match="The disk of PostgreSQL is full"):
+        with_sleep(make_target(), sleep).database.retry("a batch", fail)
+    assert sleep.slept == []
 
 
-def test_a_database_that_takes_no_writes_needs_a_person(
-    database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A standby, for instance: exit code 2."""
-    monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
-    assert database.value("SHOW transaction_read_only") == "on"
-    with pytest.raises(SettingsError, match="PostgreSQL refused the tables: cannot execute"):
-        make_target().prepare()
-
-
-def test_a_column_that_a_view_needs_needs_a_person(database: Database, make_target: Make) -> None:
-    """PostgreSQL does not convert it (feature not supported), however often it is asked."""
-    database.execute(
-        "CREATE TABLE events (id TEXT PRIMARY KEY, timestamp TIMESTAMP);"
-        "CREATE VIEW reading AS SELECT timestamp FROM events"
-    )
-    with pytest.raises(SettingsError, match="cannot alter type of a column used by a view"):
-        make_target().prepare()
+def test_row_that_postgresql_quotes_stays_out_of_the_message(make_target: Make) -> None:
+    bad = record("events", event(1, name="secret\0name"))
+    with pytest.raises(InvalidDataError, match='PostgreSQL refused a batch of "events"') as caught:
+        make_target().load(stdin([*schemas(), bad, state_message(1)]))
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)

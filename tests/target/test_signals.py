@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: a transaction in hand is finished, a page in hand is dropped whole."""
+"""Signals: a transaction in progress is finished, an incomplete page is dropped."""
 
 from __future__ import annotations
 
@@ -25,48 +25,70 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_page_without_its_state_is_dropped(
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_incomplete_page_is_dropped(
     database: Database, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """Waiting for the rest of a page: it ends at once, with nothing of that page written."""
-    with start(database, tmp_path) as loader:
-        assert loader.stdin
-        assert loader.stdout
+    """Between pages the target exits at once, with nothing of the incomplete page written."""
+    with start(database, tmp_path) as target:
+        assert target.stdin
+        assert target.stdout
         whole = [record("events", event(1)), state_message(1)]
-        loader.stdin.write(lines([*schemas(), *whole, record("events", event(2))]))
-        loader.stdin.flush()
-        assert states(loader.stdout.readline()) == [state(1)]
-        loader.send_signal(number)
-        output, errors = loader.communicate()
-    assert loader.returncode == code
+        target.stdin.write(lines([*schemas(), *whole, record("events", event(2))]))
+        target.stdin.flush()
+        assert states(target.stdout.readline()) == [state(1)]
+        target.send_signal(number)
+        output, errors = target.communicate()
+    assert target.returncode == code
     assert output == b""
     assert b"Traceback" not in errors
-    assert b"Stopped by a signal" in errors
+    assert f"Stopped by {number.name}".encode() in errors
     assert database.rows("SELECT id FROM events") == [("event-1",)]
 
 
-def test_a_flush_under_way_is_finished(database: Database, tmp_path: Path) -> None:
-    """The rows wait for a lock when the signal comes: they, checkpoint and STATE still go out."""
-    with start(database, tmp_path) as loader, database.connect() as other:
-        assert loader.stdin
-        assert loader.stdout
-        loader.stdin.write(lines([*schemas(), record("events", event(1)), state_message(1)]))
-        loader.stdin.flush()
-        assert states(loader.stdout.readline()) == [state(1)]
+def test_transaction_in_progress_is_finished(database: Database, tmp_path: Path) -> None:
+    """Rows that wait for a lock are still written, with checkpoint and STATE."""
+    with start(database, tmp_path) as target, database.connect() as other:
+        assert target.stdin
+        assert target.stdout
+        target.stdin.write(lines([*schemas(), record("events", event(1)), state_message(1)]))
+        target.stdin.flush()
+        assert states(target.stdout.readline()) == [state(1)]
         with other.transaction():
             other.execute("LOCK TABLE events IN SHARE MODE")
-            loader.stdin.write(lines([record("events", event(2)), state_message(2)]))
-            loader.stdin.flush()
+            target.stdin.write(lines([record("events", event(2)), state_message(2)]))
+            target.stdin.flush()
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             wait_until(lambda: other.execute(waiting).fetchone())
-            loader.send_signal(signal.SIGTERM)
-        output, _ = loader.communicate()
-    assert loader.returncode == 143
+            target.send_signal(signal.SIGTERM)
+        output, _ = target.communicate()
+    assert target.returncode == 143
     assert states(output) == [state(2)]
     assert database.rows("SELECT count(*), (SELECT events_seen FROM checkpoint) FROM events") == [
         (2, 2)
     ]
+
+
+def test_signal_that_was_ignored_at_the_start_stays_ignored(
+    database: Database, tmp_path: Path
+) -> None:
+    """As under nohup: the terminal is closed, and the load continues."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        target = start(database, tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert target.stdin
+    assert target.stdout
+    target.stdin.write(lines([*schemas(), state_message(1)]))
+    target.stdin.flush()
+    assert states(target.stdout.readline()) == [state(1)]
+    target.send_signal(signal.SIGHUP)
+    output, errors = target.communicate(lines([state_message(2)]))
+    assert target.returncode == 0, errors
+    assert states(output) == [state(2)]
 
 
 @pytest.fixture
@@ -79,9 +101,9 @@ def alarm() -> Iterator[None]:
 
 @pytest.mark.usefixtures("alarm")
 class TestShutdown:
-    """The rules alone, without a process."""
+    """The rules, without a process."""
 
-    def test_ends_at_once_when_nothing_is_under_way(self) -> None:
+    def test_exits_at_once_when_no_work_is_in_progress(self) -> None:
         with pytest.raises(SystemExit) as end:
             Shutdown().handle(signal.SIGTERM)
         assert end.value.code == 143
@@ -104,19 +126,19 @@ class TestShutdown:
             shutdown.handle(signal.SIGTERM)
         assert end.value.code == 130
 
-    def test_a_pause_between_attempts_may_be_cut_short(self) -> None:
+    def test_pause_between_attempts_is_interruptible(self) -> None:
         shutdown = Shutdown()
         with shutdown.deferred(), pytest.raises(SystemExit), shutdown.interruptible():
             shutdown.handle(signal.SIGTERM)
 
-    def test_a_pause_does_not_begin_after_a_signal(self) -> None:
+    def test_pause_does_not_begin_after_a_signal(self) -> None:
         shutdown = Shutdown()
         with pytest.raises(SystemExit), shutdown.deferred():
             shutdown.handle(signal.SIGTERM)
             with shutdown.interruptible():
                 pytest.fail("the pause began")
 
-    def test_work_that_hangs_is_cut_off(self) -> None:
+    def test_work_that_hangs_is_aborted(self) -> None:
         """After the grace the process ends without clean-up, with the code of the signal."""
         ended: list[int] = []
         shutdown = Shutdown(grace=0.01, exit_now=ended.append)
@@ -125,7 +147,7 @@ class TestShutdown:
             wait_until(lambda: ended)
         assert ended == [143]
 
-    def test_a_failure_is_not_hidden_by_a_signal(self) -> None:
+    def test_error_is_not_hidden_by_a_signal(self) -> None:
         shutdown = Shutdown()
         with pytest.raises(ValueError, match="broken"), shutdown.deferred():
             shutdown.handle(signal.SIGTERM)

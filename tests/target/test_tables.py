@@ -1,23 +1,23 @@
-"""The tables are exactly those of the design, whatever was there before."""
+"""The tables are those of the SQL files, or the load refuses to start."""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from target_config import sql
-from target_config.failures import SettingsError
+from target_config import tables
+from target_config.errors import SettingsError
 from target_helpers import (
     NOW,
     event,
     lines,
-    raw_stdin,
     record,
+    scan,
     schemas,
     state,
     state_message,
     stdin,
-    walk,
 )
 
 if TYPE_CHECKING:
@@ -36,26 +36,33 @@ TABLES = {
     """,
     "checkpoint": """
         id integer 1, next_cursor text, total_events integer, updated_at timestamptz now(),
-        state jsonb, cursor_expires_at timestamptz, walk_open boolean, walk_newest timestamptz,
-        walk_oldest timestamptz, complete_to timestamptz, events_seen bigint,
-        events_emitted bigint, loaded_spans integer
+        state jsonb, cursor_expires_at timestamptz, scan_in_progress boolean,
+        scan_newest_at timestamptz, scan_oldest_at timestamptz, high_watermark timestamptz,
+        events_seen bigint, events_emitted bigint, events_expected bigint,
+        loaded_range_count integer
     """,
     "rejected_events": """
-        rejection_id text, event_id text, reasons jsonb, raw text, run_id text, page integer,
+        rejection_id text, event_id text, errors jsonb, raw_event text, sync_id text, page integer,
         rejected_at timestamptz
     """,
     "pages": """
-        run_id text, page integer, requested_at timestamptz, received_at timestamptz,
-        bytes bigint, events integer, emitted integer, skipped integer, rejected integer,
-        retries jsonb, waited numeric, budget_limit integer, budget_remaining integer,
-        budget_reset integer, cursor_expires_at timestamptz, oldest timestamptz,
-        newest timestamptz, events_seen bigint, total_events bigint
+        sync_id text, page integer, requested_at timestamptz, received_at timestamptz,
+        response_bytes bigint, events integer, emitted integer, skipped integer, rejected integer,
+        retries jsonb, rate_limit_wait_seconds numeric, rate_limit integer,
+        rate_limit_remaining integer, rate_limit_reset_seconds integer,
+        cursor_expires_at timestamptz, oldest_event_at timestamptz, newest_event_at timestamptz,
+        events_seen bigint, events_expected bigint, total_events bigint, incremental_to timestamptz
     """,
 }
 
 
 def expected(table: str) -> list[str]:
     return [" ".join(column.split()) for column in TABLES[table].split(",")]
+
+
+def ensure_tables(target: TargetPostgresCheckpoint) -> None:
+    with target.lock:
+        target.ensure_tables()
 
 
 def columns(database: Database, table: str, schema: str = "public") -> list[str]:
@@ -68,140 +75,229 @@ def columns(database: Database, table: str, schema: str = "public") -> list[str]
     return [" ".join(filter(None, row)) for row in rows]
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_columns_are_those_of_the_design(database: Database, make_target: Make, table: str) -> None:
-    """Name, type, default and order of every column, also after a load through the stock sink."""
-    make_target().listen(stdin(walk(1)))
-    assert columns(database, table) == expected(table)
+def test_columns_are_those_of_the_design(database: Database, make_target: Make) -> None:
+    """Name, type, default and order of every column, after a load."""
+    make_target().load(stdin(scan(1)))
+    for table in TABLES:
+        assert columns(database, table) == expected(table)
+    assert set(tables.tables()) == set(TABLES)
 
 
-def test_values_arrive_in_utc_to_the_millisecond(database: Database, make_target: Make) -> None:
-    """A session in another time zone reads the same instant."""
-    make_target().listen(stdin([*schemas(), record("events", event(1)), state_message(1)]))
+def test_every_table_and_column_has_a_comment(database: Database, make_target: Make) -> None:
+    ensure_tables(make_target())
+    assert (
+        database.rows(
+            "SELECT c.oid::regclass, a.attname FROM pg_class AS c JOIN pg_attribute AS a "
+            "ON a.attrelid = c.oid AND a.attnum > 0 WHERE c.relnamespace = 'public'::regnamespace "
+            "AND c.relkind = 'r' AND (col_description(c.oid, a.attnum) IS NULL "
+            "OR obj_description(c.oid, 'pg_class') IS NULL)"
+        )
+        == []
+    )
+
+
+def test_second_start_writes_nothing_and_takes_no_lock(
+    database: Database, make_target: Make
+) -> None:
+    """It succeeds where writing is not possible and every table is locked."""
+    ensure_tables(make_target())
+    with database.connect() as other, other.transaction():
+        for table in TABLES:
+            other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        database.execute(
+            f"ALTER DATABASE {database.name} SET lock_timeout = '1s';"
+            f"ALTER DATABASE {database.name} SET default_transaction_read_only = on"
+        )
+        ensure_tables(make_target())
+
+
+def test_changed_sql_is_applied_to_an_existing_database(
+    database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For instance a comment or a function; the rows stay."""
+    make_target().load(stdin(scan(1)))
+    changed = tables.script() + "COMMENT ON TABLE events IS 'changed';"
+    monkeypatch.setattr(tables, "script", lambda: changed)
+    ensure_tables(make_target())
+    assert database.rows("SELECT obj_description('events'::regclass), count(*) FROM events") == [
+        ("changed", 10)
+    ]
+
+
+def test_dropped_table_and_trigger_are_created_again(database: Database, make_target: Make) -> None:
+    ensure_tables(make_target())
+    database.execute("DROP TABLE pages; DROP TRIGGER checkpoint_from_state ON checkpoint")
+    make_target().load(stdin(scan(1)))
+    assert columns(database, "pages") == expected("pages")
+    assert database.value("SELECT events_seen FROM checkpoint") == 10
+
+
+@pytest.mark.parametrize(
+    ("ddl", "message"),
+    [
+        (
+            "CREATE TABLE events (id TEXT PRIMARY KEY, timestamp TIMESTAMPTZ)",
+            "Table public.events has no column session_id",
+        ),
+        (
+            "CREATE TABLE checkpoint (id BIGINT PRIMARY KEY)",
+            "Table public.checkpoint has column id of type bigint instead of integer",
+        ),
+        ("CREATE TABLE pages (number INT)", "Table public.pages has no column sync_id"),
+        ("CREATE VIEW pages AS SELECT 1 AS page", "Table public.pages is not a table"),
+        (
+            "CREATE TABLE rejected_events (run_id TEXT)",
+            "Table public.rejected_events has no column rejection_id",
+        ),
+        (
+            "{events}; ALTER TABLE events DROP CONSTRAINT events_pkey",
+            "Table public.events has no primary key instead of (id)",
+        ),
+        (
+            "{events}; ALTER TABLE events DROP CONSTRAINT events_pkey, ADD PRIMARY KEY (id, name)",
+            "has the primary key (id, name) instead of (id)",
+        ),
+        (
+            "{events}; ALTER TABLE events ALTER timestamp TYPE TIMESTAMP",
+            "timestamp of type timestamp without time zone instead of timestamp with time zone",
+        ),
+        (
+            "{events}; ALTER TABLE events ALTER ingested_at DROP DEFAULT",
+            "Table public.events has column ingested_at without a default",
+        ),
+        (
+            "{checkpoint}; ALTER TABLE checkpoint RENAME scan_in_progress TO walk_open",
+            "Table public.checkpoint has no column scan_in_progress",
+        ),
+    ],
+)
+def test_other_table_of_the_same_name_is_refused(
+    database: Database, make_target: Make, ddl: str, message: str
+) -> None:
+    """One message that names table and column, exit code 2, and nothing is changed."""
+    script = tables.script()
+    for name in ("events", "checkpoint"):
+        start = script.index(f"CREATE TABLE IF NOT EXISTS {name}")
+        ddl = ddl.replace(f"{{{name}}}", script[start : script.index(");", start) + 1])
+    database.execute(ddl)
+    relations = (
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    )
+    before = database.rows(relations)
+    with pytest.raises(SettingsError, match="rename or drop it, then start again") as caught:
+        make_target().load(stdin([]))
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert database.rows(relations) == before
+
+
+def test_further_columns_of_the_user_are_no_obstacle(database: Database, make_target: Make) -> None:
+    ensure_tables(make_target())
+    database.execute("ALTER TABLE events ADD COLUMN mine TEXT DEFAULT 'x'")
+    make_target().load(stdin(scan(1)))
+    assert database.value("SELECT count(*) FROM events WHERE mine = 'x'") == 10
+
+
+def test_role_without_create_privilege_is_told_the_grant(
+    database: Database, make_target: Make
+) -> None:
+    user = database.cluster.user
+    database.execute(f"REVOKE CREATE ON SCHEMA public FROM {user}")
+    with pytest.raises(SettingsError) as caught:
+        make_target().load(stdin(scan(1)))
+    assert f"GRANT CREATE, USAGE ON SCHEMA public TO {user};" in str(caught.value)
+    # Once the tables are there, the privilege is not needed.
+    database.execute(f"GRANT CREATE, USAGE ON SCHEMA public TO {user}")
+    ensure_tables(make_target())
+    database.execute(f"REVOKE CREATE ON SCHEMA public FROM {user}")
+    make_target().load(stdin(scan(1)))
+    assert database.value("SELECT count(*) FROM events") == 10
+
+
+def test_role_without_create_privilege_on_the_database(
+    database: Database, make_target: Make
+) -> None:
+    user = database.cluster.user
+    database.execute(f"REVOKE CREATE ON DATABASE {database.name} FROM {user}")
+    try:
+        with pytest.raises(SettingsError) as caught:
+            make_target(default_target_schema="other").load(stdin(scan(1)))
+    finally:
+        database.execute(f"GRANT CREATE ON DATABASE {database.name} TO {user}")
+    assert f"GRANT CREATE ON DATABASE {database.name} TO {user};" in str(caught.value)
+
+
+def test_values_keep_their_precision(database: Database, make_target: Make) -> None:
+    """A timestamp to the millisecond, in UTC."""
+    make_target().load(stdin([*schemas(), record("events", event(1)), state_message(1)]))
     assert database.value("SELECT timestamp = '2026-01-27 19:00:01.369+00' FROM events")
     assert database.value("SELECT now() - ingested_at < interval '1 minute' FROM events")
 
 
-def test_applying_again_changes_nothing(database: Database, make_target: Make) -> None:
-    """The second time nothing is altered, and no lock waits for a transaction that is writing."""
-    make_target().prepare()
-    catalog = """
-        SELECT 'column', attrelid::regclass::text, attnum, xmin::text FROM pg_attribute
-         WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
-        UNION ALL SELECT 'trigger', tgname, oid::int, xmin::text FROM pg_trigger
-        UNION ALL SELECT 'comment', objoid::text, objsubid, xmin::text FROM pg_description
-    """
-    before = database.rows(catalog)
-    database.execute(f"ALTER DATABASE {database.name} SET lock_timeout = '1s'")
-    with database.connect() as writer, writer.transaction():
-        for table in TABLES:
-            # What a running load, and an autovacuum, hold at most.
-            writer.execute(f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE".encode())
-            writer.execute(f"LOCK TABLE {table} IN ROW EXCLUSIVE MODE".encode())
-        make_target().prepare()
-    assert sorted(database.rows(catalog)) == sorted(before)
-
-
-def test_replay_writes_no_row(database: Database, make_target: Make) -> None:
-    """The same page again: no row version is made, and ingested_at stays."""
-    versions = "SELECT id, ctid::text, xmin::text, ingested_at FROM events ORDER BY id"
-    make_target().listen(stdin(walk(2)))
-    before = database.rows(versions)
-    make_target().listen(stdin(walk(2)))
-    assert database.rows(versions) == before
-    assert len(before) == 20
-
-
-def test_a_page_is_joined_by_the_key_and_no_table_is_read_as_a_whole(
-    database: Database, make_target: Make
-) -> None:
-    """PostgreSQL's own choice for a table of this size would read all of it, twice a page."""
-    target = make_target()
-    target.prepare()
-    database.execute(
-        "INSERT INTO events (id, name) SELECT 'old-' || n, n FROM generate_series(1, 5000) AS n;"
-        "CREATE TABLE scans (whole BIGINT, by_key BIGINT);"
-        "CREATE FUNCTION note() RETURNS TRIGGER LANGUAGE plpgsql AS $$ BEGIN"
-        " INSERT INTO scans SELECT seq_scan, idx_scan FROM pg_stat_xact_user_tables"
-        " WHERE relid = TG_RELID; RETURN NULL; END $$;"
-        "CREATE TRIGGER note AFTER INSERT OR UPDATE ON events EXECUTE FUNCTION note()"
-    )
-    target.listen(stdin(walk(1)))
-    inserted, updated = database.rows("SELECT whole, by_key FROM scans ORDER BY by_key")
-    assert inserted == (0, 10)
-    assert updated == (0, 20)
-
-
-def test_changed_event_is_updated_and_keeps_its_first_time(
-    database: Database, make_target: Make
-) -> None:
-    """An event that comes with other content is written over; ingested_at is of the first time."""
-    make_target().listen(stdin(walk(1)))
-    first = database.value("SELECT ingested_at FROM events WHERE id = 'event-3'")
-    make_target().listen(
-        stdin([*schemas(), record("events", event(3, type="scroll")), state_message(1)])
-    )
-    assert database.rows("SELECT type, ingested_at FROM events WHERE id = 'event-3'") == [
-        ("scroll", first)
-    ]
-
-
-def test_null_object_is_sql_null(database: Database, make_target: Make) -> None:
-    """A field that the tap could not read is NULL, not the JSON value null."""
-    make_target().listen(
-        stdin([*schemas(), record("events", event(1, properties=None)), state_message(1)])
-    )
-    assert database.value("SELECT properties IS NULL FROM events")
-
-
+@pytest.mark.parametrize("settings", [{}, {"use_copy": False}], ids=["lines", "records"])
 @pytest.mark.parametrize(
     "text", ["0.12345678901234567890123", "1e400", "-0.10", "123456789012345678901234567890"]
 )
-def test_numbers_keep_every_digit(database: Database, make_target: Make, text: str) -> None:
-    """JSONB holds numbers exactly; nothing on the way makes floats of them."""
+def test_numbers_keep_every_digit(
+    database: Database, make_target: Make, text: str, settings: dict[str, Any]
+) -> None:
+    """JSONB stores numbers exactly; nothing on the way converts them to floats."""
     message = record("events", event(1, properties={"n": "@"}))
     text_of_messages = lines([*schemas(), message, state_message(1)])
-    make_target().listen(raw_stdin(text_of_messages.replace(b'"@"', text.encode())))
+    make_target(**settings).load(io.BytesIO(text_of_messages.replace(b'"@"', text.encode())))
     assert database.value(f"SELECT (properties ->> 'n') = '{text}'::numeric::text FROM events")
 
 
-def test_checkpoint_while_a_walk_is_open(database: Database, make_target: Make) -> None:
-    """The columns say what the STATE says: cursor, expiry, span and progress."""
-    make_target().listen(stdin([state_message(40, 100)]))
+def test_checkpoint_while_a_scan_is_in_progress(database: Database, make_target: Make) -> None:
+    """The columns are those of the STATE."""
+    make_target().load(stdin([state_message(40, 100)]))
     assert database.rows(
         "SELECT id, next_cursor, total_events, cursor_expires_at = '2026-02-01 00:00:00.125+00', "
-        "walk_open, walk_newest IS NOT NULL, walk_oldest = '2026-01-01+00', complete_to, "
-        "events_seen, events_emitted, loaded_spans FROM checkpoint"
-    ) == [(1, "cursor-40", 100, True, True, True, True, None, 40, 40, 0)]
+        "scan_in_progress, scan_newest_at IS NOT NULL, scan_oldest_at = '2026-01-01+00', "
+        "high_watermark, events_seen, events_emitted, events_expected, loaded_range_count "
+        "FROM checkpoint"
+    ) == [(1, "cursor-40", 100, True, True, True, True, None, 40, 40, 100, 0)]
     assert database.value("SELECT state FROM checkpoint") == state(40, 100)
 
 
-def test_checkpoint_after_a_finished_walk(database: Database, make_target: Make) -> None:
-    """No cursor, no open walk, complete up to the newest event; one row still."""
-    make_target().listen(stdin([state_message(40, 100), state_message(100, 100, done=True)]))
+def test_checkpoint_after_a_finished_scan(database: Database, make_target: Make) -> None:
+    """No cursor, no scan in progress, the high watermark at the newest event; still one row."""
+    make_target().load(stdin([state_message(40, 100), state_message(100, 100, done=True)]))
     assert database.rows(
-        "SELECT next_cursor, total_events, cursor_expires_at, walk_open, walk_newest, walk_oldest, "
-        f"complete_to = '{NOW}', events_seen FROM checkpoint"
+        "SELECT next_cursor, total_events, cursor_expires_at, scan_in_progress, scan_newest_at, "
+        f"scan_oldest_at, high_watermark = '{NOW}', events_seen FROM checkpoint"
     ) == [(None, 100, None, False, None, None, True, 100)]
 
 
+def test_checkpoint_counts_loaded_ranges(database: Database, make_target: Make) -> None:
+    """A scan is in progress as soon as it has emitted a page, also without a cursor."""
+    value = state(1)
+    value["bookmarks"]["events"] |= {"cursor": None, "loaded_ranges": [{}, {}]}
+    make_target().load(stdin([{"type": "STATE", "value": value}]))
+    assert database.rows("SELECT loaded_range_count, scan_in_progress FROM checkpoint") == [
+        (2, True)
+    ]
+
+
 @pytest.mark.parametrize(
-    "value",
+    "bookmark",
     [
-        {},
-        {
-            "bookmarks": {
-                "events": {"cursor_expires_at": "soon", "total_events": "many", "loaded": 3}
-            }
-        },
-        {"a": 1.5},
+        None,
+        {"cursor_expires_at": "soon", "total_events": "many", "loaded_ranges": 3},
+        {"total_events": 10**30, "events_seen": 0.5, "high_watermark": {}},
+        [],
     ],
+    ids=str,
 )
-def test_a_state_of_another_tap_never_stops_the_load(
-    database: Database, make_target: Make, value: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def test_state_of_another_tap_does_not_stop_the_load(
+    database: Database,
+    make_target: Make,
+    bookmark: Any,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What cannot be derived is NULL; the STATE is stored and printed as it came."""
-    make_target().listen(stdin([{"type": "STATE", "value": value}]))
+    value = {"bookmarks": {"events": bookmark}}
+    make_target().load(stdin([{"type": "STATE", "value": value}]))
     assert database.rows("SELECT state, cursor_expires_at, total_events FROM checkpoint") == [
         (value, None, None)
     ]
@@ -210,14 +306,14 @@ def test_a_state_of_another_tap_never_stops_the_load(
 
 def test_two_accounts_in_two_schemas(database: Database, make_target: Make) -> None:
     """Each schema has tables, trigger and checkpoint of its own; a name may need quotes."""
-    make_target().listen(stdin(walk(1)))
-    make_target(default_target_schema="Second account").listen(
-        stdin([*walk(2)[:-1], state_message(7)])
+    make_target().load(stdin(scan(1)))
+    make_target(default_target_schema="Second account").load(
+        stdin([*scan(2)[:-1], state_message(7)])
     )
     assert database.rows("SELECT events_seen FROM checkpoint") == [(10,)]
-    assert database.rows('SELECT events_seen, walk_open FROM "Second account".checkpoint') == [
-        (7, True)
-    ]
+    assert database.rows(
+        'SELECT events_seen, scan_in_progress FROM "Second account".checkpoint'
+    ) == [(7, True)]
     assert database.value('SELECT count(*) FROM "Second account".events') == 20
     assert columns(database, "events", "Second account") == expected("events")
 
@@ -226,9 +322,9 @@ def test_two_accounts_in_two_schemas(database: Database, make_target: Make) -> N
 def test_no_schema_is_the_default_one(
     database: Database, make_target: Make, value: str | None
 ) -> None:
-    """Rows and checkpoint, though a schema of the user's own comes first in the search path."""
+    """Rows and checkpoint, though a schema of the user comes first in the search path."""
     database.execute("CREATE SCHEMA AUTHORIZATION CURRENT_USER")
-    make_target(default_target_schema=value).listen(stdin(walk(1)))
+    make_target(default_target_schema=value).load(stdin(scan(1)))
     assert database.rows(
         "SELECT DISTINCT schemaname FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema)'"
     ) == [("public",)]
@@ -237,60 +333,16 @@ def test_no_schema_is_the_default_one(
     ) == [(10, 10)]
 
 
-def test_tables_of_the_stock_target_are_converted(
-    database: Database, make_target: Make, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Columns that the stock target made are converted without loss, and the log says so."""
-    database.execute(
-        "CREATE TABLE events (id TEXT PRIMARY KEY, session_id TEXT, user_id UUID, "
-        "type VARCHAR(20), name TEXT, properties JSONB, timestamp TIMESTAMP, session JSONB);"
-        "INSERT INTO events (id, timestamp) VALUES ('old', '2026-01-27 19:20:12.369');"
-        "CREATE TABLE checkpoint (id INTEGER PRIMARY KEY DEFAULT 1, next_cursor TEXT, "
-        "total_events INTEGER, updated_at TIMESTAMPTZ DEFAULT now())"
-    )
-    database.execute(f"ALTER DATABASE {database.name} SET timezone TO 'Asia/Tokyo'")
-    make_target().listen(stdin(walk(1)))
-    assert columns(database, "events") == expected("events")
-    assert columns(database, "checkpoint") == expected("checkpoint")
-    assert database.rows(
-        "SELECT timestamp = '2026-01-27 19:20:12.369+00', ingested_at FROM events WHERE id = 'old'"
-    ) == [(True, None)]
-    assert "Column timestamp of table events is converted" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("ddl", "sentence"),
-    [
-        (
-            "CREATE TABLE events (id TEXT PRIMARY KEY, timestamp TEXT)",
-            "Column timestamp of table events has type text",
-        ),
-        (
-            "CREATE TABLE events (id TEXT, type TEXT)",
-            "Table events has the primary key none where (id) is needed",
-        ),
-    ],
-)
-def test_a_table_that_cannot_be_converted_is_refused(
-    database: Database, make_target: Make, ddl: str, sentence: str
-) -> None:
-    """One sentence that says what to do, and nothing is changed."""
-    database.execute(ddl)
-    before = columns(database, "events")
-    with pytest.raises(SettingsError, match="rename or drop that table") as caught:
-        make_target().prepare()
-    assert sentence in str(caught.value)
-    assert columns(database, "events") == before
-
-
 def test_sql_is_found_in_a_wheel_and_in_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wheel carries the files inside the package; a checkout has them at target-config/sql."""
-    visible = [file.name for file in sql.files()]
+    """A wheel contains the files inside the package; a checkout has them at target-config/sql."""
+    visible = [file.name for file in tables.sql_files()]
     assert visible == sorted(visible)
     assert "10_events.sql" in visible
+    monkeypatch.setattr("target_config.tables.resources.files", lambda _: tmp_path)
     (tmp_path / "sql").mkdir()
+    with pytest.raises(FileNotFoundError, match="the installation is broken"):
+        tables.sql_files()
     (tmp_path / "sql" / "01_packed.sql").touch()
-    monkeypatch.setattr("target_config.sql.resources.files", lambda _: tmp_path)
-    assert [file.name for file in sql.files()] == ["01_packed.sql"]
+    assert [file.name for file in tables.sql_files()] == ["01_packed.sql"]

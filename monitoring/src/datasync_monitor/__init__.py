@@ -1,4 +1,4 @@
-"""What people look at while events are loaded, read from PostgreSQL alone."""
+"""Progress, health check, dashboard and metrics of a load, read from PostgreSQL."""
 
 from __future__ import annotations
 

@@ -2,183 +2,199 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
+from contextlib import contextmanager
 from datetime import timedelta
 from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from datasync_monitor import __version__
-from datasync_monitor.check import Verdict, check
-from datasync_monitor.database import Settings, is_port
-from datasync_monitor.health import PATIENCE
-
-_DESCRIPTION = (
-    "Look at a load of events: everything is read from PostgreSQL, and nothing is written."
+from datasync_monitor.database import (
+    DatabaseSettings,
+    DatabaseUnavailable,
+    ReconnectingConnection,
 )
-_ENVIRONMENT = """\
-environment:
-  DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME
-                        the database; by default that of the sandbox
-                        (127.0.0.1, 54329, datasync, sandbox, events). With
-                        DB_HOST the port is 5432 by default, and the password
-                        is left to libpq (~/.pgpass).
+from datasync_monitor.health import STALL_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+EXIT_UNHEALTHY = 1
+EXIT_CONFIGURATION = 2
+EXIT_INTERRUPTED = 130
+_EXTRAS = {"streamlit": "web", "prometheus_client": "metrics"}
+
+_EPILOG = """
+\b
+Environment:
+  DB_HOST, DB_PORT, DB_USER, DB_PASSWORD or DB_PASSWORD_FILE, DB_NAME
+      The database. The port is 5432 by default, and without a password libpq
+      looks for one (~/.pgpass). Without DB_HOST, it is the sandbox's that
+      .sandbox/env of the current directory names.
 """
-_CANNOT_RUN = 3
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command and return the exit code."""
-    arguments = _parser().parse_args(argv)
-    try:
-        settings = Settings.from_environment(schema=arguments.schema)
-    except ValueError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return Verdict.NO_DATABASE
-    try:
-        return int(arguments.run(settings, arguments))
-    except KeyboardInterrupt:
-        return 130
-    except ModuleNotFoundError as error:
-        if error.name not in {"streamlit", "prometheus_client"}:
-            raise
-        extra = "web" if error.name == "streamlit" else "metrics"
-        message = (
-            f"{error.name} is not installed: `meltano invoke datasync-monitor:{extra}` brings it, "
-            f"or pip install './monitoring[{extra}]'."
-        )
-        print(message, file=sys.stderr)  # noqa: T201
-        return _CANNOT_RUN
+def _seconds_option(name: str, default: float, text: str) -> Callable[..., Any]:
+    """Return an option that takes a number of seconds and passes a timedelta."""
 
+    def convert(_: click.Context, __: click.Parameter, value: float) -> timedelta:
+        if not (math.isfinite(value) and value > 0):
+            message = "must be a number of seconds, more than 0"
+            raise click.BadParameter(message)
+        return timedelta(seconds=value)
 
-def _check(settings: Settings, arguments: argparse.Namespace) -> int:
-    outcome = check(settings, patience=timedelta(seconds=arguments.patience))
-    print(outcome.text)  # noqa: T201
-    return outcome.verdict
-
-
-def _watch(settings: Settings, arguments: argparse.Namespace) -> int:
-    from datasync_monitor.watch import watch  # noqa: PLC0415 - `check` starts in half the time without rich
-
-    watch(
-        settings,
-        patience=timedelta(seconds=arguments.patience),
-        pause=lambda: time.sleep(arguments.every),
-        follow=arguments.follow,
+    return click.option(
+        name,
+        type=float,
+        metavar="SECONDS",
+        default=default,
+        show_default=True,
+        callback=convert,
+        help=text,
     )
-    return 0
 
 
-def _web(settings: Settings, arguments: argparse.Namespace) -> int:
-    from datasync_monitor.web.launch import serve  # noqa: PLC0415 - needs the extra `web`
+def _port_option(default: int) -> Callable[..., Any]:
+    return click.option(
+        "--port",
+        type=click.IntRange(1, 65535),
+        metavar="NUMBER",
+        default=default,
+        show_default=True,
+        help="Port to listen on.",
+    )
+
+
+_host_option = click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+)
+_schema_option = click.option(
+    "--schema", default="public", show_default=True, help="Schema of the tables."
+)
+_stall_timeout_option = _seconds_option(
+    "--stall-timeout",
+    STALL_TIMEOUT.total_seconds(),
+    "Time without progress, beyond every announced wait, after which a load is stuck.",
+)
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def cli() -> None:
+    """Show a load of events. All commands read PostgreSQL, and write nothing."""
+
+
+@cli.command()
+@_schema_option
+@_stall_timeout_option
+@_seconds_option("--interval", 1, "Time between two readings.")
+@click.option("--follow", is_flag=True, help="Continue after the end of a scan, until Ctrl-C.")
+def watch(schema: str, stall_timeout: timedelta, interval: timedelta, follow: bool) -> None:  # noqa: FBT001
+    """Show the progress of a load that runs elsewhere."""
+    from datasync_monitor import terminal  # noqa: PLC0415 - `check` starts faster without rich
+
+    terminal.watch(
+        _settings(schema),
+        stall_timeout=stall_timeout,
+        pause=lambda: time.sleep(interval.total_seconds()),
+        follow=follow,
+    )
+
+
+@cli.command()
+@_schema_option
+@_stall_timeout_option
+@click.pass_context
+def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None:
+    """Check the load: one line, exit code 0 (healthy) or 1."""
+    from datasync_monitor.progress import read_progress  # noqa: PLC0415 - with the others
 
     try:
+        with ReconnectingConnection(DatabaseSettings.from_environment(schema=schema)) as database:
+            progress = database.run(
+                lambda connection: read_progress(
+                    connection, schema=schema, stall_timeout=stall_timeout
+                )
+            )
+    except (DatabaseUnavailable, ValueError) as error:
+        # A container's health check may exit with 0 or 1 only.
+        click.echo(error)
+        context.exit(EXIT_UNHEALTHY)
+    click.echo(progress.headline)
+    context.exit(0 if progress.state.healthy else EXIT_UNHEALTHY)
+
+
+@cli.command()
+@_schema_option
+@_stall_timeout_option
+@_host_option
+@_port_option(8501)
+@_seconds_option("--interval", 2, "Time between two refreshes of the page.")
+def web(schema: str, stall_timeout: timedelta, host: str, port: int, interval: timedelta) -> None:
+    """Serve the dashboard."""
+    with _listening(host, port):
+        from datasync_monitor.web.launch import serve  # noqa: PLC0415 - needs the extra `web`
+
         serve(
-            settings,
-            host=arguments.host,
-            port=arguments.port,
-            every=arguments.every,
-            patience=arguments.patience,
+            _settings(schema), host=host, port=port, interval=interval, stall_timeout=stall_timeout
         )
-    except OSError as error:
-        return _cannot_listen(arguments, error)
 
 
-def _metrics(settings: Settings, arguments: argparse.Namespace) -> int:
-    from datasync_monitor.metrics import serve  # noqa: PLC0415 - needs the extra `metrics`
+@cli.command()
+@_schema_option
+@_stall_timeout_option
+@_host_option
+@_port_option(9464)
+def metrics(schema: str, stall_timeout: timedelta, host: str, port: int) -> None:
+    """Serve the numbers to Prometheus, at /metrics."""
+    settings = _settings(schema)
+    with _listening(host, port):
+        from datasync_monitor.metrics import serve  # noqa: PLC0415 - needs the extra `metrics`
 
-    host, port = arguments.host, arguments.port
-    try:
-        serve(settings, host=host, port=port, patience=timedelta(seconds=arguments.patience))
-    except OSError as error:
-        return _cannot_listen(arguments, error)
-    print(f"Metrics of {settings.place}: http://{host}:{port}/metrics", flush=True)  # noqa: T201
+        serve(settings, host=host, port=port, stall_timeout=stall_timeout)
+    click.echo(f"Metrics of {settings.location}: http://{host}:{port}/metrics")
     Event().wait()
-    return 0
 
 
-def _cannot_listen(arguments: argparse.Namespace, error: OSError) -> int:
-    message = f"Cannot listen on {arguments.host}:{arguments.port}: {error.strerror}."
-    print(message, file=sys.stderr)  # noqa: T201
-    return _CANNOT_RUN
+def _settings(schema: str) -> DatabaseSettings:
+    try:
+        return DatabaseSettings.from_environment(schema=schema)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="datasync-monitor",
-        description=_DESCRIPTION,
-        epilog=_ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--schema", default="public", help="schema of the tables (%(default)s)")
-    common.add_argument(
-        "--patience",
-        type=_positive,
-        default=PATIENCE.total_seconds(),
-        metavar="SECONDS",
-        help="silence beyond every announced wait that counts as stuck (%(default)g)",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    watching = commands.add_parser(
-        "watch", parents=[common], help="the live bar of a load that runs elsewhere"
-    )
-    watching.add_argument(
-        "--every",
-        type=_positive,
-        default=1.0,
-        metavar="SECONDS",
-        help="how often to look (%(default)g)",
-    )
-    watching.add_argument(
-        "--follow", action="store_true", help="go on after the end of a walk, until Ctrl-C"
-    )
-    watching.set_defaults(run=_watch)
-
-    checking = commands.add_parser(
-        "check",
-        parents=[common],
-        help="the health check: one line; exit 0 healthy, 1 stuck, 2 no database",
-    )
-    checking.set_defaults(run=_check)
-
-    web = commands.add_parser("web", parents=[common], help="the dashboard in the browser")
-    web.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    web.add_argument("--port", type=_port, default=8501, help="port to listen on (%(default)s)")
-    web.add_argument(
-        "--every",
-        type=_positive,
-        default=2.0,
-        metavar="SECONDS",
-        help="how often the page refreshes (%(default)g)",
-    )
-    web.set_defaults(run=_web)
-
-    metrics = commands.add_parser(
-        "metrics", parents=[common], help="the same numbers for Prometheus, at /metrics"
-    )
-    metrics.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    metrics.add_argument("--port", type=_port, default=9464, help="port to listen on (%(default)s)")
-    metrics.set_defaults(run=_metrics)
-    return parser
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[None]:
+    """Report an address that cannot be used, or a package that is not installed."""
+    try:
+        yield
+    except OSError as error:
+        message = f"Cannot listen on {host}:{port}: {error.strerror}."
+        raise click.ClickException(message) from None
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        message = (
+            f"{error.name} is not installed: run "
+            f"`pip install './monitoring[{extra}]'` in the project's directory."
+        )
+        raise click.ClickException(message) from None
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        message = "must be a number of seconds, more than 0"
-        raise argparse.ArgumentTypeError(message)
-    return value
-
-
-def _port(text: str) -> int:
-    if not is_port(text):
-        message = "must be a port number, 1 to 65535"
-        raise argparse.ArgumentTypeError(message)
-    return int(text)
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    try:
+        return cli.main(arguments, "datasync-monitor", standalone_mode=False) or 0
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return EXIT_CONFIGURATION
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import sql
+from psycopg.rows import class_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,9 +33,8 @@ RECONNECT_DELAY_SECONDS = 2.0
 SANDBOX_ENV = Path(".sandbox/env")
 """Where `datasync-sandbox up` writes the address of its database, from the project's root."""
 
-_DEFAULT_PORT = 5432
 _HIGHEST_PORT = 65535
-_PASSWORD_FILE_BYTES = 4096
+_SECRET_FILE_SIZE = 4096
 
 # The error of a failed connection carries no SQLSTATE: the text is the only way to tell a server
 # that refuses from one that cannot be reached.
@@ -59,16 +59,16 @@ class DatabaseRejected(DatabaseUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseSettings:
-    """Where the tables are. The defaults are those of the local sandbox.
+    """Where the tables are.
 
     `host` may be the directory of a Unix socket. With an empty password libpq looks for one
     (`~/.pgpass`).
     """
 
-    host: str = "127.0.0.1"
-    port: int = 54329
+    host: str
+    port: int = 5432
     user: str = "datasync"
-    password: str = field(default="sandbox", repr=False)
+    password: str = field(default="", repr=False)
     name: str = "events"
     schema: str = "public"
 
@@ -82,24 +82,27 @@ class DatabaseSettings:
     ) -> Self:
         """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` or `DB_PASSWORD_FILE`, `DB_NAME`.
 
-        An empty value counts as unset. Without `DB_HOST` the database is the sandbox's: the one
-        that `sandbox_env` names, or else the sandbox's default address.
+        An empty value counts as unset. Without `DB_HOST`, the database is the sandbox's.
 
         Raises:
             ValueError: a value cannot be used; the message names it.
         """
         values = os.environ if environ is None else environ
-        sandbox = cls(schema=schema)
         if not values.get("DB_HOST"):
             values = _read_env_file(sandbox_env)
-            if not values.get("DB_HOST"):
-                return sandbox
+        host = values.get("DB_HOST")
+        if not host:
+            message = (
+                "No database: set DB_HOST, or start the sandbox with `datasync-sandbox up` in the "
+                "current directory."
+            )
+            raise ValueError(message)
         return cls(
-            host=values["DB_HOST"],
-            port=parse_port("DB_PORT", values.get("DB_PORT") or str(_DEFAULT_PORT)),
-            user=values.get("DB_USER") or sandbox.user,
-            password=_password(values),
-            name=values.get("DB_NAME") or sandbox.name,
+            host=host,
+            port=parse_port("DB_PORT", values.get("DB_PORT") or "5432"),
+            user=values.get("DB_USER") or "datasync",
+            password=read_secret(values, "DB_PASSWORD"),
+            name=values.get("DB_NAME") or "events",
             schema=schema,
         )
 
@@ -115,23 +118,32 @@ def parse_port(setting: str, text: str) -> int:
     Raises:
         ValueError: the text is not a number from 1 to 65535.
     """
-    if text.isascii() and text.isdecimal() and 0 < int(text[:9]) <= _HIGHEST_PORT:
-        return int(text)
+    if text.isascii() and text.isdecimal() and 0 < int(text[:6]) <= _HIGHEST_PORT:
+        return int(text[:6])
     message = f"{setting} must be a port number from 1 to {_HIGHEST_PORT}, not {text[:40]!r}."
     raise ValueError(message)
 
 
-def _password(values: Mapping[str, str]) -> str:
-    if values.get("DB_PASSWORD") or not values.get("DB_PASSWORD_FILE"):
-        return values.get("DB_PASSWORD", "")
-    path = values["DB_PASSWORD_FILE"]
+def read_secret(environ: Mapping[str, str], name: str) -> str:
+    """Return a setting, or else the content of the file that `<name>_FILE` names, or else "".
+
+    Raises:
+        ValueError: the file cannot be read, or is empty.
+    """
+    path = environ.get(f"{name}_FILE")
+    if environ.get(name) or not path:
+        return environ.get(name, "")
     try:
         with Path(path).open(encoding="utf-8") as file:
-            return file.read(_PASSWORD_FILE_BYTES).rstrip("\r\n")
+            secret = file.read(_SECRET_FILE_SIZE).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        message = f"DB_PASSWORD_FILE {path} cannot be read: {reason}."
+        message = f"{name}_FILE: {path} cannot be read: {reason}."
         raise ValueError(message) from None
+    if not secret:
+        message = f"{name}_FILE: {path} is empty."
+        raise ValueError(message)
+    return secret
 
 
 def _read_env_file(path: Path) -> dict[str, str]:
@@ -176,11 +188,15 @@ class ReconnectingConnection:
         """
         self.settings = settings
         self._application_name = application_name
-        access = "READ ONLY" if read_only else "READ WRITE"
         self._begin = (
-            f"SET TRANSACTION {access}; SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; "
+            f"SET TRANSACTION {'READ ONLY' if read_only else 'READ WRITE'}; "
+            "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; "
             f"SET LOCAL statement_timeout = {round(1000 * statement_timeout_seconds)}"
         )
+        if read_only:
+            # Less than deadlock_timeout: in a deadlock with a TRUNCATE or the like, which reads of
+            # several tables make possible, it is this transaction that fails.
+            self._begin += "; SET LOCAL lock_timeout = '500ms'"
         self._sleep = sleep
         self._connection: psycopg.Connection[Any] | None = None
         self._lock = Lock()
@@ -316,16 +332,53 @@ def in_schema(schema: str, query: str, **parts: sql.Composable) -> sql.Composed:
     return sql.SQL(query).format(schema=sql.Identifier(schema), **parts)
 
 
-# Until the other modules use the names above.
-from datasync_monitor.old_database import (  # noqa: E402
-    Settings,  # noqa: F401
-    Unreachable,  # noqa: F401
-    connect,  # noqa: F401
-    is_port,  # noqa: F401
-    translated,  # noqa: F401
-)
+def read_rows(
+    connection: psycopg.Connection[Any],
+    kind: type[Result],
+    query: sql.Composed,
+    values: Mapping[str, Any] | None = None,
+) -> list[Result]:
+    """Return the rows of a query as objects of a class with fields of the columns' names."""
+    with connection.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(query, values).fetchall()
 
 
-def reason(error: Exception) -> str:
-    """Until ingestion uses `connection_error_reason`."""
-    return connection_error_reason(error)
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """The size of a table: of all its partitions together, where it has any.
+
+    `blocks` are counted; `rows` and `rows_per_block` are estimates of PostgreSQL's statistics.
+    """
+
+    rows: int
+    blocks: int
+    largest_partition_blocks: int
+    rows_per_block: float | None
+
+
+# A partitioned table holds no rows itself, its leaves do. For a plain table, pg_partition_tree
+# returns nothing.
+_TABLE_SIZE = """
+    SELECT coalesce(sum(greatest(s.n_live_tup, c.reltuples::bigint, 0)), 0)::bigint AS rows,
+           coalesce(sum(size.blocks), 0)::bigint AS blocks,
+           coalesce(max(size.blocks), 0)::bigint AS largest_partition_blocks,
+           (sum(c.reltuples) FILTER (WHERE c.reltuples > 0 AND c.relpages > 0)
+            / sum(c.relpages) FILTER (WHERE c.reltuples > 0 AND c.relpages > 0))::float8
+               AS rows_per_block
+    FROM (SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) AS oid) AS root
+    CROSS JOIN LATERAL (
+        SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf UNION SELECT root.oid
+    ) AS leaf
+    JOIN pg_class AS c ON c.oid = leaf.relid AND c.relkind <> 'p'
+    CROSS JOIN LATERAL (
+        SELECT pg_relation_size(c.oid) / current_setting('block_size')::int AS blocks
+    ) AS size
+    LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
+    HAVING count(*) > 0
+"""
+
+
+def table_size(connection: psycopg.Connection[Any], schema: str, table: str) -> TableSize | None:
+    """Return the size of a table, without reading it; None where it does not exist."""
+    values = {"schema": schema, "table": table}
+    return next(iter(read_rows(connection, TableSize, sql.SQL(_TABLE_SIZE).format(), values)), None)

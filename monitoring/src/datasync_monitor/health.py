@@ -1,10 +1,13 @@
-"""What counts as alive. The database cannot see a process, so the judgement rests on what moved.
+"""The state of the load: idle, running, waiting, stuck or finished.
 
-A walk is open or it is not: the checkpoint says so. An open walk is alive while its checkpoint or
-its pages move. Silence is judged against what was announced: while the API's limit is known to
-hold the tap back, silence is waiting; after that, the tap has `patience` to ask, receive and load
-one page. A walk that is silent for longer is stuck, whether its process hangs, is gone, or gets no
-answer from the API.
+The tables do not show whether a process lives, so the state depends on activity: a scan in progress
+is alive while its checkpoint or its pages change. Time without activity is compared with what the
+API announced: until the rate limit allows the next request, the load waits; after that, the tap has
+`stall_timeout` to request and load one page. After a longer time the load is stuck, whether its
+process hangs, has ended, or gets no reply from the API.
+
+`pipeline_runs` adds what only the supervisor of a run knows: that a run has started and not ended,
+or how it ended.
 """
 
 from __future__ import annotations
@@ -16,23 +19,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from datasync_monitor.facts import Facts
-    from datasync_monitor.pace import Budget
+    from datasync_monitor.snapshot import PipelineRun, Snapshot
+    from datasync_monitor.throughput import RateLimit
 
-PATIENCE = timedelta(seconds=360)
-"""Longer than the retries of one page, of which no table tells before that page comes: 8 tries of
-30 s and the pauses between them, 331 s. Longer than a cursor lives (120 s), too: after such a
-silence the walk's place is lost as well."""
+STALL_TIMEOUT = timedelta(seconds=360)
+"""Longer than the retries of one page, which reach the table `pages` only with that page: 8
+requests of 30 s and the pauses between them take 331 s."""
 
 
 class State(str, Enum):
-    """The state of the load, as the tables tell it."""
+    """The state of the load."""
 
     IDLE = "idle"
-    """Nothing was ever loaded, and no walk is open."""
+    """Nothing was ever loaded, and no run has started."""
     RUNNING = "running"
     WAITING = "waiting"
-    """Held back by the API's limit, until a known moment."""
+    """The rate limit allows no request until a known time."""
     STUCK = "stuck"
     FINISHED = "finished"
 
@@ -41,69 +43,67 @@ class State(str, Enum):
 
     @property
     def healthy(self) -> bool:
-        """Whether nobody has to look."""
+        """Whether no one has to act."""
         return self is not State.STUCK
 
 
-def moved_at(facts: Facts) -> datetime | None:
-    """When anything last moved: the checkpoint or a page, whichever is later."""
-    moments = [facts.checkpoint.updated_at] if facts.checkpoint else []
-    if facts.pages:
-        moments.append(facts.pages[-1].received_at)
-    return max(moments, default=None)
-
-
-def begun(facts: Facts, since: datetime | None) -> bool:
-    """Whether the run that began at `since` has loaded a page; True where no run is known of.
-
-    The checkpoint tells, where there is one: the database's clock writes it, as it tells `since`.
-    """
-    if since is None:
-        return True
-    if facts.checkpoint is not None:
-        return facts.checkpoint.updated_at >= since
-    return bool(facts.pages) and facts.pages[-1].received_at >= since
-
-
-def judge(
-    facts: Facts,
+def determine_state(
+    snapshot: Snapshot,
     now: datetime,
-    limit: Budget | None,
+    rate_limit: RateLimit | None,
     *,
-    patience: timedelta = PATIENCE,
-    since: datetime | None = None,
+    stall_timeout: timedelta = STALL_TIMEOUT,
 ) -> State:
-    """Name the state.
+    """Return the state at `now`."""
+    if unsuccessful_run(snapshot):
+        return State.STUCK
+    last_activity, run = snapshot.last_activity_at, running_pipeline(snapshot)
+    if run and not has_started(snapshot):
+        # What an earlier run left behind does not describe this one.
+        last_activity = max(run.started_at, last_activity or run.started_at)
+    elif last_activity is None:
+        return State.IDLE
+    elif scan_ended(snapshot):
+        # The run may still fail; one that was killed leaves its row without an end.
+        ending = run is not None and now - last_activity <= stall_timeout
+        return State.RUNNING if ending else State.FINISHED
+    if rate_limit is not None:
+        if rate_limit.wait(now):
+            return State.WAITING
+        if rate_limit.remaining == 0:
+            last_activity = max(last_activity, rate_limit.reset_at)
+    return State.RUNNING if now - last_activity <= stall_timeout else State.STUCK
 
-    Args:
-        facts: one reading of the database.
-        now: the moment to judge at.
-        limit: the API's request limit, where it is known.
-        patience: how long silence is allowed beyond every announced wait.
-        since: the start, by the database's clock, of a run that the caller knows of. What is older
-            says nothing about that run: it is running until it had its own `patience` without a
-            page.
+
+def running_pipeline(snapshot: Snapshot) -> PipelineRun | None:
+    """Return the run that has started and not ended."""
+    return snapshot.run if snapshot.run and snapshot.run.ended_at is None else None
+
+
+def has_started(snapshot: Snapshot) -> bool:
+    """Whether the run in progress has loaded a page; True where no run is known."""
+    run = running_pipeline(snapshot)
+    if run is None:
+        return True
+    # Both by the database's clock; the tap's may differ.
+    loaded_at = snapshot.scan.updated_at
+    return loaded_at is not None and loaded_at >= run.started_at
+
+
+def unsuccessful_run(snapshot: Snapshot) -> PipelineRun | None:
+    """Return the newest run if it failed or left a scan unfinished, with nothing loaded since."""
+    run, loaded_at = snapshot.run, snapshot.scan.updated_at
+    if run is None or run.ended_at is None or (loaded_at and loaded_at > run.ended_at):
+        return None
+    unfinished = snapshot.scan.scan_in_progress
+    failed = run.outcome == "failed" or (run.outcome in {"stopped", "killed"} and unfinished)
+    return run if failed else None
+
+
+def scan_ended(snapshot: Snapshot) -> bool:
+    """Whether the last scan reached its end.
+
+    No scan is in progress then, but neither is one whose sync failed on its first page.
     """
-    moved = moved_at(facts)
-    if moved is None:
-        if since is None:
-            return State.IDLE
-        return State.RUNNING if now - since <= patience else State.STUCK
-    if _ended(facts) and begun(facts, since):
-        return State.FINISHED
-    if since is not None:
-        moved = max(moved, since)
-    if limit is not None and limit.wait(now):
-        return State.WAITING
-    allowed_from = moved if limit is None or limit.remaining > 0 else max(moved, limit.reset_at)
-    return State.RUNNING if now - allowed_from <= patience else State.STUCK
-
-
-def _ended(facts: Facts) -> bool:
-    """Whether the last walk came to its end.
-
-    No walk is open then; but neither is one that failed on its first page, or starts over.
-    """
-    if facts.checkpoint is None or facts.checkpoint.walk_open:
-        return False
-    return not facts.pages or facts.pages[-1].counted
+    page = snapshot.last_page
+    return not snapshot.scan.scan_in_progress and (page is None or page.accepted)

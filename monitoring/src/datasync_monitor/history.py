@@ -1,61 +1,56 @@
-"""What the load did over time: runs, pace, budget, waits and faults, all from the table `pages`.
+"""The load over time: syncs, throughput, rate limit and retries, from the table `pages`.
 
-`pages` has one row for up to 5,000 events: 600 rows for 3,000,000. Reading all of it costs less
-than reading one thousandth of `events`.
+`pages` has one row for up to 5,000 events: 600 rows for 3,000,000.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
-
-from datasync_monitor.database import has_table, in_schema
+from datasync_monitor.database import has_table, in_schema, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import psycopg
 
-BARS = 90
+MAX_BUCKETS = 90
 """Points of a chart over time, at most."""
 
-_WIDTHS_S = (5, 15, 60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
+_WIDTHS_SECONDS = (5, 15, 60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One process of the tap that brought at least one page."""
+class Sync:
+    """One process of the tap that received at least one page."""
 
-    run_id: str
-    started: datetime
-    ended: datetime
+    sync_id: str
+    started_at: datetime
+    ended_at: datetime
     outcome: str
-    """`finished`, `open` (the newest run of an open walk), or `cut off` (another run went on)."""
+    """`finished`, `open` (the newest sync of a scan in progress), or `interrupted`."""
     pages: int
     events: int
     emitted: int
     rejected: int
     retries: int
-    waited: float
+    rate_limit_wait_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Slice:
-    """The pages of one stretch of time. `rate` is in events per second, `waited` in seconds."""
+class TimeBucket:
+    """The pages received in one interval. `rate` is in events per second."""
 
     at: datetime
     pages: int
     rate: float
-    waited: float
-    budget_remaining: int | None
+    rate_limit_wait_seconds: float
+    rate_limit_remaining: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Requests that had to be repeated, for one cause, in one stretch of time."""
+class RetryCount:
+    """Requests repeated for one cause in one interval."""
 
     at: datetime
     cause: str
@@ -64,126 +59,96 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """A chart's worth of the load's history, in stretches of equal `width`."""
+    """The history of the load in intervals of equal `width`."""
 
     width: timedelta
-    slices: tuple[Slice, ...] = ()
-    faults: tuple[Fault, ...] = ()
+    buckets: tuple[TimeBucket, ...] = ()
+    retries: tuple[RetryCount, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over every page that was ever received. `waited` is in seconds."""
-
-    runs: int = 0
-    pages: int = 0
-    events: int = 0
-    emitted: int = 0
-    skipped: int = 0
-    rejected: int = 0
-    bytes: int = 0
-    waited: float = 0.0
-    retries: Mapping[str, int] = field(default_factory=dict)
-
-
-# The page that ends a walk is the one after which the tap keeps no cursor. A page that was not
-# counted (see `facts.Page.counted`) has none either, but ends nothing. A run may end one walk and
-# be cut off in the next, so its last page decides.
-_RUNS = """
-    SELECT run_id, min(requested_at) AS started, max(received_at) AS ended,
+# After the page that ends a scan there is no cursor. A page that was not accepted (see
+# `snapshot.Page.accepted`) has none either, but ends nothing. A sync may end one scan and be
+# interrupted in the next, so its last page decides.
+_SYNCS = """
+    SELECT sync_id, min(requested_at) AS started_at, max(received_at) AS ended_at,
            CASE WHEN (array_agg(cursor_expires_at IS NULL AND total_events IS NOT NULL
-                                AND events_seen >= events ORDER BY page DESC))[1] THEN 'finished'
+                                ORDER BY page DESC))[1] THEN 'finished'
                 WHEN max(received_at) = (SELECT max(received_at) FROM {schema}.pages) THEN 'open'
-                ELSE 'cut off' END AS outcome,
+                ELSE 'interrupted' END AS outcome,
            count(*)::int AS pages, coalesce(sum(events), 0)::bigint AS events,
            coalesce(sum(emitted), 0)::bigint AS emitted,
            coalesce(sum(rejected), 0)::int AS rejected,
            coalesce(sum((SELECT sum(n::int) FROM jsonb_each_text(retries) AS r(cause, n))), 0)::int
                AS retries,
-           coalesce(sum(waited), 0)::float8 AS waited
-    FROM {schema}.pages GROUP BY run_id ORDER BY started DESC LIMIT %(limit)s
+           coalesce(sum(rate_limit_wait_seconds), 0)::float8 AS rate_limit_wait_seconds
+    FROM {schema}.pages GROUP BY sync_id ORDER BY started_at DESC LIMIT %(limit)s
 """
 
-_SPAN = (
+_FIRST_AND_LAST = (
     "SELECT min(requested_at), max(received_at) FROM {schema}.pages WHERE received_at >= %(since)s"
 )
 
-_SLICES = """
+_BUCKETS = """
     WITH grid AS (
         SELECT generate_series(date_bin(%(width)s, %(first)s, 'epoch'), %(last)s, %(width)s) AS at
     ), binned AS (
         SELECT date_bin(%(width)s, received_at, 'epoch') AS at, count(*)::int AS pages,
                sum(events)::float8 / extract(epoch FROM %(width)s::interval)::float8 AS rate,
-               sum(waited)::float8 AS waited, min(budget_remaining) AS budget_remaining
+               sum(rate_limit_wait_seconds)::float8 AS rate_limit_wait_seconds,
+               min(rate_limit_remaining) AS rate_limit_remaining
         FROM {schema}.pages WHERE received_at >= %(since)s GROUP BY 1
     )
     SELECT grid.at, coalesce(pages, 0) AS pages, coalesce(rate, 0) AS rate,
-           coalesce(waited, 0) AS waited, budget_remaining
+           coalesce(rate_limit_wait_seconds, 0) AS rate_limit_wait_seconds, rate_limit_remaining
     FROM grid LEFT JOIN binned USING (at) ORDER BY grid.at
 """
 
-_FAULTS = """
+_RETRIES = """
     SELECT date_bin(%(width)s, received_at, 'epoch') AS at, cause, sum(n::int)::int AS retries
     FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, n)
     WHERE received_at >= %(since)s GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 
-_SUMS = """
-    SELECT count(DISTINCT run_id)::int AS runs, count(*)::int AS pages,
-           coalesce(sum(events), 0)::bigint AS events, coalesce(sum(emitted), 0)::bigint AS emitted,
-           coalesce(sum(skipped), 0)::bigint AS skipped,
-           coalesce(sum(rejected), 0)::bigint AS rejected,
-           coalesce(sum(bytes), 0)::bigint AS bytes, coalesce(sum(waited), 0)::float8 AS waited,
-           coalesce((SELECT jsonb_object_agg(cause, n) FROM (
-               SELECT cause, sum(n::int)::int AS n
-               FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, n) GROUP BY cause
-           ) AS by_cause), '{{}}') AS retries
-    FROM {schema}.pages
-"""
-
-
-def read_totals(connection: psycopg.Connection[Any], schema: str) -> Totals:
-    """Sum all pages up; nothing, where the table is not there yet."""
-    if not has_table(connection, schema, "pages"):
-        return Totals()
-    with connection.cursor(row_factory=class_row(Totals)) as cursor:
-        return cursor.execute(in_schema(schema, _SUMS)).fetchone() or Totals()
-
-
-def read_runs(connection: psycopg.Connection[Any], schema: str, limit: int = 20) -> tuple[Run, ...]:
-    """Read the newest runs, newest first."""
+def read_syncs(
+    connection: psycopg.Connection[Any], schema: str, limit: int = 20
+) -> tuple[Sync, ...]:
+    """Read the newest syncs, newest first."""
     if not has_table(connection, schema, "pages"):
         return ()
-    with connection.cursor(row_factory=class_row(Run)) as cursor:
-        return tuple(cursor.execute(in_schema(schema, _RUNS), {"limit": limit}).fetchall())
+    return tuple(read_rows(connection, Sync, in_schema(schema, _SYNCS), {"limit": limit}))
 
 
 def read_timeline(
     connection: psycopg.Connection[Any], schema: str, since: datetime, until: datetime
 ) -> Timeline:
-    """Read the pages received since `since`, in at most about `BARS` stretches.
+    """Read the pages received since `since`, in about `MAX_BUCKETS` intervals at most.
 
-    After the last page the chart goes on to `until`, but for five minutes at most.
+    The timeline continues after the last page up to `until`, but for five minutes at most.
     """
-    span: Any = None
+    first_and_last: Any = None
     if has_table(connection, schema, "pages"):
-        span = connection.execute(in_schema(schema, _SPAN), {"since": since}).fetchone()
-    if span is None or span[0] is None:
-        return Timeline(timedelta(seconds=_WIDTHS_S[0]))
-    first, last = max(span[0], since), max(span[1], min(until, span[1] + timedelta(minutes=5)))
-    width = bar_width(last - first)
+        query = in_schema(schema, _FIRST_AND_LAST)
+        first_and_last = connection.execute(query, {"since": since}).fetchone()
+    if first_and_last is None or first_and_last[0] is None:
+        return Timeline(timedelta(seconds=_WIDTHS_SECONDS[0]))
+    first, last_page = max(first_and_last[0], since), first_and_last[1]
+    last = max(last_page, min(until, last_page + timedelta(minutes=5)))
+    width = bucket_width(last - first)
     values = {"since": since, "first": first, "last": last, "width": width}
-    with connection.cursor(row_factory=class_row(Slice)) as cursor:
-        slices = tuple(cursor.execute(in_schema(schema, _SLICES), values).fetchall())
-    with connection.cursor(row_factory=class_row(Fault)) as cursor:
-        faults = tuple(cursor.execute(in_schema(schema, _FAULTS), values).fetchall())
-    return Timeline(width, slices, faults)
+    return Timeline(
+        width,
+        tuple(read_rows(connection, TimeBucket, in_schema(schema, _BUCKETS), values)),
+        tuple(read_rows(connection, RetryCount, in_schema(schema, _RETRIES), values)),
+    )
 
 
-def bar_width(span: timedelta) -> timedelta:
-    """Choose a round width of which at most `BARS` cover `span`."""
-    seconds = span.total_seconds()
+def bucket_width(length: timedelta) -> timedelta:
+    """Return a round width, of which at most `MAX_BUCKETS` cover `length`."""
+    seconds = length.total_seconds()
     return timedelta(
-        seconds=next((width for width in _WIDTHS_S if seconds / width <= BARS), _WIDTHS_S[-1])
+        seconds=next(
+            (width for width in _WIDTHS_SECONDS if seconds / width <= MAX_BUCKETS),
+            _WIDTHS_SECONDS[-1],
+        )
     )

@@ -1,116 +1,162 @@
-"""The progress of the load: everything that is shown, derived from one reading of the tables."""
+"""The progress of the load: state, completion, throughput and time left of one snapshot."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from datasync_monitor import distance, pace, words
-from datasync_monitor.facts import Page, read_facts
-from datasync_monitor.health import PATIENCE, State, begun, judge, moved_at
+from datasync_monitor import formatting, throughput
+from datasync_monitor.health import (
+    STALL_TIMEOUT,
+    State,
+    determine_state,
+    has_started,
+    scan_ended,
+    unsuccessful_run,
+)
+from datasync_monitor.snapshot import PageTotals, read_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
     import psycopg
 
-    from datasync_monitor.facts import Facts
-    from datasync_monitor.pace import Budget
+    from datasync_monitor.snapshot import Checkpoint, Snapshot
+    from datasync_monitor.throughput import RateLimit
 
-__all__ = ["Progress", "State", "derive", "read_progress"]
+_ALMOST = 0.999
+"""Shown at most while the load is not finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far, how fast, how long still, and whether it is alive, at the moment `now`.
+    """How far the scan is, how fast, how long it still takes, and its state, at the time `now`.
 
-    `seen` and `pages` count this walk over all its restarts; events that were already loaded are
-    seen too, because the walk has to pass them. `rate` is in events per second. `starting` is set
-    until the run that the caller knows of has loaded its first page.
+    The numbers count the scan over all its restarts; events that are skipped because they are
+    loaded already are seen as well. `fraction` is 1 only when the load is finished. `rate` is in
+    events per second. `starting` is set until the run in progress has loaded its first page,
+    `completing` when its scan has ended and the run has not.
     """
 
     state: State
     now: datetime
-    seen: int = 0
-    emitted: int = 0
-    total: int | None = None
+    snapshot: Snapshot
     fraction: float | None = None
-    catching_up: bool = False
+    incremental: bool = False
     starting: bool = False
+    completing: bool = False
     rate: float | None = None
-    eta: timedelta | None = None
-    pages: int = 0
-    rejected: int = 0
-    restarts: int = 0
-    retries: Mapping[str, int] = field(default_factory=dict)
-    budget: Budget | None = None
-    cursor_expires_at: datetime | None = None
-    moved_at: datetime | None = None
-    checkpoint_at: datetime | None = None
-    started_at: datetime | None = None
-    complete_to: datetime | None = None
-    in_table: int | None = None
-    last_page: Page | None = None
+    time_left: timedelta | None = None
+    rate_limit: RateLimit | None = None
 
     @property
-    def cursor_life(self) -> timedelta | None:
-        """How long the open walk's place can still be used; zero when it is lost."""
-        if self.cursor_expires_at is None or self.state in {State.IDLE, State.FINISHED}:
+    def scan(self) -> Checkpoint:
+        """The checkpoint of the scan."""
+        return self.snapshot.scan
+
+    @property
+    def totals(self) -> PageTotals:
+        """The sums over the pages of the scan."""
+        return self.snapshot.totals
+
+    @property
+    def events_seen(self) -> int:
+        """Events that the scan has seen."""
+        return self.scan.events_seen or 0
+
+    @property
+    def events_expected(self) -> int | None:
+        """Events that the scan has to see."""
+        return self.scan.events_expected or self.scan.total_events
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of the tap within the scan."""
+        return max(0, self.totals.syncs - 1)
+
+    @property
+    def retried_requests(self) -> int:
+        """Requests repeated in the scan, for any cause."""
+        return sum(self.totals.retries.values())
+
+    @property
+    def cursor_lifetime(self) -> timedelta | None:
+        """How long the cursor of the scan in progress can still be used; zero when it expired."""
+        expires_at = self.scan.cursor_expires_at
+        if expires_at is None or self.state in {State.IDLE, State.FINISHED}:
             return None
-        return max(timedelta(0), self.cursor_expires_at - self.now)
+        return max(timedelta(0), expires_at - self.now)
 
     @property
     def checkpoint_age(self) -> timedelta | None:
         """How long ago the checkpoint was last written."""
-        return (
-            None if self.checkpoint_at is None else max(timedelta(0), self.now - self.checkpoint_at)
-        )
+        return self._since(self.scan.updated_at)
 
     @property
-    def silence(self) -> timedelta | None:
-        """How long nothing has moved."""
-        return None if self.moved_at is None else max(timedelta(0), self.now - self.moved_at)
+    def idle_time(self) -> timedelta | None:
+        """How long nothing was loaded."""
+        return self._since(self.snapshot.last_activity_at)
+
+    def _since(self, at: datetime | None) -> timedelta | None:
+        return None if at is None else max(timedelta(0), self.now - at)
+
+    @property
+    def wait(self) -> timedelta | None:
+        """How long the load waits for the rate limit; None where it does not."""
+        if self.rate_limit is None or self.state is not State.WAITING:
+            return None
+        return self.rate_limit.wait(self.now)
 
     @property
     def amount(self) -> str:
-        """How far, in events: `65,000 of 100,000 events`."""
-        if self.catching_up:
-            return f"{words.count(self.seen)} new events"
-        if self.total is None or self.state is State.FINISHED:
-            return f"{words.count(self.seen)} events"
-        return f"{words.count(self.seen)} of {words.count(self.total)} events"
+        """The events so far: `65,000 of 100,000 events`."""
+        seen = formatting.count(self.events_seen)
+        if self.incremental:
+            return f"{seen} new events"
+        if self.events_expected is None or self.completing or self.state is State.FINISHED:
+            return f"{seen} events"
+        return f"{seen} of {formatting.count(self.events_expected)} events"
 
     @property
     def activity(self) -> str:
-        """What is going on in this moment, in a few words."""
+        """What the load is doing, in a few words."""
+        limit = self.rate_limit
         if self.state is State.STUCK:
-            return (
-                f"nothing has moved for {words.duration(self.silence)}"
-                if self.silence
-                else "nothing has come yet"
-            )
-        wait = self.budget.wait(self.now) if self.budget else None
-        if self.state is State.WAITING and wait:
-            whole = timedelta(seconds=ceil(wait.total_seconds()))
-            return f"waiting {words.duration(whole)} for the API's limit"
+            return self._reason_stuck()
+        if self.wait:
+            whole = formatting.duration(formatting.whole_seconds(self.wait))
+            return f"waiting {whole} for the rate limit"
         if self.state is State.FINISHED:
-            return (
-                f"everything up to {self.complete_to:%Y-%m-%d %H:%M:%S} UTC is loaded"
-                if self.complete_to
-                else "done"
-            )
+            if self.scan.high_watermark is None:
+                return "nothing to load"
+            return f"loaded up to {self.scan.high_watermark:%Y-%m-%d %H:%M:%S} UTC"
         if self.state is State.IDLE:
             return "nothing loaded yet"
-        if self.starting or self.last_page is None:
-            return "asking for the first page"
-        if self.budget is None:
-            return "the API names no limit"
-        if self.budget.remaining == 0:
-            return "asking for the next page"
-        return f"{self.budget.remaining} of {words.plural(self.budget.limit, 'request')} left"
+        if self.starting:
+            return "waiting for the first page of this run"
+        if self.completing:
+            return "completing the run"
+        if limit is None:
+            return "no rate limit"
+        if limit.remaining == 0:
+            return "requesting the next page"
+        return f"{limit.remaining} of {formatting.plural(limit.limit, 'request')} left"
+
+    def _reason_stuck(self) -> str:
+        run = unsuccessful_run(self.snapshot)
+        if run is None:
+            idle = self.idle_time
+            return (
+                f"no progress for {formatting.duration(idle)}"
+                if idle
+                else "the run has loaded no page"
+            )
+        if run.outcome == "failed":
+            return f"the last run failed: {run.message or 'see its log'}".removesuffix(".")
+        return f"the last run was {run.outcome}"
 
     @property
     def headline(self) -> str:
@@ -118,9 +164,22 @@ class Progress:
         if self.state is State.IDLE:
             return f"{self.state}: {self.activity}"
         if self.state is State.FINISHED:
-            return f"{self.state}: {self.amount} in the last walk, {self.activity}"
-        share = "" if self.fraction is None else f", {words.percent(self.fraction)}"
+            return f"{self.state}: {self.amount} in the last scan, {self.activity}"
+        share = "" if self.fraction is None else f", {formatting.percent(self.fraction)}"
         return f"{self.state}: {self.amount}{share}, {self.activity}"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """How far a scan is.
+
+    A scan to the oldest event is measured in events. An incremental scan is measured in event time
+    down to where it ends, because it sees a small part of all events.
+    """
+
+    fraction: float | None = None
+    incremental: bool = False
+    pages_left: int | None = None
 
 
 def read_progress(
@@ -128,69 +187,86 @@ def read_progress(
     *,
     schema: str = "public",
     clock: Callable[[], datetime] | None = None,
-    since: datetime | None = None,
-    patience: timedelta = PATIENCE,
+    stall_timeout: timedelta = STALL_TIMEOUT,
 ) -> Progress:
-    """Read the tables and derive the progress.
+    """Read the tables and compute the progress. Call it through `ReconnectingConnection.run`.
 
     Args:
-        connection: from `database.connect`, or any psycopg connection in autocommit mode.
-        schema: where the tables are.
-        clock: the aware current time; None takes the database's, by which the checkpoint is
-            written. `pages` carries the clock of the tap: where the two differ, pace, time left
-            and the wait for the limit are off by as much.
-        since: the start of a run that the caller knows of; see `health.judge`.
-        patience: how long silence is allowed beyond every announced wait.
-
-    Raises:
-        psycopg.Error: see `database.translated`.
+        connection: to the database.
+        schema: of the tables.
+        clock: returns the aware current time; None takes the database's. `pages` has the times of
+            the tap's clock: where the two differ, throughput and time left differ by as much.
+        stall_timeout: how long nothing may be loaded, beyond every announced wait.
     """
-    facts = read_facts(connection, schema)
-    return derive(facts, clock() if clock else facts.now, since=since, patience=patience)
-
-
-def derive(
-    facts: Facts, now: datetime, *, since: datetime | None = None, patience: timedelta = PATIENCE
-) -> Progress:
-    """Derive the progress at `now` from one reading. No input, no output, no clock."""
-    checkpoint, pages, totals = facts.checkpoint, facts.pages, facts.totals
-    last = pages[-1] if pages else None
-    place = checkpoint or last
-    limit = pace.budget(pages, totals.window)
-    state = judge(facts, now, limit, patience=patience, since=since)
-    moved = moved_at(facts)
-    starting = not begun(facts, since)
-    if moved is None or (starting and checkpoint is not None and not checkpoint.walk_open):
-        return Progress(
-            state=state, now=now, starting=starting, in_table=facts.in_table, moved_at=moved
-        )
-    way = distance.measure(facts, finished=state is State.FINISHED)
-    # A walk that does not move has no honest answer.
-    moving = state in {State.RUNNING, State.WAITING}
-    left = way.pages_left if moving else None
-    eta = None if left is None else pace.eta(pages, left, now, limit)
-    until = last.received_at if last and state in {State.FINISHED, State.STUCK} else now
-    return Progress(
-        state=state,
-        now=now,
-        seen=way.seen,
-        emitted=(checkpoint.events_emitted if checkpoint else None) or 0,
-        total=way.total,
-        fraction=way.fraction,
-        catching_up=way.catching_up,
-        starting=starting,
-        rate=pace.rate(pages, until),
-        eta=eta,
-        pages=totals.pages,
-        rejected=totals.rejected,
-        restarts=max(0, totals.runs - 1),
-        retries=totals.retries,
-        budget=limit,
-        cursor_expires_at=place.cursor_expires_at if place else None,
-        moved_at=moved,
-        checkpoint_at=checkpoint.updated_at if checkpoint else None,
-        started_at=totals.started_at,
-        complete_to=checkpoint.complete_to if checkpoint else None,
-        in_table=facts.in_table,
-        last_page=last,
+    snapshot = read_snapshot(connection, schema)
+    return compute_progress(
+        snapshot, clock() if clock else snapshot.now, stall_timeout=stall_timeout
     )
+
+
+def compute_progress(
+    snapshot: Snapshot, now: datetime, *, stall_timeout: timedelta = STALL_TIMEOUT
+) -> Progress:
+    """Compute the progress at `now`. A pure function."""
+    pages, last_page = snapshot.pages, snapshot.last_page
+    rate_limit = throughput.latest_rate_limit(pages, snapshot.rate_limit_window_seconds)
+    state = determine_state(snapshot, now, rate_limit, stall_timeout=stall_timeout)
+    starting = not has_started(snapshot)
+    if starting and not snapshot.scan.scan_in_progress:
+        # The tables describe an earlier run.
+        nothing = replace(snapshot, checkpoint=None, pages=(), totals=PageTotals())
+        return Progress(state, now, nothing, starting=True)
+    if snapshot.last_activity_at is None:
+        return Progress(state, now, snapshot)
+    active = state in {State.RUNNING, State.WAITING}
+    completing = active and scan_ended(snapshot)
+    if completing or state is State.FINISHED:
+        completion = Completion(_ALMOST if completing else 1.0, pages_left=0)
+    else:
+        completion = compute_completion(snapshot)
+    until = last_page.received_at if last_page and not active else now
+    return Progress(
+        state,
+        now,
+        snapshot,
+        fraction=completion.fraction,
+        incremental=completion.incremental,
+        starting=starting,
+        completing=completing,
+        rate=throughput.events_per_second(pages, until),
+        time_left=throughput.time_left(pages, completion.pages_left, now, rate_limit)
+        if active and completion.pages_left is not None
+        else None,
+        rate_limit=rate_limit,
+    )
+
+
+def compute_completion(snapshot: Snapshot) -> Completion:
+    """Measure the scan in progress by its checkpoint or, before there is one, by its last page."""
+    pages = snapshot.totals.pages
+    fraction = _incremental_fraction(snapshot)
+    if fraction is not None:
+        left = ceil(pages * (1 - fraction) / fraction) if fraction > 0 and pages else None
+        return Completion(min(fraction, _ALMOST), incremental=True, pages_left=left)
+    scan = snapshot.scan
+    seen, expected = scan.events_seen or 0, scan.events_expected or scan.total_events
+    if not expected:
+        return Completion()
+    page_size = max((page.events for page in snapshot.pages), default=0)
+    left = ceil(max(0, expected - seen) / page_size) if page_size else None
+    return Completion(min(seen / expected, _ALMOST), pages_left=left)
+
+
+def _incremental_fraction(snapshot: Snapshot) -> float | None:
+    """Return how much of the time down to the scan's end is done.
+
+    None for a scan to the oldest event, also for one that did not end where it was to end.
+    """
+    scan, page = snapshot.scan, snapshot.last_page
+    newest, oldest = scan.scan_newest_at, scan.scan_oldest_at
+    # Without the table `pages` the lookback below the watermark is not known.
+    end = page.incremental_to if page else scan.high_watermark
+    if newest is None or oldest is None or end is None or min(newest, oldest) <= end:
+        return None
+    # The first events may be later than the tap's clock and so above `scan_newest_at`.
+    return max(0.0, (newest - oldest) / (newest - end))

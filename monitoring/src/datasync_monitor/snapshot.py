@@ -7,30 +7,25 @@ The table `events` is not read: the checkpoint and one row per page are enough, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from psycopg.rows import class_row
-
-from datasync_monitor.database import has_table, in_schema
+from datasync_monitor.database import has_table, in_schema, read_rows, table_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     import psycopg
-    from psycopg import sql
 
 RECENT_PAGES = 240
 """Pages read for the throughput: more than five minutes' worth under the API's rate limit."""
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """The row of `checkpoint`: how far the scan is. `state` is the whole Singer STATE."""
 
-    updated_at: datetime
+    updated_at: datetime | None = None
     next_cursor: str | None = field(default=None, repr=False)
     cursor_expires_at: datetime | None = None
     scan_in_progress: bool = False
@@ -82,18 +77,17 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class ScanTotals:
-    """Sums over all pages of the newest scan, over all its syncs.
-
-    `rate_limit_window_seconds` is the longest `rate_limit_reset_seconds` of the last day: the API
-    names the seconds until its oldest counted request leaves the window, so a scan that starts
-    with little of the rate limit left sees only short ones at first.
-    """
+class PageTotals:
+    """Sums over the pages of one scan, or over all pages."""
 
     pages: int = 0
     syncs: int = 0
+    events: int = 0
+    emitted: int = 0
+    skipped: int = 0
     rejected: int = 0
-    rate_limit_window_seconds: int | None = None
+    response_bytes: int = 0
+    rate_limit_wait_seconds: float = 0.0
     started_at: datetime | None = None
     retries: Mapping[str, int] = field(default_factory=dict)
 
@@ -112,14 +106,18 @@ class PipelineRun:
 class Snapshot:
     """All that the progress is computed from; a table that does not exist counts as empty.
 
-    `now` is the database's clock, `pages` are the newest of the scan, oldest first, and
-    `events_in_table` is the estimate of PostgreSQL's statistics.
+    `now` is the database's clock. `pages` are the newest of the scan, oldest first, and `totals`
+    the sums over all of the scan, over all its syncs. `rate_limit_window_seconds` is the longest
+    `rate_limit_reset_seconds` of the last day: the API names the seconds until its oldest counted
+    request leaves the window, so a scan that starts with few requests left sees short ones at
+    first. `events_in_table` is the estimate of PostgreSQL's statistics.
     """
 
     now: datetime
     checkpoint: Checkpoint | None = None
-    totals: ScanTotals = ScanTotals()
     pages: tuple[Page, ...] = ()
+    totals: PageTotals = PageTotals()
+    rate_limit_window_seconds: int | None = None
     run: PipelineRun | None = None
     events_in_table: int | None = None
 
@@ -129,15 +127,30 @@ class Snapshot:
         return self.pages[-1] if self.pages else None
 
     @property
+    def scan(self) -> Checkpoint:
+        """The checkpoint; before the first one, or with a target that has none, the last page's."""
+        page = self.last_page
+        if self.checkpoint is not None or page is None:
+            return self.checkpoint or Checkpoint()
+        return Checkpoint(
+            updated_at=page.received_at,
+            cursor_expires_at=page.cursor_expires_at,
+            scan_in_progress=page.cursor_expires_at is not None or not page.accepted,
+            events_seen=page.events_seen,
+            events_expected=page.events_expected,
+            total_events=page.total_events,
+        )
+
+    @property
     def last_activity_at(self) -> datetime | None:
         """When the checkpoint was written or a page received, whichever is later."""
-        times = [self.checkpoint.updated_at] if self.checkpoint else []
-        times += [page.received_at for page in self.pages[-1:]]
-        return max(times, default=None)
+        page = self.last_page
+        times = (self.scan.updated_at, page.received_at if page else None)
+        return max((at for at in times if at is not None), default=None)
 
 
 _CHECKPOINT = """
-    SELECT coalesce(updated_at, 'epoch') AS updated_at, next_cursor, cursor_expires_at,
+    SELECT updated_at, next_cursor, cursor_expires_at,
            coalesce(scan_in_progress, false) AS scan_in_progress, scan_newest_at, scan_oldest_at,
            high_watermark, events_seen, events_emitted, events_expected,
            total_events, loaded_range_count, state
@@ -152,23 +165,29 @@ _OF_SCAN = (
     "WHERE events_seen <= events), '-infinity')"
 )
 
-_TOTALS = f"""
+_TOTALS = """
     SELECT count(*)::int AS pages, count(DISTINCT sync_id)::int AS syncs,
-           coalesce(sum(rejected), 0)::int AS rejected,
-           (SELECT max(rate_limit_reset_seconds) FROM {{schema}}.pages WHERE received_at >= (
-               SELECT max(received_at) - interval '1 day' FROM {{schema}}.pages
-           )) AS rate_limit_window_seconds,
+           coalesce(sum(events), 0)::bigint AS events, coalesce(sum(emitted), 0)::bigint AS emitted,
+           coalesce(sum(skipped), 0)::bigint AS skipped,
+           coalesce(sum(rejected), 0)::bigint AS rejected,
+           coalesce(sum(response_bytes), 0)::bigint AS response_bytes,
+           coalesce(sum(rate_limit_wait_seconds), 0)::float8 AS rate_limit_wait_seconds,
            min(requested_at) AS started_at,
            coalesce((SELECT jsonb_object_agg(cause, n) FROM (
                SELECT cause, sum(value::int)::int AS n
-               FROM {{schema}}.pages, jsonb_each_text(retries) AS r(cause, value)
-               WHERE {_OF_SCAN} GROUP BY cause) AS by_cause), '{{{{}}}}') AS retries
-    FROM {{schema}}.pages WHERE {_OF_SCAN}
-"""  # noqa: S608 - joined from constants of this module
+               FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, value)
+               WHERE {condition} GROUP BY cause) AS by_cause), '{{}}') AS retries
+    FROM {schema}.pages WHERE {condition}
+"""
+
+_WINDOW = """
+    SELECT max(rate_limit_reset_seconds) FROM {schema}.pages
+    WHERE received_at >= (SELECT max(received_at) - interval '1 day' FROM {schema}.pages)
+"""
 
 _PAGES = f"""
     SELECT sync_id, page, requested_at, received_at, events,
-           rate_limit_wait_seconds::float8 AS rate_limit_wait_seconds, rate_limit,
+           coalesce(rate_limit_wait_seconds, 0)::float8 AS rate_limit_wait_seconds, rate_limit,
            rate_limit_remaining, rate_limit_reset_seconds, cursor_expires_at, events_seen,
            events_expected, total_events, incremental_to
     FROM {{schema}}.pages WHERE {_OF_SCAN}
@@ -180,40 +199,37 @@ _RUN = """
     ORDER BY id DESC LIMIT 1
 """
 
-# An estimate: to count 3,000,000 rows would cost more than all the rest together. A partitioned
-# table holds no rows itself; its leaves do. For a plain table pg_partition_tree is empty.
-_EVENTS_IN_TABLE = """
-    SELECT sum(greatest(s.n_live_tup, c.reltuples::bigint, 0))::bigint
-    FROM (SELECT to_regclass(format('%%I.events', %s::text)) AS oid) AS root
-    CROSS JOIN LATERAL (
-        SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf
-        UNION SELECT root.oid
-    ) AS leaf
-    JOIN pg_class AS c ON c.oid = leaf.relid AND c.relkind = 'r'
-    LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
-"""
-
 
 def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -> Snapshot:
     """Read the tables, in a few milliseconds. Call it through `ReconnectingConnection.run`."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    checkpoint = read_checkpoint(connection, schema)
-    totals, pages, run = ScanTotals(), tuple[Page, ...](), None
+    pages, window, run = tuple[Page, ...](), None, None
     if has_table(connection, schema, "pages"):
-        totals = _rows(connection, ScanTotals, in_schema(schema, _TOTALS))[0]
-        pages = tuple(reversed(_rows(connection, Page, in_schema(schema, _PAGES))))
+        pages = tuple(reversed(read_rows(connection, Page, in_schema(schema, _PAGES))))
+        window = connection.execute(in_schema(schema, _WINDOW)).fetchone()
     if has_table(connection, schema, "pipeline_runs"):
-        run = next(iter(_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
-    estimate = connection.execute(_EVENTS_IN_TABLE, (schema,)).fetchone()
+        run = next(iter(read_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
+    events = table_size(connection, schema, "events")
     return Snapshot(
         now=row[0],
-        checkpoint=checkpoint,
-        totals=totals,
+        checkpoint=read_checkpoint(connection, schema),
         pages=pages,
+        totals=read_totals(connection, schema, newest_scan=True),
+        rate_limit_window_seconds=window[0] if window else None,
         run=run,
-        events_in_table=estimate[0] if estimate else None,
+        events_in_table=events.rows if events else None,
     )
+
+
+def read_totals(
+    connection: psycopg.Connection[Any], schema: str, *, newest_scan: bool = False
+) -> PageTotals:
+    """Sum up the pages of the newest scan, or all pages."""
+    if not has_table(connection, schema, "pages"):
+        return PageTotals()
+    condition = in_schema(schema, _OF_SCAN if newest_scan else "true")
+    return read_rows(connection, PageTotals, in_schema(schema, _TOTALS, condition=condition))[0]
 
 
 def read_checkpoint(
@@ -222,9 +238,4 @@ def read_checkpoint(
     """Read the checkpoint; None where nothing was ever loaded."""
     if not has_table(connection, schema, "checkpoint"):
         return None
-    return next(iter(_rows(connection, Checkpoint, in_schema(schema, _CHECKPOINT))), None)
-
-
-def _rows(connection: psycopg.Connection[Any], kind: type[Row], query: sql.Composed) -> list[Row]:
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query).fetchall()
+    return next(iter(read_rows(connection, Checkpoint, in_schema(schema, _CHECKPOINT))), None)

@@ -1,24 +1,27 @@
-"""The progress on a terminal: one live bar with what belongs to it, at any width."""
+"""The progress in a terminal: a live bar, or log lines where there is none."""
 
 from __future__ import annotations
 
 import os
-from math import ceil
-from typing import IO, TYPE_CHECKING, Any
+import sys
+from datetime import datetime, timedelta
+from typing import IO, TYPE_CHECKING
 
-from rich.cells import cell_len
 from rich.console import Console, Group
+from rich.live import Live
 from rich.text import Text
 
-from datasync_monitor import words
+from datasync_monitor import formatting
+from datasync_monitor.database import DatabaseUnavailable, ReconnectingConnection
 from datasync_monitor.health import State
+from datasync_monitor.progress import read_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import TracebackType
+    from collections.abc import Callable, Iterable, Iterator
 
     from rich.console import ConsoleOptions, RenderResult
 
+    from datasync_monitor.database import DatabaseSettings
     from datasync_monitor.progress import Progress
 
 _STYLES = {
@@ -28,171 +31,210 @@ _STYLES = {
     State.STUCK: "bold red",
     State.FINISHED: "green",
 }
-_BAR_AT_MOST = 60
-_BAR_AT_LEAST = 8
-_ONE_LINE_FROM = 120
-_ALERT_CURSOR_S = 30
+_BAR_WIDTH = 40
+_CURSOR_ALERT = timedelta(seconds=30)
+_LINE_INTERVAL = timedelta(seconds=5)
 
 
-def is_live(stream: IO[Any]) -> bool:
-    """Tell whether a frame can be painted over on this stream."""
+def is_live(stream: IO[str]) -> bool:
+    """Whether the stream is a terminal on which a line can be replaced."""
     return stream.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
 
 
 class ProgressView:
-    """A rich renderable of one `Progress`.
+    """A rich renderable of one `Progress`, with an optional note below it.
 
-    Wide terminals get the bar and the numbers in one line and the rest below; narrow ones get the
-    same facts in more lines, broken between the facts and never inside them.
+    Narrow terminals get the same values in more lines, broken between values.
     """
 
     def __init__(self, progress: Progress, note: str | None = None) -> None:
+        """Store what is shown."""
         self.progress = progress
         self.note = note
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the facts out for the console's width."""
-        width = options.max_width
-        ascii_only = options.ascii_only
-        style = _STYLES[self.progress.state]
-        numbers = self._numbers()
-        beside = sum(cell_len(text.plain) + 3 for text in numbers) if width >= _ONE_LINE_FROM else 0
-        head = self._bar(width, beside, style, ascii_only=ascii_only)
-        lines: list[Text] = []
-        if beside:
-            lines.append(Text("   ").join([head, *numbers]))
-        else:
-            lines += [head, *_flow(numbers, width, ascii_only=ascii_only)]
-        lines += _flow(self._details(style), width, ascii_only=ascii_only)
+        """Lay the values out for the console's width."""
+        width, ascii_only = options.max_width, options.ascii_only
+        separator = Text(" | " if ascii_only else " · ", style="dim")
+        bar = self._bar(min(_BAR_WIDTH, width - 18), ascii_only=ascii_only)
+        lines = [*_flow([bar, *self._amounts()], separator, width)]
+        lines += _flow(self._details(), separator, width)
         for line in lines:
-            line.truncate(width, overflow="ellipsis" if not ascii_only else "crop")
-            line.no_wrap = True
+            line.truncate(width, overflow="crop" if ascii_only else "ellipsis")
         if self.note:
-            lines += _noted(self.note).wrap(console, width)
+            lines += Text(self.note, style="magenta").wrap(console, width)
         yield Group(*lines)
 
-    def _bar(self, width: int, beside: int, style: str, *, ascii_only: bool) -> Text:
-        progress = self.progress
-        head = Text().append(f"{progress.state!s:<9}", style=style)
-        tail = "" if progress.fraction is None else f" {words.percent(progress.fraction):>7}"
-        room = min(_BAR_AT_MOST, width - head.cell_len - len(tail) - beside - 1)
-        if room >= _BAR_AT_LEAST:
-            filled, empty = ("#", "-") if ascii_only else ("━", "─")
-            done = int(room * (progress.fraction or 0.0))
-            head.append(filled * done, style=style)
-            head.append(empty * (room - done), style="dim")
-        return head.append(tail, style="bold")
+    def _bar(self, width: int, *, ascii_only: bool) -> Text:
+        progress, style = self.progress, _STYLES[self.progress.state]
+        bar = Text().append(f"{progress.state!s:<9}", style=style)
+        filled, empty = ("#", "-") if ascii_only else ("━", "─")
+        done = int(max(0, width) * (progress.fraction or 0.0))
+        bar.append(filled * done, style=style).append(empty * (width - done), style="dim")
+        if progress.fraction is not None:
+            bar.append(f" {formatting.percent(progress.fraction):>7}", style="bold")
+        return bar
 
-    def _numbers(self) -> list[Text]:
+    def _amounts(self) -> Iterator[Text]:
         progress = self.progress
-        facts = [Text(progress.amount)]
+        yield Text(progress.amount)
         if progress.rate is not None:
-            facts.append(Text(words.per_second(progress.rate)))
-        if progress.eta is not None:
-            facts.append(Text(f"{words.duration(progress.eta)} left", style="bold"))
-        return facts
+            yield Text(formatting.per_second(progress.rate))
+        if progress.time_left is not None:
+            yield Text(f"{formatting.duration(progress.time_left)} left", style="bold")
 
-    def _details(self, style: str) -> Iterable[Text]:
+    def _details(self) -> Iterator[Text]:
         progress = self.progress
-        yield Text(progress.activity, style=style)
-        if progress.pages:
-            yield Text(words.plural(progress.pages, "page"))
-        life = progress.cursor_life
-        if life is not None:
-            alarm = life.total_seconds() < _ALERT_CURSOR_S
-            said = f"cursor {words.duration(life)}" if life else "cursor expired"
-            yield Text(said, style="red" if alarm else "")
-        if progress.pages:
-            yield Text(
-                f"{words.count(progress.rejected)} rejected",
-                style="yellow" if progress.rejected else "",
-            )
-            yield Text(
-                words.plural(progress.restarts, "restart"),
-                style="yellow" if progress.restarts else "",
-            )
-        if progress.retries:
-            yield Text(words.plural(sum(progress.retries.values()), "retry", "retries"))
+        yield Text(progress.activity, style=_STYLES[progress.state])
+        totals = progress.totals
+        if totals.pages:
+            yield Text(formatting.plural(totals.pages, "page"))
+        lifetime = progress.cursor_lifetime
+        if lifetime is not None:
+            text = f"cursor {formatting.duration(lifetime)}" if lifetime else "cursor expired"
+            yield Text(text, style="red" if lifetime < _CURSOR_ALERT else "")
+        if totals.pages:
+            for number, text in (
+                (totals.rejected, f"{formatting.count(totals.rejected)} rejected"),
+                (progress.restarts, formatting.plural(progress.restarts, "restart")),
+            ):
+                yield Text(text, style="yellow" if number else "")
+        if progress.retried_requests:
+            yield Text(formatting.plural(progress.retried_requests, "retry", "retries"))
         age = progress.checkpoint_age
         if age is not None and progress.state is not State.FINISHED:
-            yield Text(f"checkpoint {words.duration(age)} old")
+            yield Text(f"checkpoint {formatting.duration(age)} old")
 
 
-def _flow(facts: Iterable[Text], width: int, *, ascii_only: bool) -> list[Text]:
-    """Join facts into lines of at most `width` cells, broken between facts."""
-    between = " | " if ascii_only else " · "
+def _flow(values: Iterable[Text], separator: Text, width: int) -> list[Text]:
+    """Join values into lines of at most `width` cells, broken between values."""
     lines: list[Text] = []
-    for fact in facts:
-        if lines and lines[-1].cell_len + len(between) + fact.cell_len <= width:
-            lines[-1].append(between, style="dim").append_text(fact)
+    for value in values:
+        if lines and lines[-1].cell_len + separator.cell_len + value.cell_len <= width:
+            lines[-1] = Text.assemble(lines[-1], separator, value)
         else:
-            lines.append(Text().append_text(fact))
+            lines.append(value)
     return lines
 
 
-def _noted(note: str) -> Text:
-    return Text(note, style="magenta")
-
-
 class LiveView:
-    """Paints the newest `Progress` over the last one, and leaves the final frame on the screen.
-
-    rich's own `Live` remembers how many lines it wrote, not how wide they were: when the window
-    gets narrower, the terminal wraps those lines and the old frame stays behind in pieces. This
-    one counts again at the width of the moment. Everything is done by the caller's thread; nothing
-    but the cursor is hidden, no signal is taken.
-    """
+    """Shows the newest `Progress` in place; the final one stays on the screen."""
 
     def __init__(self, console: Console | None = None) -> None:
+        """Prepare the view; nothing is shown yet."""
         self.console = console or Console()
-        self._painted: list[int] = []
-        self._view: ProgressView | Text | None = None
+        # Without a thread: the caller refreshes, and no signal or stream is redirected.
+        self._live = Live(
+            console=self.console,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="visible",
+        )
 
     def __enter__(self) -> LiveView:  # noqa: PYI034 - Self is not in the typing of Python 3.10
-        self.console.show_cursor(show=False)
+        self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.console.show_cursor(show=True)
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
 
     def update(self, progress: Progress | None, note: str | None = None) -> None:
-        """Show this progress and the caller's note below it, or the note where none is known."""
-        self._view = ProgressView(progress, note) if progress else _noted(note or "")
-        self._paint(self._view, self._erasing())
+        """Show this progress with a note below it, or the note alone."""
+        view = ProgressView(progress, note) if progress else Text(note or "", style="magenta")
+        self._live.update(view, refresh=True)
 
-    def say(self, message: str) -> None:
-        """Put a line above the bar, where it stays."""
-        before = self._erasing()
-        self._painted = []
-        self._write(before)
+    def print(self, message: str) -> None:
+        """Print a line above the progress, where it stays."""
         self.console.print(Text(message))
-        if self._view is not None:
-            self._paint(self._view, "")
 
-    def _paint(self, view: ProgressView | Text, before: str) -> None:
-        # One column is left free: a line that fills the last one wraps on some terminals.
-        width = max(1, self.console.width - 1)
-        options = self.console.options.update(width=width, max_width=width)
-        lines = self.console.render_lines(view, options, pad=False)
-        self._painted = [sum(segment.cell_length for segment in line) for line in lines]
-        with self.console.capture() as frame:
-            for line in lines:
-                self.console.print(
-                    *(Text(segment.text, segment.style or "") for segment in line), sep=""
+
+class LogLines:
+    """Selects what becomes a log line: changes, at most one in five seconds."""
+
+    def __init__(self) -> None:
+        """Start with nothing printed."""
+        self._printed_at: datetime | None = None
+        self._printed: tuple[object, ...] = ()
+
+    def next(self, progress: Progress) -> str | None:
+        """Return the line for this progress, or None where none is due."""
+        page = progress.snapshot.last_page
+        content = (progress.state, progress.events_seen, page and (page.sync_id, page.page))
+        early = self._printed_at is not None and progress.now - self._printed_at < _LINE_INTERVAL
+        if early or content == self._printed:
+            return None
+        self._printed_at, self._printed = progress.now, content
+        return formatting.log_line(progress)
+
+
+def watch(
+    settings: DatabaseSettings,
+    *,
+    stall_timeout: timedelta,
+    pause: Callable[[], None],
+    follow: bool = False,
+) -> None:
+    """Show the progress until the load is finished, or with `follow` until interrupted.
+
+    Args:
+        settings: where the tables are.
+        stall_timeout: see `health`.
+        pause: waits between two readings.
+        follow: continue after the end of a scan, for loads that run on a schedule.
+    """
+    with ReconnectingConnection(settings) as database:
+        readings = _read_repeatedly(database, stall_timeout, pause, follow=follow)
+        (_watch_live if is_live(sys.stdout) else _watch_lines)(readings)
+
+
+def _read_repeatedly(
+    database: ReconnectingConnection,
+    stall_timeout: timedelta,
+    pause: Callable[[], None],
+    *,
+    follow: bool,
+) -> Iterator[Progress | DatabaseUnavailable]:
+    while True:
+        try:
+            progress = database.run(
+                lambda connection: read_progress(
+                    connection, schema=database.settings.schema, stall_timeout=stall_timeout
                 )
-        self._write(before + frame.get())
+            )
+        except DatabaseUnavailable as error:
+            yield error
+        else:
+            yield progress
+            if progress.state is State.FINISHED and not follow:
+                return
+        pause()
 
-    def _erasing(self) -> str:
-        """The codes that take back the frame as it lies on the screen now, wrapped or not."""
-        width = max(1, self.console.width)
-        rows = sum(max(1, ceil(cells / width)) for cells in self._painted)
-        return f"\r\x1b[{rows}A\x1b[J" if rows else ""
 
-    def _write(self, text: str) -> None:
-        self.console.file.write(text)
-        self.console.file.flush()
+def _watch_live(readings: Iterable[Progress | DatabaseUnavailable]) -> None:
+    shown: Progress | None = None
+    with LiveView() as view:
+        for reading in readings:
+            if isinstance(reading, DatabaseUnavailable):
+                view.update(shown, note=f"{reading} Trying again.")
+            else:
+                shown = reading
+                view.update(reading)
+
+
+def _watch_lines(readings: Iterable[Progress | DatabaseUnavailable]) -> None:
+    lines, error = LogLines(), ""
+    unprinted: Progress | None = None
+    for reading in readings:
+        if isinstance(reading, DatabaseUnavailable):
+            if str(reading) != error:
+                error = str(reading)
+                print(f"{error} Trying again.", file=sys.stderr, flush=True)  # noqa: T201
+            continue
+        error = ""
+        line = lines.next(reading)
+        unprinted = None if line else reading
+        if line:
+            print(line, flush=True)  # noqa: T201
+    if unprinted:
+        print(formatting.log_line(unprinted), flush=True)  # noqa: T201

@@ -1,4 +1,4 @@
-"""Helpers for tests: the API and a database, up for the length of a ``with`` block."""
+"""The sandbox's Python API: all that other packages, tests and benchmarks import from it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from datasync_sandbox.api.config import BASE, ApiConfig
+from datasync_sandbox.api.fault_catalog import FAULTS
+from datasync_sandbox.api.faults import Fault, Faults
+from datasync_sandbox.api.model import ApiModel
+from datasync_sandbox.api.responses import NoReply, Refused, Reset, Response
+from datasync_sandbox.api.server import ApiServer
 from datasync_sandbox.background import ApiProcess, BackgroundApi, fetch_stats
-from datasync_sandbox.binaries import bin_directory
-from datasync_sandbox.blocks import FeedDefects
-from datasync_sandbox.catalogue import FAULTS
+from datasync_sandbox.data.events import FeedDefects
+from datasync_sandbox.data.feed import ArrivalRate, ExpectedRow, Feed
 from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.faults import Fault, Faults
-from datasync_sandbox.feed import Feed
-from datasync_sandbox.head import ArrivalRate
-from datasync_sandbox.model import ApiModel
 from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.outcomes import NoReply, Refused, Reset, Response
-from datasync_sandbox.policy import BASE, ApiConfig
-from datasync_sandbox.postgres import Cluster
-from datasync_sandbox.rows import ExpectedRow, row_fields
-from datasync_sandbox.server import ApiServer
+from datasync_sandbox.postgres.binaries import bin_directory
+from datasync_sandbox.postgres.cluster import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,12 +49,11 @@ __all__ = [
     "SandboxError",
     "bin_directory",
     "fetch_stats",
-    "row_fields",
     "running_api",
     "temporary_postgres",
 ]
 
-_PATIENCE = 30.0
+_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -78,12 +75,12 @@ class RunningApi:
     _loop: asyncio.AbstractEventLoop
 
     def stats(self) -> dict[str, Any]:
-        """Return the request log and its counters; see `datasync_sandbox.model.ApiModel.stats`."""
+        """Return the request log and its counters; see `ApiServer.stats`."""
 
-        async def ask() -> dict[str, Any]:
+        async def stats() -> dict[str, Any]:
             return self._server.stats()
 
-        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(_PATIENCE)
+        return asyncio.run_coroutine_threadsafe(stats(), self._loop).result(_TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -97,7 +94,7 @@ def running_api(
 
     Args:
         options: Options; by default all defaults, on a free port.
-        clock: Its clock; see `datasync_sandbox.server.ApiServer`.
+        clock: Its clock; see `ApiServer`.
         **changes: Single options by name, as in ``running_api(events=500, fault=["503@2"])``.
 
     Yields:
@@ -131,8 +128,8 @@ def running_api(
         target=lambda: asyncio.run(serve()), name="datasync-sandbox", daemon=True
     )
     thread.start()
-    if not ready.wait(_PATIENCE):
-        message = f"The API did not start within {_PATIENCE:g} seconds."
+    if not ready.wait(_TIMEOUT_SECONDS):
+        message = f"The API did not start within {_TIMEOUT_SECONDS:g} seconds."
         raise TimeoutError(message)
     if "error" in box:
         raise box["error"]
@@ -142,7 +139,7 @@ def running_api(
         )
     finally:
         box["loop"].call_soon_threadsafe(box["stop"].set)
-        thread.join(_PATIENCE)
+        thread.join(_TIMEOUT_SECONDS)
 
 
 @contextmanager

@@ -1,54 +1,94 @@
-"""Asks the API for pages: within the limit, again after a failure, never for ever.
+"""Client of the API: pages within the rate limit, with bounded retries and waits.
 
-The transport is a plain object with one method, so that tests and the simulation can
-put an API in its place that lives in the same process.
+The transport is an object with one method, so that tests and the simulation can replace
+HTTP by an API in the same process. The clock is injected for the same reason.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Protocol
 
-import backoff
 import msgspec
 
-from tap_datasync.budget import RateLimit, RequestBudget, retry_after
-from tap_datasync.failures import (
-    Action,
-    BrokenPageError,
+from tap_datasync.errors import (
+    CursorExpiredError,
+    ErrorResolution,
+    InvalidBodyError,
+    ResponseAction,
     RetriesExhaustedError,
     TransportError,
-    Verdict,
-    judge,
+    interpret_exception,
+    interpret_response,
 )
-from tap_datasync.pages import Page, decode_page
+from tap_datasync.parsing import MAX_CURSOR_CHARACTERS, FetchedPage, parse_page
+from tap_datasync.rate_limit import (
+    RateLimiter,
+    RateLimitHeaders,
+    exponential_backoff,
+    retry_after,
+)
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Mapping
 
-    from tap_datasync.clock import Clock
+MAX_ATTEMPTS = 8
+"""Attempts for one page; with the pauses between them about ninety seconds."""
 
-MAX_TRIES = 8
-"""Times one page is asked for before the run fails; with the pauses, some two minutes."""
+MAX_RETRY_DELAY_SECONDS = 30.0
+"""Longest pause between two attempts."""
 
-MAX_PAUSE = 30.0
-"""Longest pause in seconds between two tries."""
-
-MAX_WAIT = 3600.0
-"""Longest time in seconds that one page is waited for because of 429s."""
+MAX_WAIT_SECONDS = 3600.0
+"""Longest time that is waited for one page because the API asks for it."""
 
 CLOCK_GRACE = timedelta(seconds=5)
-"""A cursor is tried this long after its time: a request costs less than a new walk."""
+"""How long after its expiry a cursor is still tried: a request costs less than a new scan."""
 
-_LONG_WAIT = 2.0
+_LONGEST_SLEEP_SECONDS = 0.5
+_LOGGED_WAIT_SECONDS = 2.0
+
+
+class Clock(Protocol):
+    """Clock of the tap."""
+
+    def monotonic(self) -> float:
+        """Return seconds since an arbitrary start; never decreases."""
+
+    def now(self) -> datetime:
+        """Return the wall clock as an aware datetime in UTC."""
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for a number of seconds."""
+
+
+class SystemClock:
+    """Clock of the operating system."""
+
+    def monotonic(self) -> float:
+        """Return :func:`time.monotonic`."""
+        return time.monotonic()
+
+    def now(self) -> datetime:
+        """Return the wall clock in UTC."""
+        return datetime.now(tz=timezone.utc)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep; a signal handler that raises ends the sleep.
+
+        In short steps: a signal that arrives just before a sleep is handled after it.
+        """
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _LONGEST_SLEEP_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back for one request: status, headers (any case), body."""
+class RawResponse:
+    """A response before it is interpreted: status, headers (any case), body."""
 
     status: int
     headers: Mapping[str, str]
@@ -58,176 +98,196 @@ class Reply:
 class Transport(Protocol):
     """Sends one request for a page."""
 
-    def get(self, cursor: str | None, limit: int) -> Reply:
-        """Return the reply.
+    def get(self, cursor: str | None, limit: int) -> RawResponse:
+        """Return the response.
 
         Raises:
-            TransportError: There was none, or half of one.
+            TransportError: No complete response was received.
         """
 
 
-class CursorRefusedError(Exception):
-    """The API does not take the cursor any more: a new walk has to begin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A page and how it came.
+@dataclass(slots=True)
+class RequestStats:
+    """Effort since the last page that was emitted.
 
     Attributes:
-        page: The page.
-        requested_at: When the request that succeeded went out.
-        received_at: When its reply was complete.
-        budget: The limit as the reply told it.
+        retries: Repeated requests by cause; see ``pages.retries``.
+        rate_limit_wait_seconds: Time waited because the API asked for it.
     """
 
-    page: Page
-    requested_at: datetime
-    received_at: datetime
-    budget: RateLimit | None
-
-
-@dataclass(slots=True)
-class Effort:
-    """What pages have cost since the last one that was emitted."""
-
     retries: Counter[str] = field(default_factory=Counter)
-    waited: float = 0.0
+    rate_limit_wait_seconds: float = 0.0
 
 
-class _Error(msgspec.Struct):
+class _ErrorBody(msgspec.Struct):
     code: str | None = None
 
 
 class PageClient:
-    """Gets pages through a transport."""
+    """Fetches pages through a transport."""
 
     def __init__(
         self, transport: Transport, *, page_size: int, clock: Clock, logger: logging.Logger
     ) -> None:
-        """Use the transport.
+        """Use a transport.
 
         Args:
             transport: Sends requests.
-            page_size: Events to ask for in one request.
-            clock: Tells the time and sleeps.
-            logger: Gets a warning for every failure, with what is done about it.
+            page_size: Events per request.
+            clock: Wall clock, monotonic clock and sleep.
+            logger: Receives a warning for every failed request, with the action taken.
         """
-        self.budget = RequestBudget()
-        self.effort = Effort()
+        self.rate_limiter = RateLimiter()
+        self.stats = RequestStats()
         self._transport = transport
         self._page_size = page_size
         self._clock = clock
         self._logger = logger
+        self._warned: set[str] = set()
 
-    def get_page(self, cursor: str | None, expires_at: datetime | None = None) -> Exchange:
-        """Get one page, decoded and checked.
+    def take_stats(self) -> RequestStats:
+        """Return the statistics and start new ones."""
+        stats, self.stats = self.stats, RequestStats()
+        return stats
+
+    def fetch(self, cursor: str | None, *, expires_at: datetime | None = None) -> FetchedPage:
+        """Fetch one page: wait for the rate limit, request, interpret, parse; retry.
 
         Args:
-            cursor: Where the page starts; ``None`` for the newest.
-            expires_at: Until when the cursor lives, where that is known: no request is
-                spent on a dead one.
+            cursor: Position of the page; ``None`` for the newest events.
+            expires_at: When the cursor expires, if that is known: no request is spent, and
+                no wait slept, for a cursor that does not outlive it.
 
         Raises:
-            CursorRefusedError: The cursor is not valid any more.
-            TapDataSyncError: The page cannot be had.
+            CursorExpiredError: The cursor is no longer valid.
+            TapDataSyncError: The page cannot be fetched.
         """
-        waited_from = self.effort.waited
-        pauses = backoff.expo(base=2, factor=1, max_value=MAX_PAUSE)
-        next(pauses)
-        tries = 0
+        if cursor is not None and not _is_sendable(cursor):
+            message = "its cursor is not valid text"
+            raise CursorExpiredError(message)
+        waited_before = self.stats.rate_limit_wait_seconds
+        delays = exponential_backoff(1, MAX_RETRY_DELAY_SECONDS)
+        attempts, delay = 0, 0.0
         while True:
-            if cursor is not None and expires_at is not None:
-                self._check_alive(expires_at)
-            outcome = self._try(cursor)
-            if isinstance(outcome, Exchange):
-                return outcome
-            if outcome.action is Action.STOP:
-                raise outcome.error(outcome.message)
-            if outcome.action is Action.NEW_WALK:
-                raise CursorRefusedError(outcome.message)
-            self.effort.retries[outcome.cause] += 1
-            if outcome.action is Action.WAIT:
-                if self.effort.waited - waited_from > MAX_WAIT:
-                    msg = "The API kept answering 429 for an hour. Try again later."
-                    raise RetriesExhaustedError(msg)
+            self._wait(delay, expires_at if cursor is not None else None)
+            result = self._request(cursor)
+            if isinstance(result, FetchedPage):
+                return result
+            if result.action is ResponseAction.FAIL:
+                raise result.error(result.message)
+            if result.action is ResponseAction.RESET_PAGINATION:
+                raise CursorExpiredError(result.message)
+            self.stats.retries[result.cause] += 1
+            if self.stats.rate_limit_wait_seconds - waited_before > MAX_WAIT_SECONDS:
+                message = f"Waited an hour for the API: {result.message}. Try again later."
+                raise RetriesExhaustedError(message)
+            if result.action is ResponseAction.RATE_LIMITED:
+                delay = 0.0
                 continue
-            tries += 1
-            if tries >= MAX_TRIES:
-                msg = f"Gave up after {tries} tries: {outcome.message}. Try again later."
-                raise RetriesExhaustedError(msg)
-            pause = next(pauses)
+            attempts += 1
+            if attempts == MAX_ATTEMPTS:
+                message = f"Gave up after {attempts} attempts: {result.message}. Try again later."
+                raise RetriesExhaustedError(message)
+            delay = next(delays)
             self._logger.warning(
-                "%s: trying again in %.0f s (try %d of %d)",
-                _capitalised(outcome.message),
-                pause,
-                tries + 1,
-                MAX_TRIES,
+                "%s: retrying in %.0f s (attempt %d of %d)",
+                result.message[:1].upper() + result.message[1:],
+                max(delay, self._rate_limit_delay()),
+                attempts + 1,
+                MAX_ATTEMPTS,
             )
-            self._clock.sleep(pause)
 
-    def _check_alive(self, expires_at: datetime) -> None:
-        delay = min(MAX_WAIT, self.budget.delay(self._clock.monotonic()))
-        if self._clock.now() + timedelta(seconds=delay) > expires_at + CLOCK_GRACE:
-            msg = (
-                "its cursor does not outlive the wait for the API's limit"
-                if delay
-                else "its cursor has expired"
-            )
-            raise CursorRefusedError(msg)
+    def _rate_limit_delay(self) -> float:
+        return self.rate_limiter.delay(self._clock.monotonic())
 
-    def _try(self, cursor: str | None) -> Exchange | Verdict:
-        self._wait_for_budget()
+    def _wait(self, delay: float, expires_at: datetime | None) -> None:
+        """Wait for the rate limit, and at least for the delay before a retry."""
+        rate_limit_delay = self._rate_limit_delay()
+        wait = max(delay, rate_limit_delay)
+        if expires_at is not None:
+            sent_at = self._clock.now() + timedelta(seconds=min(wait, MAX_WAIT_SECONDS))
+            if sent_at - CLOCK_GRACE > expires_at:
+                verb = "expires before the next request" if wait else "has expired"
+                message = f"its cursor {verb}"
+                raise CursorExpiredError(message)
+        if rate_limit_delay > MAX_WAIT_SECONDS:
+            message = "The API permits the next request in more than an hour. Try again later."
+            raise RetriesExhaustedError(message)
+        if rate_limit_delay > delay:
+            self.stats.rate_limit_wait_seconds += rate_limit_delay
+            if rate_limit_delay >= _LOGGED_WAIT_SECONDS:
+                self._logger.info("Waiting %.0f s for the rate limit", rate_limit_delay)
+        if wait > 0:
+            self._clock.sleep(wait)
+
+    def _request(self, cursor: str | None) -> FetchedPage | ErrorResolution:
         requested_at = self._clock.now()
-        self.budget.sent(self._clock.monotonic())
+        self.rate_limiter.on_request(self._clock.monotonic())
         try:
-            reply = self._transport.get(cursor, self._page_size)
+            response = self._transport.get(cursor, self._page_size)
         except TransportError as error:
-            self.budget.unanswered(counted=error.counted)
-            return Verdict(Action.RETRY, error.cause, str(error))
-        facts = RateLimit.from_headers(reply.headers)
-        verdict = judge(reply.status, code=_error_code(reply.body), with_cursor=cursor is not None)
-        if verdict is not None and verdict.action is Action.WAIT:
-            self._note_refusal(reply, facts)
-            return verdict
-        self.budget.answered(facts, self._clock.monotonic())
-        if verdict is not None:
-            return verdict
-        try:
-            page = decode_page(reply.body)
-        except BrokenPageError as error:
-            return Verdict(Action.RETRY, "broken page", str(error))
-        return Exchange(page, requested_at, self._clock.now(), facts)
-
-    def _note_refusal(self, reply: Reply, facts: RateLimit | None) -> None:
-        wait = self.budget.refused(
-            facts, retry_after(reply.headers, self._clock.now()), self._clock.monotonic()
+            self.rate_limiter.on_no_response(counted=error.counted)
+            return interpret_exception(error)
+        received_at = self._clock.now()
+        resolution = interpret_response(
+            response.status, code=_error_code(response.body), with_cursor=cursor is not None
         )
-        self._logger.warning("The API's limit is used up (HTTP 429): waiting %.0f s", wait)
+        rate_limit = self._track_rate_limit(response, resolution, received_at)
+        if resolution is not None:
+            return resolution
+        try:
+            page = parse_page(
+                response.body,
+                requested_at=requested_at,
+                received_at=received_at,
+                rate_limit=rate_limit,
+            )
+        except InvalidBodyError as error:
+            return interpret_exception(error)
+        if page.expires_in is None and page.next_cursor is not None:
+            self._warn_once("pagination.cursorExpiresIn is missing or not usable: assuming 120 s")
+        return page
 
-    def _wait_for_budget(self) -> None:
-        delay = self.budget.delay(self._clock.monotonic())
-        if delay <= 0:
-            return
-        if delay > MAX_WAIT:
-            msg = "The API wants to be asked again in more than an hour. Try again later."
-            raise RetriesExhaustedError(msg)
-        if delay >= _LONG_WAIT:
-            self._logger.info("Waiting %.0f s for the API's limit", delay)
-        self._clock.sleep(delay)
-        self.effort.waited += delay
+    def _track_rate_limit(
+        self, response: RawResponse, resolution: ErrorResolution | None, received_at: datetime
+    ) -> RateLimitHeaders | None:
+        headers, now = response.headers, self._clock.monotonic()
+        rate_limit = RateLimitHeaders.from_headers(headers, received_at)
+        if rate_limit is None and "X-RateLimit-Remaining" in headers:
+            self._warn_once(
+                "Ignoring X-RateLimit headers that are not whole numbers in their range"
+            )
+        wait = None if resolution is None else retry_after(headers, received_at)
+        if resolution is not None and resolution.action is ResponseAction.RATE_LIMITED:
+            wait = self.rate_limiter.on_429(rate_limit, wait, now)
+            self._logger.warning("Rate limit exceeded (HTTP 429): waiting %.0f s", wait)
+        else:
+            self.rate_limiter.on_response(rate_limit, now)
+            if wait is not None:
+                self.rate_limiter.pause(wait, now)
+        return rate_limit
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            self._logger.warning(message)
+
+
+def _is_sendable(cursor: str) -> bool:
+    """Return whether a cursor, perhaps from an edited state, fits into an address."""
+    try:
+        cursor.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(cursor) <= MAX_CURSOR_CHARACTERS
 
 
 def _error_code(body: bytes) -> str | None:
-    """Return the ``code`` of an error body; other text of the API is not repeated."""
-    if len(body) > 10_000:  # noqa: PLR2004 - no error is this long
+    """Return ``code`` of an error body; no other text of the API is repeated in messages."""
+    if len(body) > 8192:  # noqa: PLR2004 - longer than any error
         return None
     try:
-        code = msgspec.json.decode(body, type=_Error).code
+        code = msgspec.json.decode(body, type=_ErrorBody).code
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     return code if code and code.isidentifier() and len(code) < 50 else None  # noqa: PLR2004
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -1,4 +1,4 @@
-"""The settings, and one sentence for every way to get them wrong."""
+"""The settings, and one message for every way in which they are invalid."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from urllib.parse import urlsplit
 
 from singer_sdk import typing as th
 
+from tap_datasync.errors import EXIT_CONFIG, TapDataSyncError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MAX_PAGE_SIZE = 5000
-"""The API caps larger pages in silence."""
+"""The API silently returns no more than this."""
 
-MAX_LOOKBACK = 366 * 86400
-"""A year in seconds: with more, take the whole feed (replication method FULL_TABLE)."""
+MAX_LOOKBACK_SECONDS = 366 * 86400
+"""A year: for more, read the whole feed (replication method FULL_TABLE)."""
 
-MAX_TIMEOUT = 3600
-"""Seconds; a reply that takes longer outlives every cursor."""
+MAX_TIMEOUT_SECONDS = 3600
+"""A response that takes longer outlives every cursor."""
+
+MAX_HOST_LABEL = 63
+"""Longest part of a host name, between two dots (RFC 1035)."""
 
 SETTINGS = th.PropertiesList(
     th.Property(
@@ -35,45 +40,56 @@ SETTINGS = th.PropertiesList(
         required=True,
         secret=True,
         title="API key",
-        description="Sent as header X-API-Key, to the host of api_url alone.",
+        description="Sent as header X-API-Key, to the host of api_url only.",
     ),
     th.Property(
         "page_size",
         th.IntegerType(minimum=1, maximum=MAX_PAGE_SIZE),
         default=MAX_PAGE_SIZE,
         title="Page size",
-        description=("Events per request, 1 to 5000. A reply takes as long for few as for many."),
+        description="Events per request, 1 to 5000. A response takes as long for few as for many.",
     ),
     th.Property(
         "lookback",
-        th.NumberType(minimum=0, maximum=MAX_LOOKBACK),
+        th.NumberType(minimum=0, maximum=MAX_LOOKBACK_SECONDS),
         default=3600,
         title="Lookback",
         description=(
-            "Seconds by which an event may arrive late: so much of what is loaded is "
-            "read again. One hour costs less than a page."
+            "Seconds by which an event may arrive late: an incremental scan reads as far "
+            "below the newest loaded event. One hour is less than a page."
         ),
     ),
     th.Property(
         "request_timeout",
-        th.NumberType(minimum=1, maximum=MAX_TIMEOUT),
+        th.NumberType(minimum=1, maximum=MAX_TIMEOUT_SECONDS),
         default=30,
         title="Request timeout",
-        description="Seconds within which a reply has to be complete; then it is asked again.",
+        description="Seconds within which a response has to be complete; then it is retried.",
     ),
     additional_properties=False,
 )
 
 
-def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a config, a sentence each.
+class UsageError(TapDataSyncError):
+    """A setting, or a file given on the command line, cannot be used."""
+
+    exit_code = EXIT_CONFIG
+
+
+def validate(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every invalid setting, beyond the errors of the JSON schema.
 
     Args:
-        config: The config.
-        known: All settings by name, the SDK's own included.
+        config: Settings.
+        known: Schemas of all settings by name, those of the SDK included.
     """
     for name in config:
-        if name not in known:
+        if name == "batch_config":
+            yield (
+                "The setting 'batch_config' is not supported: the tap emits RECORD messages "
+                "only. Remove it."
+            )
+        elif name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             yield f"There is no setting '{name}'.{hint}"
@@ -84,37 +100,37 @@ def problems(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
         elif not isinstance(value, str):
             yield f"The setting '{name}' must be a string."
     if isinstance(config.get("api_url"), str) and config["api_url"]:
-        yield from _problems_of_url(config["api_url"])
+        yield from _validate_url(config["api_url"])
     for name, value in config.items():
         if isinstance(value, float) and not math.isfinite(value):
             yield f"The setting '{name}' must be a finite number."
     if isinstance(config.get("api_key"), str):
-        yield from _problems_of_key(config["api_key"])
+        yield from _validate_key(config["api_key"])
 
 
-def _problems_of_key(key: str) -> Iterator[str]:
+def _validate_key(key: str) -> Iterator[str]:
     if not (key.isascii() and key.isprintable()):
-        yield "The setting 'api_key' holds characters that no header can hold."
+        yield "The setting 'api_key' has characters that an HTTP header cannot hold."
     elif key != key.strip():
         yield "The setting 'api_key' begins or ends with a space."
 
 
-def _problems_of_url(url: str) -> Iterator[str]:
-    sentence = "The setting 'api_url' must look like https://example.com/api/v1: {}."
+def _validate_url(url: str) -> Iterator[str]:
+    message = "The setting 'api_url' must look like https://example.com/api/v1: {}."
     try:
         parts = urlsplit(url)
-        port_is_bad = parts.port == 0
+        port_is_valid = parts.port != 0
     except ValueError:
-        yield sentence.format("it is no address")
+        yield message.format("it is not a URL")
         return
     if parts.scheme not in {"http", "https"}:
-        yield sentence.format("it has to begin with https:// or http://")
-    elif not _is_host(parts.hostname or "") or port_is_bad or any(c.isspace() for c in url):
-        yield sentence.format("it names no host")
+        yield message.format("it has to begin with https:// or http://")
+    elif not (_is_host(parts.hostname or "") and port_is_valid) or any(c.isspace() for c in url):
+        yield message.format("it has no valid host")
     elif parts.username is not None or parts.query or parts.fragment:
-        yield sentence.format("nothing may stand before the host or behind the path")
+        yield message.format("user, query and fragment are not supported")
 
 
 def _is_host(name: str) -> bool:
-    """Say whether each part of the name is 1 to 63 long, as the HTTP library wants it."""
-    return all(0 < len(part) <= 63 for part in name.removesuffix(".").split("."))  # noqa: PLR2004
+    """Return whether each part of the name has a valid length, as requests demands."""
+    return all(0 < len(part) <= MAX_HOST_LABEL for part in name.removesuffix(".").split("."))

@@ -1,4 +1,4 @@
-"""The log lines that tell how far the walk is and when it ends."""
+"""Log lines about the progress of a scan: one for each page, and a summary."""
 
 from __future__ import annotations
 
@@ -9,104 +9,122 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import logging
 
-    from tap_datasync.budget import RateLimit
-    from tap_datasync.extraction import ExtractedPage
+    from tap_datasync.client import RequestStats
+    from tap_datasync.parsing import FetchedPage
+    from tap_datasync.rate_limit import RateLimitHeaders
+    from tap_datasync.scan import PageResult
 
 _RECENT_PAGES = 30
 
 
 class ProgressLog:
-    """Writes one INFO line a page, and a summary."""
+    """Writes one INFO line for each page, and a summary.
+
+    Attributes:
+        pages: Pages so far.
+        emitted: Events emitted so far.
+    """
 
     def __init__(self, logger: logging.Logger, started: float) -> None:
-        """Begin to count.
+        """Start at zero.
 
         Args:
-            logger: Where the lines go.
+            logger: Receives the lines.
             started: Seconds of a monotonic clock.
         """
+        self.pages = 0
+        self.emitted = 0
         self._logger = logger
         self._started = started
         self._recent: deque[tuple[float, int]] = deque([(started, 0)], maxlen=_RECENT_PAGES)
-        self.pages = 0
-        self.seen = 0
-        self.emitted = 0
-        self.rejected = 0
-        self.waited = 0.0
-        self.retries = 0
+        self._events = 0
+        self._rejected = 0
+        self._waited_seconds = 0.0
+        self._retries = 0
 
-    def page(self, page: ExtractedPage, now: float, window: float | None) -> None:
-        """Write the line of one page.
+    def log_page(
+        self,
+        page: FetchedPage,
+        result: PageResult,
+        stats: RequestStats,
+        *,
+        now: float,
+        window: float | None,
+    ) -> None:
+        """Log one page that was emitted.
 
         Args:
-            page: The page, emitted.
+            page: The page.
+            result: What was done with it.
+            stats: Retries and waits since the page before.
             now: Seconds of the monotonic clock.
-            window: The rate limit's window in seconds, if it is known.
+            window: Window of the rate limit in seconds, if it is known.
         """
-        exchange, bookmark = page.exchange, page.taken.bookmark
+        state = result.state
         self.pages += 1
-        self.seen += exchange.page.returned
-        self.emitted += len(page.taken.emit)
-        self.rejected += len(exchange.page.rejections)
-        self.waited += page.effort.waited
-        self.retries += sum(page.effort.retries.values())
-        self._recent.append((now, self.seen))
-        total = bookmark.total_events or 0
-        rate = self._rate(exchange.budget, window, exchange.page.returned)
-        left = max(0, total - bookmark.events_seen) if bookmark.cursor else 0
+        self.emitted += len(result.emit)
+        self._events += page.returned
+        self._rejected += len(page.rejections)
+        self._waited_seconds += stats.rate_limit_wait_seconds
+        self._retries += sum(stats.retries.values())
+        self._recent.append((now, self._events))
+        expected = state.events_expected or 0
+        rate = self._rate(page, window)
+        left = max(0, expected - state.events_seen) if state.cursor else 0
         self._logger.info(
-            "Page %d: %d events (%d new to this walk, %d skipped, %d rejected), "
-            "%s of %s (%.1f %%), %.0f events/s, budget %s, cursor lives %s, done in %s",
-            page.number,
-            exchange.page.returned,
-            len(page.taken.emit),
-            page.taken.skipped,
-            len(exchange.page.rejections),
-            f"{bookmark.events_seen:,}",
-            f"{total:,}",
-            100 * bookmark.events_seen / total if total else 100,
-            rate,
-            _budget(exchange.budget),
-            _cursor_life(page),
-            _duration(left / rate) if rate else "?",
-        )
-
-    def summary(self, now: float, *, finished: bool) -> None:
-        """Write the last line of a run."""
-        self._logger.info(
-            "%s: %d pages, %s events seen, %s emitted, %d rejected in %s "
-            "(%s waited for the API's limit, %d retries)",
-            "Walk finished" if finished else "Walk not finished",
+            "Page %d: %d events (%d emitted, %d skipped, %d rejected), "
+            "%s of %s (%.1f %%), %.0f events/s, rate limit %s, cursor expires in %s, "
+            "time left %s",
             self.pages,
-            f"{self.seen:,}",
-            f"{self.emitted:,}",
-            self.rejected,
-            _duration(now - self._started),
-            _duration(self.waited),
-            self.retries,
+            page.returned,
+            len(result.emit),
+            result.skipped,
+            len(page.rejections),
+            f"{state.events_seen:,}",
+            f"{expected:,}",
+            100 * state.events_seen / expected if expected else 100,
+            rate,
+            _rate_limit(page.rate_limit),
+            _cursor_lifetime(page, result),
+            _duration(left / rate) if rate else "unknown",
         )
 
-    def _rate(self, budget: RateLimit | None, window: float | None, size: int) -> float:
-        (then, before), (now, seen) = self._recent[0], self._recent[-1]
-        rate = (seen - before) / (now - then) if now > then else 0.0
-        if budget is not None and window:
-            # The first pages come in a burst that the limit will not allow again.
-            rate = min(rate, budget.limit * size / window) if size else rate
+    def log_summary(self, now: float, *, finished: bool) -> None:
+        """Log the last line of a run."""
+        self._logger.info(
+            "Scan %s: %d pages, %s events read, %s emitted, %d rejected in %s "
+            "(%s waiting for the rate limit, %d retries)",
+            "finished" if finished else "not finished",
+            self.pages,
+            f"{self._events:,}",
+            f"{self.emitted:,}",
+            self._rejected,
+            _duration(now - self._started),
+            _duration(self._waited_seconds),
+            self._retries,
+        )
+
+    def _rate(self, page: FetchedPage, window: float | None) -> float:
+        (then, before), (now, events) = self._recent[0], self._recent[-1]
+        rate = (events - before) / (now - then) if now > then else 0.0
+        if page.rate_limit is not None and window and page.returned:
+            # The first pages come in a burst that the rate limit does not permit again.
+            rate = min(rate, page.rate_limit.limit * page.returned / window)
         return rate
 
 
-def _budget(budget: RateLimit | None) -> str:
-    if budget is None:
-        return "not told"
-    return f"{budget.remaining}/{budget.limit}, next in {budget.reset} s"
+def _rate_limit(headers: RateLimitHeaders | None) -> str:
+    if headers is None:
+        return "unknown"
+    return f"{headers.remaining}/{headers.limit}, reset in {headers.reset} s"
 
 
-def _cursor_life(page: ExtractedPage) -> str:
-    expires_at = page.taken.bookmark.cursor_expires_at
+def _cursor_lifetime(page: FetchedPage, result: PageResult) -> str:
+    expires_at = result.state.cursor_expires_at
     if expires_at is None:
         return "-"
-    return f"{(expires_at - page.exchange.received_at).total_seconds():.0f} s"
+    return f"{(expires_at - page.received_at).total_seconds():.0f} s"
 
 
 def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    return str(timedelta(seconds=round(min(seconds, 10.0**9))))

@@ -1,4 +1,8 @@
-"""Keeps secrets out of every log line, whoever writes it."""
+"""Makes every log record safe to print: no secrets, no control characters, bounded length.
+
+Names and texts of the API appear in messages. A line break or a terminal sequence in one
+of them could forge log lines, so whatever is not printable is escaped.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,19 @@ from typing_extensions import override
 
 MASK = "[redacted]"
 
+MAX_MESSAGE_CHARACTERS = 10_000
+
 
 class RedactingFilter(logging.Filter):
-    """Replaces secrets in a record's message, arguments and exception text.
+    """Cleans a record's message, arguments and exception text.
 
-    It sits on the handlers, not on a logger: a logger's filter does not see the records
+    It is attached to handlers, not to a logger: a logger's filter does not see the records
     of its children.
     """
 
     def __init__(self, *secrets: str) -> None:
-        """Remember the secrets; empty ones are ignored."""
         super().__init__()
-        self._secrets = tuple(s for s in secrets if s)
+        self._secrets = tuple(secret for secret in secrets if secret)
 
     def redact(self, text: str) -> str:
         """Return the text without the secrets."""
@@ -30,18 +35,30 @@ class RedactingFilter(logging.Filter):
     @override
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        if (clean := self.redact(message)) != message:
+        clean = escape(self.redact(message))
+        if len(clean) > MAX_MESSAGE_CHARACTERS:
+            clean = f"{clean[:MAX_MESSAGE_CHARACTERS]} ... ({len(clean)} characters)"
+        if clean != message:
             record.msg, record.args = clean, None
         if record.exc_info:
             text = record.exc_text or logging.Formatter().formatException(record.exc_info)
-            if (clean := self.redact(text)) != text:
+            if (clean := escape(self.redact(text), keep="\n")) != text:
                 # The structured formatter formats exc_info itself, so it has to go.
                 record.exc_info, record.exc_text = None, clean
         return True
 
 
+def escape(text: str, *, keep: str = "") -> str:
+    """Return the text with everything that is not printable as a backslash escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def install(*secrets: str) -> None:
-    """Redact the secrets in everything that the root logger's handlers write."""
+    """Clean everything that the root logger's handlers write."""
     redacting = RedactingFilter(*secrets)
     for handler in logging.getLogger().handlers:
         handler.addFilter(redacting)

@@ -1,9 +1,14 @@
-"""The three streams: the events, those that did not fit, and the tap's own work."""
+"""The three streams: the events, the rejected events, and the pages they came in.
+
+``events`` does not use the SDK's ``get_records``. The SDK would write STATE after 10,000
+records and at the end; here a page is the unit: a cursor belongs to a page and expires
+after two minutes, so STATE follows the records of every page. The records of the other two
+streams belong to the page as well, and are written with it, before that STATE.
+"""
 
 from __future__ import annotations
 
 import uuid
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,233 +18,299 @@ from singer_sdk import typing as th
 from singer_sdk.singerlib import RecordMessage
 from typing_extensions import override
 
-from tap_datasync.bookmark import Bookmark
-from tap_datasync.bulk import BulkDirectory, BulkDirectoryError
-from tap_datasync.client import PageClient
-from tap_datasync.clock import Clock, SystemClock
-from tap_datasync.extraction import ExtractedPage, Extraction
+from tap_datasync.client import Clock, PageClient, RequestStats, SystemClock, Transport
+from tap_datasync.errors import CursorExpiredError
+from tap_datasync.pagination import REFETCH_DELAY_SECONDS, EventPaginator, PageDecision
 from tap_datasync.progress import ProgressLog
-from tap_datasync.singer import BatchConfig, PagewiseStream, SilentStream
+from tap_datasync.scan import PageResult
+from tap_datasync.sdk_overrides import DerivedStream, PagedStream
+from tap_datasync.state import ScanState
 from tap_datasync.timestamps import format_timestamp
 from tap_datasync.transport import HttpTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tap_datasync.parsing import FetchedPage
 
 _Json = dict[str, Any]
 
-# Numbers that a float would change, or cannot hold at all, are kept as they came.
+# Numbers that a float would change, or cannot hold at all, are kept as they are.
 _DECODER = msgspec.json.Decoder(_Json, float_hook=Decimal)
 
 
-class RejectedEventsStream(SilentStream):
-    """Events that did not fit, as they came. Written while ``events`` is synced."""
+def _column(
+    name: str, kind: Any, title: str, description: str, *, required: bool = False
+) -> th.Property[Any]:
+    return th.Property(name, kind, required=required, title=title, description=description)
+
+
+class RejectedEventsStream(DerivedStream):
+    """Events that are invalid, as they were received. Written while ``events`` is synced."""
 
     name = "rejected_events"
     primary_keys: ClassVar[list[str]] = ["rejection_id"]
     schema: ClassVar[_Json] = th.PropertiesList(
-        th.Property(
+        _column(
             "rejection_id",
             th.StringType,
+            "Rejection ID",
+            "SHA-256 of the event, whatever the notation of its timestamp.",
             required=True,
-            description="SHA-256 of the event, however its time was spelt.",
         ),
-        th.Property("event_id", th.StringType, description="The id, where there is one."),
-        # Without `items`: with them a Postgres target makes an array, not JSONB.
-        th.Property(
-            "reasons",
+        _column("event_id", th.StringType, "Event ID", "ID of the event; null if it has none."),
+        # Without `items`: with them a PostgreSQL target makes an array, not JSONB.
+        _column(
+            "errors",
             th.CustomType({"type": ["array", "null"]}),
-            description="What did not fit.",
+            "Errors",
+            "What is invalid, one message for each field.",
         ),
-        th.Property("raw", th.StringType, description="The event's JSON text."),
-        th.Property("run_id", th.StringType, description="The run that met it."),
-        th.Property("page", th.IntegerType, description="The page of that run."),
-        th.Property("rejected_at", th.DateTimeType, description="When."),
+        _column("raw_event", th.StringType, "Raw event", "JSON text of the event."),
+        _column("sync_id", th.StringType, "Sync ID", "Run of the tap; joins with pages."),
+        _column("page", th.IntegerType, "Page", "Page of that run, from 1."),
+        _column("rejected_at", th.DateTimeType, "Rejected at", "When the page was received."),
     ).to_dict()
 
 
-class PagesStream(SilentStream):
-    """One record a page: how it came. Written while ``events`` is synced."""
+class PagesStream(DerivedStream):
+    """One record for each page: how it was fetched. Written while ``events`` is synced."""
 
     name = "pages"
-    primary_keys: ClassVar[list[str]] = ["run_id", "page"]
+    primary_keys: ClassVar[list[str]] = ["sync_id", "page"]
     schema: ClassVar[_Json] = th.PropertiesList(
-        th.Property("run_id", th.StringType, required=True, description="One tap process."),
-        th.Property("page", th.IntegerType, required=True, description="1 is its first."),
-        th.Property("requested_at", th.DateTimeType, description="Request sent."),
-        th.Property("received_at", th.DateTimeType, description="Reply complete."),
-        th.Property("bytes", th.IntegerType, description="Size of the reply's body."),
-        th.Property("events", th.IntegerType, description="Events on the page."),
-        th.Property("emitted", th.IntegerType, description="Events sent to the target."),
-        th.Property("skipped", th.IntegerType, description="Events loaded before."),
-        th.Property("rejected", th.IntegerType, description="Events that did not fit."),
-        th.Property(
+        _column("sync_id", th.StringType, "Sync ID", "Run of the tap (UUID).", required=True),
+        _column("page", th.IntegerType, "Page", "Page of that run, from 1.", required=True),
+        _column("requested_at", th.DateTimeType, "Requested at", "When the request was sent."),
+        _column("received_at", th.DateTimeType, "Received at", "When the response was complete."),
+        _column("response_bytes", th.IntegerType, "Response bytes", "Size of the body."),
+        _column("events", th.IntegerType, "Events", "Events on the page."),
+        _column("emitted", th.IntegerType, "Emitted", "Events sent to the target."),
+        _column("skipped", th.IntegerType, "Skipped", "Events left out because they are loaded."),
+        _column("rejected", th.IntegerType, "Rejected", "Events with errors."),
+        _column(
             "retries",
             th.ObjectType(additional_properties=th.IntegerType),
-            description="Cause to count, since the page before.",
+            "Retries",
+            "Repeated requests since the page before, by cause.",
         ),
-        th.Property("waited", th.NumberType, description="Seconds waited for the limit, likewise."),
-        th.Property("budget_limit", th.IntegerType, description="Requests per window."),
-        th.Property("budget_remaining", th.IntegerType, description="Requests left."),
-        th.Property("budget_reset", th.IntegerType, description="Seconds until one comes back."),
-        th.Property("cursor_expires_at", th.DateTimeType, description="End of the next cursor."),
-        th.Property("oldest", th.DateTimeType, description="Oldest event on the page."),
-        th.Property("newest", th.DateTimeType, description="Newest event on the page."),
-        th.Property("events_seen", th.IntegerType, description="Of this walk, so far."),
-        th.Property("total_events", th.IntegerType, description="What the API counts."),
+        _column(
+            "rate_limit_wait_seconds",
+            th.NumberType,
+            "Rate limit wait",
+            "Seconds waited for the rate limit since the page before.",
+        ),
+        _column("rate_limit", th.IntegerType, "Rate limit", "Requests in one window."),
+        _column(
+            "rate_limit_remaining",
+            th.IntegerType,
+            "Rate limit remaining",
+            "Requests left after this one.",
+        ),
+        _column(
+            "rate_limit_reset_seconds",
+            th.IntegerType,
+            "Rate limit reset",
+            "Seconds until a request becomes available.",
+        ),
+        _column(
+            "cursor_expires_at", th.DateTimeType, "Cursor expires at", "End of the next cursor."
+        ),
+        _column(
+            "oldest_event_at", th.DateTimeType, "Oldest event at", "Oldest event on the page."
+        ),
+        _column(
+            "newest_event_at", th.DateTimeType, "Newest event at", "Newest event on the page."
+        ),
+        _column(
+            "events_seen", th.IntegerType, "Events seen", "Distinct events of the scan so far."
+        ),
+        _column(
+            "events_expected",
+            th.IntegerType,
+            "Events expected",
+            "Events that existed when the scan started.",
+        ),
+        _column(
+            "total_events", th.IntegerType, "Total events", "Highest meta.total of the scan."
+        ),
+        _column(
+            "incremental_to",
+            th.DateTimeType,
+            "Incremental to",
+            "Where an incremental scan ends; null for a scan to the oldest event.",
+        ),
     ).to_dict()
 
 
-class EventsStream(PagewiseStream):
+class EventsStream(PagedStream):
     """All events, newest first, resumed by cursor."""
 
     name = "events"
     primary_keys: ClassVar[list[str]] = ["id"]
     replication_key = "timestamp"
     schema: ClassVar[_Json] = th.PropertiesList(
-        th.Property("id", th.StringType, required=True, description="UUID of the event."),
-        th.Property("session_id", th.StringType, description="UUID of the session."),
-        th.Property("user_id", th.StringType, description="UUID of the user."),
-        th.Property("type", th.StringType, description="page_view, click, purchase, ..."),
-        th.Property("name", th.StringType, description="Name of the event."),
-        th.Property(
+        _column("id", th.StringType, "ID", "UUID of the event.", required=True),
+        _column("session_id", th.StringType, "Session ID", "UUID of the session."),
+        _column("user_id", th.StringType, "User ID", "UUID of the user."),
+        _column("type", th.StringType, "Type", "page_view, click, purchase, ..."),
+        _column("name", th.StringType, "Name", "Name of the event."),
+        _column(
             "properties",
             th.ObjectType(additional_properties=True),
-            description="What the event carries.",
+            "Properties",
+            "Properties of the event.",
         ),
-        th.Property("timestamp", th.DateTimeType, description="When it happened, in UTC."),
-        th.Property(
+        _column("timestamp", th.DateTimeType, "Timestamp", "When the event happened, in UTC."),
+        _column(
             "session",
             th.ObjectType(additional_properties=True),
-            description="Device and browser.",
+            "Session",
+            "Device and browser of the session.",
         ),
     ).to_dict()
 
     clock: Clock = SystemClock()
 
     @override
-    def get_replication_key_signpost(self, context: Any = None) -> None:
-        """Give none: it would be one more timestamp in the state, of no use."""
-
-    @override
-    def sync_pages(self, batch_config: BatchConfig | None) -> None:
-        run_id = str(uuid.uuid4())
-        bulk = self._bulk_directory(batch_config, run_id)
-        extraction, client = self._extraction()
-        progress = ProgressLog(self.logger, self.clock.monotonic())
-        finished = False
-        siblings = [s for n in ("pages", "rejected_events") if (s := self.sibling(n))]
-        with self._whole_page():
-            for stream in siblings:
-                self.write_schema_of(stream)
-        try:
-            for page in extraction.pages():
-                with self._whole_page():
-                    self._emit(page, run_id, bulk)
-                    self.save_state(page.taken.bookmark.to_state())
-                progress.page(page, self.clock.monotonic(), client.budget.window)
-                self.record_counter.increment(len(page.taken.emit))
-                if not extraction.walk.finished:
-                    self.check_record_limit(progress.emitted)
-            finished = True
-        finally:
-            progress.summary(self.clock.monotonic(), finished=finished)
-
-    def _extraction(self) -> tuple[Extraction, PageClient]:
+    def sync_pages(self) -> None:
+        """Read the feed page by page: the whole way of a page, from top to bottom."""
+        sync_id = str(uuid.uuid4())
         client = PageClient(
-            HttpTransport(
-                self.config["api_url"],
-                self.config["api_key"],
-                timeout=float(self.config["request_timeout"]),
-                logger=self.logger,
-            ),
+            self.transport(),
             page_size=self.config["page_size"],
             clock=self.clock,
             logger=self.logger,
         )
-        extraction = Extraction(
-            client,
-            Bookmark.from_state(self.stream_state),
+        paginator = EventPaginator(
+            ScanState.from_dict(self.stream_state),
+            source=self.config["api_url"].rstrip("/"),
             lookback=timedelta(seconds=float(self.config["lookback"])),
             full=self.replication_method == "FULL_TABLE",
-            clock=self.clock,
+            now=self.clock.now(),
             logger=self.logger,
         )
-        return extraction, client
+        progress = ProgressLog(self.logger, self.clock.monotonic())
+        self._write_other_schemas()
+        finished = False
+        try:
+            while not paginator.scan.is_finished:
+                scan = paginator.scan
 
-    def _bulk_directory(
-        self, batch_config: BatchConfig | None, run_id: str
-    ) -> BulkDirectory | None:
-        if batch_config is None:
-            return None
-        encoding = batch_config.encoding
-        if encoding.format != "jsonl" or encoding.compression not in {None, "none"}:
-            msg = "batch_config.encoding must be jsonl without compression."
-            raise BulkDirectoryError(msg)
-        if not self.passes_records_on:
-            msg = "batch_config goes neither with stream maps nor with deselected fields."
-            raise BulkDirectoryError(msg)
-        return BulkDirectory(batch_config.storage.root, run_id)
+                # Wait for the rate limit, request, interpret the response, parse the page.
+                try:
+                    page = client.fetch(scan.state.cursor, expires_at=scan.state.cursor_expires_at)
+                except CursorExpiredError as error:
+                    paginator.restart(str(error))
+                    continue
 
-    @contextmanager
-    def _whole_page(self) -> Iterator[None]:
-        self.interruptible.begin_page()
-        yield
-        self.interruptible.end_page()
+                # Verify the page against what is known of the feed.
+                decision = paginator.decide(page, client.stats.retries)
+                if decision is PageDecision.REFETCH:
+                    self.clock.sleep(REFETCH_DELAY_SECONDS)
+                    continue
 
-    def _emit(self, page: ExtractedPage, run_id: str, bulk: BulkDirectory | None) -> None:
-        received_at = page.exchange.received_at
-        if bulk is not None and page.taken.emit:
-            self.write_file(bulk.write(page.number, page.taken.emit))
-        elif self.passes_records_on:
-            # The record is a Struct, which the writer encodes as it does a dictionary.
-            for record in page.taken.emit:
-                self.write(RecordMessage(self.name, record, None, received_at))  # type: ignore[arg-type]
+                # Decide what to emit. Without a way on, the state stays before the page.
+                state_before = scan.state
+                result = scan.process_page(page)
+                for warning in result.warnings:
+                    self.logger.warning(warning)
+
+                # Emit: RECORDs first, then the STATE that is valid once they are loaded.
+                stats = client.take_stats()
+                with self.tap.whole_page():
+                    self.write_page(page, result, stats, sync_id=sync_id, number=progress.pages + 1)
+                    failed = decision is PageDecision.FAIL
+                    self.save_state((state_before if failed else result.state).to_dict())
+                progress.log_page(
+                    page,
+                    result,
+                    stats,
+                    now=self.clock.monotonic(),
+                    window=client.rate_limiter.window,
+                )
+                self.record_counter.increment(len(result.emit))
+                if failed:
+                    raise paginator.error()
+                if not scan.is_finished:
+                    self.check_record_limit(progress.emitted)
+            finished = True
+        finally:
+            progress.log_summary(self.clock.monotonic(), finished=finished)
+
+    def transport(self) -> Transport:
+        """Return what sends the requests."""
+        return HttpTransport(
+            self.config["api_url"],
+            self.config["api_key"],
+            timeout=float(self.config["request_timeout"]),
+            logger=self.logger,
+        )
+
+    def write_page(
+        self,
+        page: FetchedPage,
+        result: PageResult,
+        stats: RequestStats,
+        *,
+        sync_id: str,
+        number: int,
+    ) -> None:
+        """Write the records of one page, of all three streams."""
+        if self.emits_unchanged:
+            # The record is a Struct, which the writer encodes like a dictionary.
+            for record in result.emit:
+                self.write(RecordMessage(self.name, record, None, page.received_at))  # type: ignore[arg-type]
         else:
-            for record in page.taken.emit:
+            for record in result.emit:
                 self.write_mapped(self, _DECODER.decode(msgspec.json.encode(record)))
-        if rejected := self.sibling("rejected_events"):
-            for rejection in page.exchange.page.rejections:
+        if rejected := self.selected_stream(RejectedEventsStream.name):
+            for rejection in page.rejections:
                 self.write_mapped(
                     rejected,
                     {
                         "rejection_id": rejection.rejection_id,
                         "event_id": rejection.event_id,
-                        "reasons": rejection.reasons,
-                        "raw": rejection.raw,
-                        "run_id": run_id,
-                        "page": page.number,
-                        "rejected_at": format_timestamp(received_at),
+                        "errors": rejection.errors,
+                        "raw_event": rejection.raw_event,
+                        "sync_id": sync_id,
+                        "page": number,
+                        "rejected_at": format_timestamp(page.received_at),
                     },
                 )
-        if pages := self.sibling("pages"):
-            self.write_mapped(pages, _page_record(page, run_id))
+        if pages := self.selected_stream(PagesStream.name):
+            record_of_page = _page_record(page, result, stats)
+            self.write_mapped(pages, {"sync_id": sync_id, "page": number} | record_of_page)
+
+    def _write_other_schemas(self) -> None:
+        with self.tap.whole_page():
+            for name in (PagesStream.name, RejectedEventsStream.name):
+                if stream := self.selected_stream(name):
+                    self.write_schema_of(stream)
 
 
-def _page_record(page: ExtractedPage, run_id: str) -> _Json:
-    exchange, taken, budget = page.exchange, page.taken, page.exchange.budget
+def _page_record(page: FetchedPage, result: PageResult, stats: RequestStats) -> _Json:
+    limit, state = page.rate_limit, result.state
     return {
-        "run_id": run_id,
-        "page": page.number,
-        "requested_at": format_timestamp(exchange.requested_at),
-        "received_at": format_timestamp(exchange.received_at),
-        "bytes": exchange.page.size,
-        "events": exchange.page.returned,
-        "emitted": len(taken.emit),
-        "skipped": taken.skipped,
-        "rejected": len(exchange.page.rejections),
-        "retries": dict(page.effort.retries),
-        "waited": round(page.effort.waited, 3),
-        "budget_limit": budget and budget.limit,
-        "budget_remaining": budget and budget.remaining,
-        "budget_reset": budget and budget.reset,
-        "cursor_expires_at": _optional(taken.bookmark.cursor_expires_at),
-        "oldest": _optional(taken.oldest),
-        "newest": _optional(taken.newest),
-        "events_seen": taken.bookmark.events_seen,
-        "total_events": taken.bookmark.total_events,
+        "requested_at": format_timestamp(page.requested_at),
+        "received_at": format_timestamp(page.received_at),
+        "response_bytes": page.response_bytes,
+        "events": page.returned,
+        "emitted": len(result.emit),
+        "skipped": result.skipped,
+        "rejected": len(page.rejections),
+        "retries": dict(stats.retries),
+        "rate_limit_wait_seconds": round(stats.rate_limit_wait_seconds, 3),
+        "rate_limit": limit and limit.limit,
+        "rate_limit_remaining": limit and limit.remaining,
+        "rate_limit_reset_seconds": limit and limit.reset,
+        "cursor_expires_at": _optional(state.cursor_expires_at),
+        "oldest_event_at": _optional(result.oldest_at),
+        "newest_event_at": _optional(result.newest_at),
+        "events_seen": state.events_seen,
+        "events_expected": state.events_expected,
+        "total_events": state.total_events,
+        "incremental_to": _optional(result.incremental_to),
     }
 
 
-def _optional(moment: datetime | None) -> str | None:
-    return None if moment is None else format_timestamp(moment)
+def _optional(timestamp: datetime | None) -> str | None:
+    return None if timestamp is None else format_timestamp(timestamp)

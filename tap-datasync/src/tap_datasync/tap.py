@@ -1,4 +1,4 @@
-"""The tap: settings, streams, and how it ends."""
+"""The tap: its settings, its streams, and how a run ends."""
 
 from __future__ import annotations
 
@@ -6,35 +6,33 @@ import io
 import logging
 import os
 import sys
-from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from singer_sdk.exceptions import ConfigValidationError, MappingError
-from singer_sdk.helpers._util import load_json
-from singer_sdk.helpers.capabilities import CapabilitiesEnum, TapCapabilities
+from singer_sdk.helpers.capabilities import (
+    CapabilitiesEnum,
+    PluginCapabilities,
+    TapCapabilities,
+)
 from singer_sdk.singerlib import Catalog
 from typing_extensions import override
 
 from tap_datasync import redaction
-from tap_datasync.bookmark import DAMAGED, BookmarkError
-from tap_datasync.config import SETTINGS, problems
-from tap_datasync.failures import EXIT_CONFIG, EXIT_TRY_AGAIN, TapDataSyncError
-from tap_datasync.singer import Interruptible, PageWriter, TerminatedError
+from tap_datasync.config import SETTINGS, UsageError, validate
+from tap_datasync.errors import EXIT_CONFIG, EXIT_RETRY, TapDataSyncError
+from tap_datasync.sdk_overrides import GracefulShutdownTap, PageWriter, read_json_object
+from tap_datasync.signals import TerminatedError, ignore_signals
+from tap_datasync.state import ScanState, StateError
 from tap_datasync.streams import EventsStream, PagesStream, RejectedEventsStream
 
 if TYPE_CHECKING:
-    import click
+    from collections.abc import Iterator
+
     from singer_sdk import Stream
     from singer_sdk.plugin_base import _ConfigInput
 
 
-class UsageError(TapDataSyncError):
-    """A setting or a file given on the command line cannot be used."""
-
-    exit_code = EXIT_CONFIG
-
-
-class TapDataSync(Interruptible):
+class TapDataSync(GracefulShutdownTap):
     """Singer tap for the DataSync analytics events API."""
 
     name = "tap-datasync"
@@ -43,9 +41,10 @@ class TapDataSync(Interruptible):
     message_writer_class = PageWriter
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         capability
-        for capability in Interruptible.capabilities
-        # No event is ever deleted at the source, so no version of the table expires.
-        if capability is not TapCapabilities.ACTIVATE_VERSION
+        for capability in GracefulShutdownTap.capabilities
+        # No event is ever deleted at the source, so no version of the table expires. And
+        # RECORD messages are loaded by COPY, so files in between would gain nothing.
+        if capability not in {TapCapabilities.ACTIVATE_VERSION, PluginCapabilities.BATCH}
     ]
 
     @override
@@ -53,46 +52,28 @@ class TapDataSync(Interruptible):
         return [EventsStream(self), PagesStream(self), RejectedEventsStream(self)]
 
     @override
-    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
-        # A setting that is null is one that is not set.
-        self._config = {k: v for k, v in self._config.items() if v is not None}
-        key = self._config.get("api_key")
+    def prepare_config(self, config: dict[str, Any]) -> None:
+        key = config.get("api_key")
         redaction.install("" if key is None else str(key))
-        for name in ("lookback", "request_timeout"):
-            # The environment holds text, and the SDK reads only whole numbers from it.
-            with suppress(ValueError):
-                if isinstance(self._config.get(name), str):
-                    self._config[name] = float(self._config[name])
-        self.append_builtin_config(self.config_jsonschema)
-        errors = list(problems(self._config, self.config_jsonschema["properties"]))
-        if errors and raise_errors:
-            raise ConfigValidationError(
-                " ".join(errors), errors=errors, schema=self.config_jsonschema
-            )
-        return errors or super()._validate_config(raise_errors=raise_errors)
 
     @override
-    def load_state(self, state: dict[str, Any]) -> None:
-        bookmarks = state.get("bookmarks", {})
-        if not isinstance(bookmarks, dict) or not all(
-            isinstance(bookmark, dict) for bookmark in bookmarks.values()
-        ):
-            raise BookmarkError(DAMAGED)
-        super().load_state(state)
+    def validate(self, config: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+        return validate(config, known)
 
     @override
-    @classmethod
-    def cb_config(
-        cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]
-    ) -> _ConfigInput:
-        try:
-            return super().cb_config(ctx, param, value)
-        except FileNotFoundError as error:
-            raise UsageError(str(error)) from None
-        except (OSError, ValueError, TypeError):
-            # Nothing of the file is repeated: the key is in it.
-            msg = f"The config ({', '.join(value)}) is not a file that holds a JSON object."
-            raise UsageError(msg) from None
+    def read_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        if not state:
+            return {}
+        bookmarks = state.get("bookmarks")
+        if not isinstance(bookmarks, dict):
+            reason = "it has no bookmarks"
+            raise StateError(reason)
+        for name, bookmark in bookmarks.items():
+            if name not in self.streams or not isinstance(bookmark, dict):
+                reason = f"its bookmark '{name}' is not of this tap"
+                raise StateError(reason)
+        events = ScanState.from_dict(bookmarks.get(EventsStream.name, {}))
+        return {"bookmarks": {EventsStream.name: events.to_dict()}}
 
     @override
     @classmethod
@@ -104,72 +85,74 @@ class TapDataSync(Interruptible):
         catalog: IO[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if config is not None and config.parse_env:
-            try:
-                _ = cls._env_var_config
-            except ValueError as error:
-                msg = f"A setting in the environment is not valid: {error}."
-                raise UsageError(msg) from None
+        cls.check_environment(config)
+        if state is not None:
+            state = io.StringIO(read_json_object(state, "state")[0])
+        if catalog is not None:
+            catalog = _catalog(catalog)
         try:
-            super().invoke(
-                config=config,
-                state=_json_object(state, "state"),
-                catalog=_json_object(catalog, "catalog"),
-                **kwargs,
-            )
+            super().invoke(config=config, state=state, catalog=catalog, **kwargs)
+            sys.stdout.flush()
         except ConfigValidationError as error:
-            raise UsageError(_sentences(error)) from None
-        except BrokenPipeError:
-            # Told here, because click swallows it. The interpreter flushes once more at
-            # its end, and would fail there.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _end("The target has stopped reading.", EXIT_TRY_AGAIN)
+            raise UsageError(_join(error)) from None
+        except BrokenPipeError as error:
+            # Handled here, because click hides it.
+            _exit_without_output(error)
 
 
-def _sentences(error: ConfigValidationError) -> str:
-    return " ".join(text if text.endswith((".", "?")) else f"{text}." for text in error.errors)
-
-
-def _json_object(file: IO[str] | None, option: str) -> IO[str] | None:
-    """Return the file's text anew, after a look at what it holds."""
-    if file is None:
-        return None
+def _catalog(file: IO[str]) -> IO[str]:
+    text, document = read_json_object(file, "catalog")
     try:
-        text = file.read()
-        document = load_json(text)
-        if not isinstance(document, dict):
-            raise TypeError  # noqa: TRY301 - told like all the others
-        if option == "catalog":
-            Catalog.from_dict(document)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        msg = f"The file given with --{option} does not hold a {option} as JSON."
-        raise UsageError(msg) from None
+        Catalog.from_dict(document)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        message = "The file given with --catalog does not hold a catalog as JSON."
+        raise UsageError(message) from None
     return io.StringIO(text)
 
 
-def main() -> None:
-    """Run the tap, and end a failure in one plain sentence.
+def run() -> NoReturn:
+    """Run the tap and exit; a failure ends in one plain message.
 
-    Exit codes: 0 the walk is finished; 1 it is not, and trying again may help; 2 bad
-    config; 3 waiting cannot mend it; 128 + n ended by signal n.
+    Exit codes: 0 the scan is finished; 1 it is not, try again; 2 invalid configuration;
+    3 permanent error; 128 + n ended by signal n.
     """
     logger = logging.getLogger(TapDataSync.name)
     try:
         TapDataSync.cli()
+    except SystemExit:
+        raise
     except TapDataSyncError as error:
-        _end(str(error), error.exit_code)
-    except ConfigValidationError as error:  # From --test, which does not pass by `invoke`.
-        _end(_sentences(error), EXIT_CONFIG)
+        _exit(str(error), error.exit_code)
+    except ConfigValidationError as error:  # From --test, which does not pass through `invoke`.
+        _exit(_join(error), EXIT_CONFIG)
     except (MappingError, SyntaxError) as error:
-        _end(f"The setting 'stream_maps' cannot be applied: {error}", EXIT_CONFIG)
+        _exit(f"The setting 'stream_maps' cannot be applied: {error}", EXIT_CONFIG)
+    except OSError as error:
+        # Requests raise errors of their own, so it is standard output that failed.
+        _exit_without_output(error)
     except TerminatedError as error:
-        logger.warning("Stopped by a signal; what is saved is resumed next time.")
-        sys.exit(error.exit_code)
+        _exit(str(error), error.exit_code, level=logging.WARNING)
     except Exception as error:
-        logger.exception("This should not happen")
-        _end(f"The tap has a fault: {type(error).__name__}. Please report it.", EXIT_TRY_AGAIN)
+        logger.exception("Unexpected error")
+        _exit(f"Internal error: {type(error).__name__}. Please report it.", EXIT_RETRY)
+    finally:
+        ignore_signals()
+    sys.exit(0)
 
 
-def _end(sentence: str, code: int) -> NoReturn:
-    logging.getLogger(TapDataSync.name).critical(sentence)
+def _join(error: ConfigValidationError) -> str:
+    return " ".join(text if text.endswith((".", "?")) else f"{text}." for text in error.errors)
+
+
+def _exit_without_output(error: OSError) -> NoReturn:
+    # The interpreter flushes standard output once more at its end, and would fail there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        _exit("The target has stopped reading. Try again later.", EXIT_RETRY)
+    _exit(f"Cannot write to standard output: {error.strerror}. Try again later.", EXIT_RETRY)
+
+
+def _exit(message: str, code: int, *, level: int = logging.CRITICAL) -> NoReturn:
+    # Meltano passes the exit code on as a field of the log line.
+    logging.getLogger(TapDataSync.name).log(level, message, extra={"exit_code": code})
     sys.exit(code)

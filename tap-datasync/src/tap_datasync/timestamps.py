@@ -1,4 +1,4 @@
-"""Every spelling of an instant that the API has been seen to use, as UTC.
+"""Timestamps in every format that the API is known to use, converted to UTC.
 
 Documented are integer Unix milliseconds and ISO 8601; reported were also seconds,
 microseconds, numeric strings, a space instead of ``T``, no zone, an offset, and
@@ -27,38 +27,38 @@ _ISO = re.compile(
 
 
 def parse_timestamp(value: object) -> datetime:
-    """Turn one timestamp of the API into an aware datetime in UTC.
+    """Convert a timestamp of the API to an aware datetime in UTC.
 
     Args:
         value: A number or a string. A number below 1e11 counts seconds, below 1e14
             milliseconds, below 1e17 microseconds.
 
     Returns:
-        The instant, to the microsecond.
+        The timestamp, to the microsecond.
 
     Raises:
-        ValueError: The value is no timestamp, or lies outside the years 1 to 9999.
+        ValueError: The value is not a timestamp, or outside the years 1 to 9999.
     """
     if isinstance(value, datetime):
         return to_utc(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        msg = "is not a timestamp"
-        raise ValueError(msg)  # noqa: TRY004 - one kind of error for all that is none
+        message = "not a timestamp"
+        raise ValueError(message)  # noqa: TRY004 - every unusable value is the same error
     if isinstance(value, str):
-        text = visible(value)
+        text = strip_invisible(value)
         if not _NUMBER.fullmatch(text):
             return _parse_iso(text)
         value = float(text) if "." in text else int(text)
     return _from_number(value)
 
 
-def visible(text: str) -> str:
-    """Return the text without control, zero-width and surrounding white space."""
+def strip_invisible(text: str) -> str:
+    """Return the text without control and zero-width characters, and trimmed."""
     return "".join(c for c in text if unicodedata.category(c)[0] != "C").strip()
 
 
 def to_utc(value: datetime) -> datetime:
-    """Return the datetime in UTC; one without a zone is taken as UTC.
+    """Return the datetime in UTC; one without a zone is UTC.
 
     Raises:
         ValueError: The shift to UTC leaves the years 1 to 9999.
@@ -68,12 +68,12 @@ def to_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(timezone.utc)
     except OverflowError as error:
-        msg = "lies outside the years 1 to 9999"
-        raise ValueError(msg) from error
+        message = "outside the years 1 to 9999"
+        raise ValueError(message) from error
 
 
 def from_milliseconds(value: int) -> datetime:
-    """Return the instant of a whole number of Unix milliseconds, exactly."""
+    """Convert a whole number of Unix milliseconds, exactly."""
     return EPOCH + timedelta(milliseconds=value)
 
 
@@ -92,17 +92,17 @@ def _from_number(value: float) -> datetime:
         if size < _MICROSECONDS_BELOW:
             return EPOCH + timedelta(microseconds=value)
     except (OverflowError, ValueError) as error:
-        msg = "lies outside the years 1 to 9999"
-        raise ValueError(msg) from error
-    msg = "is too large for a timestamp"
-    raise ValueError(msg)
+        message = "outside the years 1 to 9999"
+        raise ValueError(message) from error
+    message = "too large for a timestamp"
+    raise ValueError(message)
 
 
 def _parse_iso(text: str) -> datetime:
     match = _ISO.fullmatch(text)
     if not match:
-        msg = "is not a timestamp"
-        raise ValueError(msg)
+        message = "not a timestamp"
+        raise ValueError(message)
     year, month, day, hour, minute, second, fraction, _, sign, *offset = match.groups()
     try:
         local = datetime(
@@ -111,7 +111,7 @@ def _parse_iso(text: str) -> datetime:
             int(day),
             int(hour or 0),
             int(minute or 0),
-            # A leap second has no place in Unix time: it is the next minute's start.
+            # Unix time has no leap seconds: it becomes the start of the next minute.
             min(int(second or 0), 59),
             int((fraction or "").ljust(6, "0")),
             tzinfo=timezone.utc,
@@ -119,12 +119,12 @@ def _parse_iso(text: str) -> datetime:
         if second == "60":
             local = local.replace(microsecond=0) + timedelta(seconds=1)
         elif second and int(second) > 60:  # noqa: PLR2004 - seconds in a minute
-            msg = "is not a timestamp"
-            raise ValueError(msg)
+            message = "not a timestamp"
+            raise ValueError(message)
         if sign:
             shift = timedelta(hours=int(offset[0]), minutes=int(offset[1] or 0))
             local = local - shift if sign == "+" else local + shift
     except OverflowError as error:
-        msg = "lies outside the years 1 to 9999"
-        raise ValueError(msg) from error
+        message = "outside the years 1 to 9999"
+        raise ValueError(message) from error
     return local

@@ -1,31 +1,65 @@
-"""The API over HTTP."""
+"""One HTTP exchange with the API, bounded in time and in bytes.
 
-# ruff: noqa: EM101 - the literal is the cause, the message has a name
+The exchange happens in a thread, and the caller stops waiting at the deadline. The timeouts
+of the HTTP library apply to each receipt of bytes, so alone they would not end a response
+whose headers or body drip in, and name resolution has no timeout at all.
+"""
 
 from __future__ import annotations
 
+import io
 import threading
 import time
-from contextlib import contextmanager
+from http.client import HTTPException
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions
-from urllib3.exceptions import HTTPError, LocationParseError, ReadTimeoutError
+from typing_extensions import override
+from urllib3.exceptions import DecodeError, HTTPError, LocationParseError, ReadTimeoutError
 
 from tap_datasync import __version__
-from tap_datasync.client import Reply
-from tap_datasync.failures import ApiChangedError, SurroundingsError, TransportError
+from tap_datasync.client import RawResponse
+from tap_datasync.errors import ApiChangedError, ConnectionConfigError, TransportError
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds until a connection has to stand."""
+CONNECT_TIMEOUT_SECONDS = 10.0
 
-_CHUNK = 64 * 1024
+MAX_BODY_BYTES = 64 * 2**20
+"""Longest body of a page, decompressed: a page of 5000 events is 1.7 MB."""
+
+MAX_ERROR_BODY_BYTES = 8 * 2**10
+"""How much is read of any other body: enough for the API's JSON errors."""
+
+_CHUNK_BYTES = 64 * 2**10
+_LONGEST_WAIT_SECONDS = 0.5
 _OVERDUE_SHARE = 0.5
+_INCOMPLETE = "no complete response within the timeout"
+
+_INVALID_ADDRESS = (
+    exceptions.InvalidURL,
+    exceptions.InvalidProxyURL,
+    exceptions.InvalidSchema,
+    LocationParseError,
+)
+_CONNECTION_ERRORS = (
+    exceptions.RequestException,
+    HTTPError,
+    HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ValueError,
+)
+
+
+class _Session(requests.Session):
+    @override
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return no target: finding it, the base class reads the whole body."""
 
 
 class HttpTransport:
@@ -37,102 +71,169 @@ class HttpTransport:
         """Prepare a session.
 
         Args:
-            api_url: The API's base address, e.g. ``https://example.com/api/v1``.
-            api_key: The key; sent as header ``X-API-Key``.
-            timeout: Seconds within which a reply has to be complete.
-            logger: Told when a reply is overdue.
+            api_url: Base address of the API, e.g. ``https://example.com/api/v1``.
+            api_key: Sent as header ``X-API-Key``.
+            timeout: Seconds from connecting to the last byte of a response.
+            logger: Receives a warning when a response is overdue.
         """
         self._url = f"{api_url.rstrip('/')}/events"
+        self._api_key = api_key
         self._timeout = timeout
         self._logger = logger
-        self._session = requests.Session()
-        self._session.headers.update(
-            {
-                "X-API-Key": api_key,
-                "Accept": "application/json",
-                "User-Agent": f"tap-datasync/{__version__}",
-            }
-        )
+        self._session = self._new_session()
 
-    def get(self, cursor: str | None, limit: int) -> Reply:
+    def get(self, cursor: str | None, limit: int) -> RawResponse:
         """Send one request for a page; redirects are not followed.
 
         Raises:
-            TransportError: No complete reply came.
-            ApiChangedError: The address cannot be used at all.
-            SurroundingsError: A proxy or a certificate that the environment names cannot.
+            TransportError: No complete response was received within the timeout.
+            ApiChangedError: The address cannot be used.
+            ConnectionConfigError: A proxy or certificate bundle of the environment cannot
+                be used.
         """
         params: dict[str, str | int] = {"limit": limit}
         if cursor is not None:
             params["cursor"] = cursor
-        with self._overdue_warning(), _translated():
-            return self._exchange(params)
+        exchange = _Exchange(self._session, self._url, params, self._timeout)
+        exchange.start()
+        self._wait(exchange)
+        result = exchange.result or TransportError("timeout", _INCOMPLETE, counted=True)
+        if isinstance(result, RawResponse):
+            if result.status != 200:  # noqa: PLR2004 - the one status that is read to its end
+                self._session.close()
+            return result
+        # The thread may still use the session, and its connections are in an unknown state.
+        self._session = self._new_session()
+        raise result
 
-    def _exchange(self, params: dict[str, str | int]) -> Reply:
-        deadline = time.monotonic() + self._timeout
+    def _wait(self, exchange: _Exchange) -> None:
+        overdue_at = exchange.deadline - self._timeout * (1 - _OVERDUE_SHARE)
+        # In short steps: a signal that arrives just before a wait is handled after it.
+        while exchange.is_alive() and (left := exchange.deadline - time.monotonic()) > 0:
+            exchange.join(min(left, _LONGEST_WAIT_SECONDS))
+            if time.monotonic() > overdue_at and exchange.is_alive():
+                overdue_at = exchange.deadline
+                self._logger.warning(
+                    "No complete response after %.1f s; the request is canceled after %.1f s",
+                    self._timeout * _OVERDUE_SHARE,
+                    self._timeout,
+                )
+
+    def _new_session(self) -> requests.Session:
+        session = _Session()
+        session.headers.update(
+            {
+                "X-API-Key": self._api_key,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip, deflate",
+                "User-Agent": f"tap-datasync/{__version__}",
+            }
+        )
+        return session
+
+
+class _Exchange(threading.Thread):
+    """A request and its response. ``result`` is ``None`` until it is complete."""
+
+    def __init__(
+        self, session: requests.Session, url: str, params: dict[str, str | int], timeout: float
+    ) -> None:
+        super().__init__(name="http-exchange", daemon=True)
+        self.deadline = time.monotonic() + timeout
+        self.result: RawResponse | Exception | None = None
+        self._session, self._url, self._params, self._timeout = session, url, params, timeout
+
+    @override
+    def run(self) -> None:
+        try:
+            self.result = self._send()
+        except TransportError as error:
+            self.result = error
+        except Exception as error:  # noqa: BLE001 - raised in the caller's thread
+            self.result = _translate(error)
+
+    def _send(self) -> RawResponse:
+        host = urlsplit(self._url).hostname or ""
         with self._session.get(
             self._url,
-            params=params,
+            params=self._params,
             stream=True,
             allow_redirects=False,
-            timeout=(min(CONNECT_TIMEOUT, self._timeout), self._timeout),
+            timeout=(min(CONNECT_TIMEOUT_SECONDS, self._timeout), self._timeout),
+            proxies={"no_proxy": host} if _is_loopback(host) else None,
         ) as response:
-            chunks = []
-            # What has come so far, not a whole chunk: the library's timeout is for each
-            # receipt of bytes, so a trickle would hold a read of a chunk for hours.
-            while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                chunks.append(chunk)
-                if time.monotonic() > deadline:
+            has_page = response.status_code == 200  # noqa: PLR2004 - the one with a page
+            limit = MAX_BODY_BYTES + 1 if has_page else MAX_ERROR_BODY_BYTES
+            body = io.BytesIO()
+            # The parts that have arrived, not whole chunks, to check the deadline while a body
+            # drips in. No more is decompressed than is returned.
+            while (left := limit - body.tell()) and (
+                part := response.raw.read1(min(_CHUNK_BYTES, left), decode_content=True)
+            ):
+                body.write(part)
+                if time.monotonic() > self.deadline:
                     raise exceptions.ReadTimeout
-            return Reply(response.status_code, response.headers, b"".join(chunks))
-
-    @contextmanager
-    def _overdue_warning(self) -> Iterator[None]:
-        after = self._timeout * _OVERDUE_SHARE
-        timer = threading.Timer(
-            after,
-            self._logger.warning,
-            ("No complete reply after %.0f s; it is given up after %.0f s", after, self._timeout),
-        )
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+            if body.tell() > MAX_BODY_BYTES:
+                message = f"the response is larger than {MAX_BODY_BYTES // 2**20} MiB"
+                raise TransportError("invalid_body", message, counted=True)  # noqa: EM101 - a key
+            return RawResponse(response.status_code, response.headers, body.getvalue())
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the library's exceptions into ours, which hold no address and no cursor."""
+def _is_loopback(host: str) -> bool:
     try:
-        yield
-    except exceptions.ConnectTimeout as error:
-        msg = "no connection within the time allowed"
-        raise TransportError("timeout", msg, counted=False) from error
-    except (exceptions.Timeout, ReadTimeoutError) as error:
-        msg = "no complete reply within the time allowed"
-        raise TransportError("timeout", msg, counted=True) from error
-    except exceptions.SSLError as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            msg = "The API's certificate cannot be verified. Check api_url."
-            raise ApiChangedError(msg) from None
-        msg = "the encrypted connection broke"
-        raise TransportError("connection", msg, counted=False) from error
-    except exceptions.InvalidProxyURL:
-        msg = "The address of the proxy cannot be used. Check HTTPS_PROXY and HTTP_PROXY."
-        raise SurroundingsError(msg) from None
-    except (exceptions.InvalidURL, exceptions.InvalidSchema, LocationParseError):
-        msg = "api_url is not an address that can be asked. Check api_url."
-        raise ApiChangedError(msg) from None
-    except HTTPError as error:
-        msg = "the connection broke in the middle of the reply"
-        raise TransportError("connection", msg, counted=True) from error
-    except (exceptions.RequestException, ConnectionError, TimeoutError) as error:
-        refused = "NewConnectionError" in repr(error) or "NameResolution" in repr(error)
-        msg = "the API cannot be reached" if refused else "the connection broke"
-        raise TransportError("connection", msg, counted=not refused) from error
-    except OSError as error:
-        # What the library finds missing before it sends anything is no exception of its own.
-        msg = f"No connection can be made: {error}. Check REQUESTS_CA_BUNDLE."
-        raise SurroundingsError(msg) from None
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
+
+
+_CONNECTION_CAUSES = (
+    # Text in the library's exception, message, whether the API may have counted the request.
+    (
+        ("Unable to connect to proxy", "Tunnel connection failed"),
+        "the proxy is unreachable or refuses the connection (check HTTPS_PROXY and HTTP_PROXY)",
+        False,
+    ),
+    (
+        ("NameResolutionError",),
+        "the host in api_url cannot be resolved (check api_url and DNS)",
+        False,
+    ),
+    (("NewConnectionError",), "the API cannot be reached", False),
+    (
+        ("WRONG_VERSION_NUMBER", "HTTP_REQUEST"),
+        "the server does not use TLS at this port (check https:// in api_url)",
+        False,
+    ),
+    (("SSLError",), "the TLS connection failed", False),
+    (("\\x15\\x03",), "the server requires TLS at this port (use https:// in api_url)", False),
+    (("BadStatusLine",), "the response is not HTTP", True),
+)
+
+
+def _translate(error: Exception) -> Exception:
+    """Return an exception of the tap, without address, key and cursor."""
+    text = repr(error)
+    if isinstance(error, exceptions.ConnectTimeout):
+        return TransportError("timeout", "no connection within the timeout", counted=False)
+    if isinstance(error, (exceptions.Timeout, ReadTimeoutError)):
+        return TransportError("timeout", _INCOMPLETE, counted=True)
+    if isinstance(error, _INVALID_ADDRESS):
+        message = (
+            "The address of the API or of its proxy is invalid or not supported. "
+            "Check api_url, HTTPS_PROXY and HTTP_PROXY."
+        )
+        return ConnectionConfigError(message)
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        message = "The API's certificate cannot be verified. Check api_url and REQUESTS_CA_BUNDLE."
+        return ApiChangedError(message)
+    if isinstance(error, DecodeError):
+        return TransportError("invalid_body", "the response cannot be decompressed", counted=True)
+    if isinstance(error, _CONNECTION_ERRORS):
+        for marks, message, counted in _CONNECTION_CAUSES:
+            if any(mark in text for mark in marks):
+                return TransportError("connection", message, counted=counted)
+        return TransportError("connection", "the connection was lost", counted=True)
+    if isinstance(error, OSError):
+        # A missing certificate bundle is found before anything is sent.
+        return ConnectionConfigError(f"Cannot connect: {error}. Check REQUESTS_CA_BUNDLE.")
+    return error

@@ -48,11 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except TargetError as error:
-        logger.error("%s", error)  # noqa: TRY400 - one line, no traceback
+        logger.critical("%s", error, extra={"exit_code": error.exit_code})
         sys.exit(error.exit_code)
     except Exception as error:
         message = textwrap.shorten(str(error), MAX_MESSAGE_LENGTH, placeholder=" ...")
-        logger.error("Unexpected error: %s: %s", type(error).__name__, message)  # noqa: TRY400
+        logger.critical(
+            "Unexpected error: %s: %s", type(error).__name__, message, extra={"exit_code": 1}
+        )
         logger.debug("Traceback:", exc_info=True)
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

@@ -21,6 +21,7 @@ from target_config.errors import (
     InvalidDataError,
     LockedError,
     SettingsError,
+    driver_error,
     is_connection_rejected,
     is_data_error,
     is_transient,
@@ -47,6 +48,7 @@ T = TypeVar("T")
 RETRIES = 10
 RETRY_SECONDS = 2.0
 APPLICATION_NAME = "target-postgres-checkpoint"
+DISK_FULL = "53100"
 
 LOCK_CLASS = 1_684_107_116
 """First half of the advisory lock's key; the second is `hashtext` of the schema's name."""
@@ -86,23 +88,22 @@ class CheckpointConnector(PatchedConnector):
 
     @override
     def get_sqlalchemy_url(self, config: Mapping[str, Any]) -> str:
-        # SQLAlchemy has a place for a socket directory in the query only.
         host = config.get("host")
-        is_socket = isinstance(host, str) and host.startswith(("/", "@"))
-        return super().get_sqlalchemy_url({**config, "host": None} if is_socket else config)
+        if config.get("sqlalchemy_url") or not str(host).startswith(("/", "@")):
+            return super().get_sqlalchemy_url(config)
+        # A URL has a place for a socket directory in its query only.
+        url = sqlalchemy.make_url(super().get_sqlalchemy_url({**config, "host": None}))
+        return url.update_query_dict({"host": str(host)}).render_as_string(hide_password=False)
 
     @override
     def get_sqlalchemy_query(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        query = {
+        return {
             "application_name": APPLICATION_NAME,
             "client_encoding": "utf8",
             # Without it an attempt to reach a host that does not respond takes two minutes.
             "connect_timeout": "10",
             **super().get_sqlalchemy_query(config),
         }
-        if config["host"] is None:
-            query["host"] = self.config["host"]
-        return query
 
     @override
     def create_engine(self) -> sqlalchemy.Engine:
@@ -228,6 +229,9 @@ class Database:
                 f"while writing {what}: {message}."
             )
             return DatabaseUnavailableError(message)
+        if (origin := driver_error(error)) and origin.sqlstate == DISK_FULL:
+            message = f"The disk of PostgreSQL is full, {what} was not written: {message}."
+            return DatabaseUnavailableError(message)
         message = f"PostgreSQL refused {what}: {message}."
         if needs_user_action(error):
             return SettingsError(message)
@@ -244,22 +248,33 @@ class LoadLock:
     """
 
     def __init__(self, database: Database, schema: str) -> None:
-        """Store the parts; `hold` connects."""
+        """Store the parts; entering connects."""
         self._database = database
         self._schema = schema
         self._connection: sqlalchemy.Connection | None = None
         self._was_held = False
 
+    def __enter__(self) -> None:
+        """Acquire the lock.
+
+        Raises:
+            LockedError: If another session holds it.
+        """
+        self.hold()
+
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+        self._release()
+
     def hold(self) -> None:
-        """Acquire the lock, or verify that it is still held.
+        """Acquire the lock again if its connection is lost.
 
         Raises:
             LockedError: If another session holds it.
         """
         self._database.retry("the load lock", self._hold)
 
-    def release(self) -> None:
-        """Release the lock, if it is held."""
+    def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
@@ -273,7 +288,7 @@ class LoadLock:
             else:
                 self._connection.exec_driver_sql("SELECT 1")
         except BaseException:
-            self.release()
+            self._release()
             raise
 
     def _acquire(self, connection: sqlalchemy.Connection) -> None:

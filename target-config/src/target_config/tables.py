@@ -53,7 +53,8 @@ _VERSION = """
 _MISSING_PRIVILEGE = """
     SELECT CASE WHEN n.oid IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
                 THEN format('GRANT CREATE ON DATABASE %%I TO %%I', current_database(), current_user)
-                WHEN NOT has_schema_privilege(n.oid, 'CREATE, USAGE')
+                WHEN NOT (has_schema_privilege(n.oid, 'CREATE')
+                          AND has_schema_privilege(n.oid, 'USAGE'))
                 THEN format('GRANT CREATE, USAGE ON SCHEMA %%I TO %%I', n.nspname, current_user)
            END
       FROM (SELECT) AS one_row

@@ -13,7 +13,11 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 import click
 import msgspec
 import sqlalchemy.exc
-from singer_sdk.exceptions import ConfigValidationError
+from singer_sdk.exceptions import (
+    ConfigValidationError,
+    InvalidRecord,
+    MissingKeyPropertiesError,
+)
 from target_postgres.target import TargetPostgres
 
 from target_config import checkpoint
@@ -52,6 +56,9 @@ DEFAULTS: dict[str, Any] = {
 
 # How Singer taps write a record: msgspec and json.dumps keep the order type, stream, record.
 _RECORD = re.compile(rb'\{\s*"type"\s*:\s*"RECORD"\s*,\s*"stream"\s*:\s*"([^"\\]+)"\s*,')
+
+_NO_PREFIX = b"\n"
+"""No line begins with it."""
 
 _decoder = msgspec.json.Decoder(float_hook=decimal.Decimal)
 
@@ -130,34 +137,42 @@ class TargetPostgresCheckpoint(PatchedTarget):
         self.shutdown.install()
 
     def ensure_tables(self) -> None:
-        """Connect, acquire the load lock and create the tables that are missing."""
-        self.lock.hold()
+        """Create the tables that are missing; the caller holds the lock."""
         schema = self.schema_name
         self.database.run_transaction("the tables", lambda cursor: ensure_tables(cursor, schema))
 
     def load(self, file: IO[Any] | None = None) -> None:
-        """Load all messages of a file, stdin by default: the whole way of a line.
+        """Load all messages of a file, stdin by default.
+
+        A record of a stream that nothing changes stays a line of bytes until a STATE arrives: then
+        the lines are copied, and the STATE is acknowledged (`_commit`). Other messages are decoded.
 
         Raises:
-            TargetError: If the load cannot continue; all that was acknowledged is committed.
+            TargetError: If the load cannot continue; what was acknowledged is committed.
         """
-        self.ensure_tables()
-        # The most frequent case, a record of the same stream as before, takes one comparison.
-        prefix, lines = b"\n", []
-        for line in read_lines(file or sys.stdin):
-            if line.startswith(prefix):
-                lines.append(line)
-                self._buffered_bytes += len(line)
-            elif (record := _RECORD.match(line)) and (stream := record[1].decode()) in self._lines:
-                prefix, lines = record[0], self._lines[stream]
-                lines.append(line)
-                self._buffered_bytes += len(line)
-            else:
-                self._process(line)
-                prefix = b"\n"
-            if self._buffered_bytes > MAX_BUFFERED_BYTES:
-                self._write_rows()
-        self._write_rows()
+        with self.lock:
+            self.ensure_tables()
+            prefix, lines = _NO_PREFIX, None
+            for line in read_lines(file or sys.stdin):
+                # Most lines are records of the same stream as the one before: one comparison.
+                if not line.startswith(prefix):
+                    prefix, lines = self._find_buffer(line)
+                if lines is None:
+                    self._process(line)
+                else:
+                    lines.append(line)
+                    self._buffered_bytes += len(line)
+                if self._buffered_bytes > MAX_BUFFERED_BYTES:
+                    self._write_rows()
+            self._write_rows()
+
+    def _find_buffer(self, line: bytes) -> tuple[bytes, list[bytes] | None]:
+        """Return the buffer of a record's stream, and the prefix of all lines that belong in it."""
+        if record := _RECORD.match(line):
+            stream = record[1].decode(errors="replace")
+            if stream in self._lines:
+                return record[0], self._lines[stream]
+        return _NO_PREFIX, None
 
     def _process(self, line: bytes) -> None:
         """Process any message but the records that `load` buffers itself."""
@@ -168,11 +183,11 @@ class TargetPostgresCheckpoint(PatchedTarget):
             raise InvalidDataError(text) from error
         match message:
             case {"type": "RECORD", "stream": str(stream), "record": dict()}:
+                self._buffered_bytes += len(line)
                 if stream in self._lines:
                     self._lines[stream].append(line)
-                    self._buffered_bytes += len(line)
                 else:
-                    self.process_record(message)
+                    self._transform(stream, message)
             case {"type": "STATE", "value": _}:
                 self._commit(bytes(msgspec.json.decode(line, type=_StateMessage).value).decode())
             case {"type": "SCHEMA", "stream": str(stream), "schema": {"properties": dict()}}:
@@ -185,13 +200,25 @@ class TargetPostgresCheckpoint(PatchedTarget):
                 self.process_activate_version(message)
             case {"type": "BATCH"}:
                 text = (
-                    "BATCH messages are not supported, RECORD messages are as fast: "
+                    "BATCH messages are not supported, and RECORD messages are as fast: "
                     "remove the setting batch_config of the tap."
                 )
                 raise SettingsError(text)
             case _:
                 text = "A line of the input is not a Singer message."
                 raise InvalidDataError(text)
+
+    def _transform(self, stream: str, message: dict[str, Any]) -> None:
+        """Pass a record through the SDK: stream maps, metadata columns, flattening, validation."""
+        if stream not in self.mapper.stream_maps:
+            text = f'A record of "{stream}" precedes the schema of the stream.'
+            raise InvalidDataError(text)
+        try:
+            self.process_record(message)
+        except (InvalidRecord, MissingKeyPropertiesError) as error:
+            # The error quotes the record: data, which must not reach the log.
+            text = f'A record of "{stream}" does not match its schema ({type(error).__name__}).'
+            raise InvalidDataError(text) from error
 
     def _choose_path(self, stream: str) -> None:
         """Buffer the lines of a stream that nothing changes; the SDK processes the others."""
@@ -254,7 +281,8 @@ class TargetPostgresCheckpoint(PatchedTarget):
             # The stock target's own checks of settings that depend on each other.
             raise SettingsError(str(error)) from error
         if apply_sql:
-            target.ensure_tables()
+            with target.lock:
+                target.ensure_tables()
         else:
             target.load(file_input)
 

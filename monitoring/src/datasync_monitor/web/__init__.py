@@ -1,1 +1,1 @@
-"""The dashboard in the browser, built on Streamlit."""
+"""The dashboard."""

@@ -1,4 +1,4 @@
-"""Starts Streamlit with everything off that would talk to the outside."""
+"""Starts Streamlit, without telemetry and without requests to other hosts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from datasync_monitor.database import Settings
+    from datetime import timedelta
+
+    from datasync_monitor.database import DatabaseSettings
 
 APP = Path(__file__).with_name("app.py")
 
@@ -28,9 +30,14 @@ _OPTIONS = {
 
 
 def command(
-    settings: Settings, *, host: str, port: int, every: float, patience: float
+    settings: DatabaseSettings,
+    *,
+    host: str,
+    port: int,
+    interval: timedelta,
+    stall_timeout: timedelta,
 ) -> list[str]:
-    """Build the command line; the password stays in the environment, away from `ps`."""
+    """Return the command line of Streamlit. The password stays in the environment."""
     options = {
         **_OPTIONS,
         "server.address": host,
@@ -38,34 +45,43 @@ def command(
         "browser.serverAddress": host,
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
-    arguments = ["--schema", settings.schema, "--every", str(every), "--patience", str(patience)]
+    arguments = [settings.schema, *(str(d.total_seconds()) for d in (interval, stall_timeout))]
     return [sys.executable, "-m", "streamlit", "run", str(APP), *flags, "--", *arguments]
 
 
-def serve(settings: Settings, *, host: str, port: int, every: float, patience: float) -> NoReturn:
-    """Become Streamlit: this process is replaced, so that no signal needs forwarding.
+def serve(
+    settings: DatabaseSettings,
+    *,
+    host: str,
+    port: int,
+    interval: timedelta,
+    stall_timeout: timedelta,
+) -> NoReturn:
+    """Replace this process by Streamlit, so that signals reach it directly.
 
     Raises:
         ModuleNotFoundError: Streamlit is not installed.
-        OSError: nobody can listen there.
+        OSError: the address cannot be used.
     """
     if importlib.util.find_spec("streamlit") is None:
         message = "No module named 'streamlit'"
         raise ModuleNotFoundError(message, name="streamlit")
-    _try_address(host, port)
-    print(f"Dashboard of {settings.place}: http://{host}:{port} (Ctrl-C stops it)", flush=True)  # noqa: T201
-    started = command(settings, host=host, port=port, every=every, patience=patience)
-    os.execv(started[0], started)  # noqa: S606 - our own program, without a shell
+    _bind(host, port)
+    print(f"Dashboard of {settings.location}: http://{host}:{port}", flush=True)  # noqa: T201
+    arguments = command(
+        settings, host=host, port=port, interval=interval, stall_timeout=stall_timeout
+    )
+    os.execv(arguments[0], arguments)  # noqa: S606 - this interpreter, without a shell
 
 
-def _try_address(host: str, port: int) -> None:
-    """Fail here, in one sentence, where Streamlit would fail later: on a port that is taken.
+def _bind(host: str, port: int) -> None:
+    """Fail on a port that is taken, before Streamlit does with a longer message.
 
     Raises:
-        OSError: nobody can listen there.
+        OSError: the address cannot be used.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family) as probe:
-        # As a server does, which starts again while connections to the one before it are dying.
+        # As servers do: connections to the previous one may still be closing.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)

@@ -1,0 +1,270 @@
+"""Everything that overrides or calls a private part of the Singer SDK, with the reason.
+
+- The SDK writes STATE every 10,000 records, none when the tap ends with an exception, and
+  only when a record was written since. A cursor lives for two minutes and belongs to a
+  page, so STATE has to follow the records of each page, also when there were none. There is
+  no public hook: :meth:`PagedStream._sync_records` replaces the loop of the SDK, and
+  ``_tap`` leads to the state writer and to the streams written beside it.
+- ``_handle_termination`` would write STATE and exit in the middle of a record, with exit
+  code 0; ``_setup_signal_handlers`` covers two signals of four.
+- ``_validate_config`` reports settings in the terms of JSON schema, accepts unknown ones
+  and reads only whole numbers from the environment (``_env_var_config``).
+- ``load_state`` copies keys from any document.
+- ``cb_config`` ends with a traceback for a file that is not a JSON object; its type is
+  ``_ConfigInput``. ``load_json`` is the SDK's own reader of the files that it is handed.
+
+``tests/tap/test_sdk_overrides.py`` fails when one of these changes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from singer_sdk import Stream, Tap
+from singer_sdk.contrib.msgspec import MsgSpecWriter
+from singer_sdk.exceptions import ConfigValidationError
+from singer_sdk.helpers._util import load_json
+from singer_sdk.mapper import SameRecordTransform
+from singer_sdk.singerlib import Message, RecordMessage, SchemaMessage
+from typing_extensions import override
+
+from tap_datasync.config import UsageError
+from tap_datasync.signals import SIGNALS, TerminatedError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from types import FrameType
+
+    import click
+    from singer_sdk.helpers import types
+    from singer_sdk.plugin_base import _ConfigInput
+
+SHUTDOWN_SECONDS = 8
+"""Time after a signal in which the page that is being written may be completed."""
+
+
+class PageWriter(MsgSpecWriter):
+    """The SDK's msgspec writer, flushing once a page instead of once a record."""
+
+    @override
+    def write_message(self, message: Message) -> None:
+        sys.stdout.buffer.write(self.format_message(message))
+        if not isinstance(message, (RecordMessage, SchemaMessage)):
+            sys.stdout.buffer.flush()
+
+
+class GracefulShutdownTap(Tap):
+    """A tap that checks all of its input, and ends between two pages, never within one."""
+
+    _is_writing = False
+    _pending_signal: int | None = None
+
+    def prepare_config(self, config: dict[str, Any]) -> None:
+        """Change settings before they are validated."""
+
+    def validate(self, config: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
+        """Yield errors in the settings, beyond those of their JSON schema.
+
+        Args:
+            config: Settings.
+            known: Schemas of all settings by name, those of the SDK included.
+        """
+        raise NotImplementedError
+
+    def read_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a validated state document."""
+        raise NotImplementedError
+
+    @contextmanager
+    def whole_page(self) -> Iterator[None]:
+        """Complete the block before a signal ends the tap.
+
+        Raises:
+            TerminatedError: A signal arrived meanwhile.
+        """
+        self._is_writing = True
+        yield
+        sys.stdout.flush()
+        self._is_writing = False
+        if self._pending_signal is not None:
+            _terminate(self._pending_signal)
+
+    @override
+    def _setup_signal_handlers(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            # With nohup the hangup stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle_termination)
+
+    @override
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        if not self._is_writing:
+            _terminate(signum)
+        if self._pending_signal is None:
+            self._pending_signal = signum
+            # A target that has stopped reading would block the tap forever.
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(128 + signum))
+            signal.alarm(SHUTDOWN_SECONDS)
+
+    @override
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        # A setting that is null is one that is not set.
+        self._config = {k: v for k, v in self._config.items() if v is not None}
+        self.append_builtin_config(self.config_jsonschema)
+        known = self.config_jsonschema["properties"]
+        for name, schema in known.items():
+            # The environment holds text, and the SDK reads only whole numbers from it.
+            if "number" in schema.get("type", ()) and isinstance(self._config.get(name), str):
+                with suppress(ValueError):
+                    self._config[name] = float(self._config[name])
+        self.prepare_config(self._config)
+        errors = list(self.validate(self._config, known))
+        if errors and raise_errors:
+            raise ConfigValidationError(
+                " ".join(errors), errors=errors, schema=self.config_jsonschema
+            )
+        return errors or super()._validate_config(raise_errors=raise_errors)
+
+    @override
+    def load_state(self, state: dict[str, Any]) -> None:
+        # The streams hold the same object.
+        self.state.update(self.read_state(state))
+
+    @override
+    @classmethod
+    def cb_config(
+        cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]
+    ) -> _ConfigInput:
+        try:
+            return super().cb_config(ctx, param, value)
+        except FileNotFoundError as error:
+            raise UsageError(str(error)) from None
+        except (OSError, ValueError, TypeError, RecursionError):
+            # Nothing of the file is repeated: it contains the key.
+            message = f"The config ({', '.join(value)}) is not a file with a JSON object."
+            raise UsageError(message) from None
+
+    @classmethod
+    def check_environment(cls, config: _ConfigInput | None) -> None:
+        """Raise an :class:`UsageError` for a variable that is no valid setting."""
+        if config is None or not config.parse_env:
+            return
+        try:
+            _ = cls._env_var_config
+        except (ValueError, RecursionError) as error:
+            message = f"A setting in the environment is not valid: {error}."
+            raise UsageError(message) from None
+
+
+class DerivedStream(Stream):
+    """A stream whose records another stream writes; syncing it adds only its SCHEMA."""
+
+    @override
+    def get_records(self, context: types.Context | None) -> list[types.Record]:
+        return []
+
+
+class PagedStream(Stream):
+    """A stream that is synced page by page, with STATE after each."""
+
+    def sync_pages(self) -> None:
+        """Emit page after page with the methods below."""
+        raise NotImplementedError
+
+    @property
+    def tap(self) -> GracefulShutdownTap:
+        """The tap, for :meth:`GracefulShutdownTap.whole_page`."""
+        if not isinstance(self._tap, GracefulShutdownTap):
+            message = "the stream's tap must be a GracefulShutdownTap"
+            raise TypeError(message)
+        return self._tap
+
+    @property
+    def emits_unchanged(self) -> bool:
+        """Whether records are emitted as they are: no stream maps, nothing deselected."""
+        return (
+            all(
+                type(stream_map) is SameRecordTransform and not stream_map.flattening_enabled
+                for stream_map in self.stream_maps
+            )
+            and all(self.mask.get(("properties", name), True) for name in self.schema["properties"])
+            and self.effective_schema["properties"].keys() >= self.schema["properties"].keys()
+        )
+
+    def selected_stream(self, name: str) -> Stream | None:
+        """Return another stream of the tap, if it is selected."""
+        stream = self._tap.streams[name]
+        return stream if stream.selected else None
+
+    def write_schema_of(self, stream: Stream) -> None:
+        """Write the SCHEMA of another stream."""
+        stream._write_schema_message()  # noqa: SLF001
+
+    def write_mapped(self, stream: Stream, record: dict[str, Any]) -> None:
+        """Write a record through selection, type conformance and stream maps."""
+        stream._write_record_message(record)  # noqa: SLF001
+
+    def write(self, message: Message) -> None:
+        """Write a message as it is."""
+        self._tap.write_message(message)
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Write STATE with the state of this stream, if it has changed."""
+        self.stream_state.update(state)
+        self._tap.state_writer.write_state(self._tap.state)
+        self.state_manager.is_flushed = True
+
+    def check_record_limit(self, records: int) -> None:
+        """End a test run (``--test``) that has enough records."""
+        self._check_max_record_limit(current_record_index=records)
+
+    @override
+    def get_replication_key_signpost(self, context: types.Context | None = None) -> None:
+        """Return none: it would add a timestamp to the state that nothing uses."""
+
+    @override
+    def get_records(self, context: types.Context | None) -> list[types.Record]:
+        message = "this stream is synced page by page"
+        raise NotImplementedError(message)
+
+    @override
+    def _sync_records(
+        self, context: types.Context | None = None, *, write_messages: bool = True
+    ) -> Generator[dict[str, Any]]:
+        with self.get_record_counter() as self.record_counter, self.get_sync_timer():
+            self.sync_pages()
+        # The SDK iterates over records; they have been written already.
+        yield from ()
+
+
+def read_json_object(file: IO[str], option: str) -> tuple[str, dict[str, Any]]:
+    """Return the text of a file given on the command line, and the JSON object in it.
+
+    Raises:
+        UsageError: It is not one.
+    """
+    try:
+        text = file.read()
+        document = load_json(text)
+        if not isinstance(document, dict):
+            raise TypeError  # noqa: TRY301 - reported like all the others
+    except (OSError, ValueError, TypeError, RecursionError):
+        message = f"The file given with --{option} does not hold a {option} as JSON."
+        raise UsageError(message) from None
+    return text, document
+
+
+def _terminate(signum: int) -> NoReturn:
+    # A second signal would break off the ending of the first. It is not set to SIG_IGN: Python
+    # prints a traceback for one that has come already.
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    raise TerminatedError(signum)

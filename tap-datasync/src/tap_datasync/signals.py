@@ -1,0 +1,43 @@
+"""Signals that end the tap. Imports nothing heavy: handlers are set before the SDK loads."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+STOPPED = "Stopped by {}. The next run resumes from the last saved state."
+
+
+class TerminatedError(BaseException):
+    """A signal ends the tap. Not an ``Exception``, so that nothing handles it as an error."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(STOPPED.format(signal.Signals(signum).name))
+        self.exit_code = 128 + signum
+
+
+def exit_on_signals() -> None:
+    """End at once on a signal, until the tap sets its own handlers: nothing is written yet."""
+    for number in SIGNALS:
+        # With nohup the hangup stays ignored.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _exit)
+
+
+def ignore_signals() -> None:
+    """Let nothing break off the last lines of the process."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+def _exit(signum: int, frame: FrameType | None) -> None:
+    del frame
+    os.write(2, f"{STOPPED.format(signal.Signals(signum).name)}\n".encode())
+    os._exit(128 + signum)

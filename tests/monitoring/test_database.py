@@ -1,0 +1,350 @@
+"""Settings from the environment, and a connection that is opened again when it was lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import yaml
+from datasync_monitor.database import (
+    DatabaseRejected,
+    DatabaseSettings,
+    DatabaseUnavailable,
+    ReconnectingConnection,
+    connection_error_reason,
+    read_secret,
+    table_size,
+)
+from datasync_monitor.snapshot import read_snapshot, read_totals
+from table_writer import partition_events, write_load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasync_sandbox.testing import Cluster
+    from table_writer import TableWriter
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME")
+UNUSED = DatabaseSettings("127.0.0.1", port=1, password="hunter2")  # noqa: S106
+
+TWO_ADDRESSES = """\
+connection to server at "::1", port 5432 failed: Connection refused
+\tIs the server running on that host and accepting TCP/IP connections?
+connection to server at "127.0.0.1", port 5432 failed: FATAL:  no such thing.
+"""
+
+
+def one(connection: psycopg.Connection[Any]) -> int:
+    return connection.execute("SELECT 1").fetchone()[0]
+
+
+def test_settings_come_from_the_environment() -> None:
+    environ = dict(zip(NAMES, ("h", "1", "u", "p", "n"), strict=True))
+    settings = DatabaseSettings.from_environment(environ, schema="s")
+    assert settings == DatabaseSettings("h", 1, "u", "p", "n", "s")
+
+
+def test_only_the_host_is_required() -> None:
+    settings = DatabaseSettings.from_environment({"DB_HOST": "db.test", "DB_PORT": ""})
+    assert settings == DatabaseSettings("db.test", 5432, "datasync", "", "events")
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "5432.0", "four", "9" * 5000])
+def test_a_port_is_a_number_from_1_to_65535(port: str) -> None:
+    with pytest.raises(ValueError, match="DB_PORT must be a port number from 1 to 65535, not '"):
+        DatabaseSettings.from_environment({"DB_HOST": "db.test", "DB_PORT": port})
+
+
+def test_without_a_host_the_database_is_the_sandbox_of_this_directory(tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    env.write_text(
+        "API_KEY=k\nDB_HOST=127.0.0.1\nDB_PORT=4321\nDB_USER=datasync\n"
+        "DB_PASSWORD='it'\"'\"'s $secret'\nDB_NAME=events\n"
+    )
+    settings = DatabaseSettings.from_environment({"DB_PORT": "5432"}, sandbox_env=env)
+    assert settings == DatabaseSettings("127.0.0.1", 4321, "datasync", "it's $secret", "events")
+
+
+@pytest.mark.parametrize("content", [None, "", "API_KEY=k\n"])
+def test_without_a_host_and_a_sandbox_the_message_names_both(
+    tmp_path: Path, content: str | None
+) -> None:
+    env = tmp_path / "env"
+    if content is not None:
+        env.write_text(content)
+    with pytest.raises(ValueError, match="set DB_HOST, or start the sandbox"):
+        DatabaseSettings.from_environment({}, sandbox_env=env)
+
+
+def test_a_damaged_sandbox_file_is_named(tmp_path: Path) -> None:
+    env = tmp_path / "env"
+    env.write_text("DB_HOST='127.0.0.1\n")
+    with pytest.raises(ValueError, match=f"{env} cannot be read"):
+        DatabaseSettings.from_environment({}, sandbox_env=env)
+
+
+def test_the_password_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(" it's $secret\n")
+    environ = {"DB_PASSWORD_FILE": str(file)}
+    assert read_secret(environ, "DB_PASSWORD") == " it's $secret"
+    assert read_secret({**environ, "DB_PASSWORD": ""}, "DB_PASSWORD") == " it's $secret"
+    assert read_secret({**environ, "DB_PASSWORD": "set"}, "DB_PASSWORD") == "set"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "No such file or directory"), (b"\n", "is empty"), (b"\xff", "not a text file")],
+)
+def test_a_password_file_that_cannot_be_used_is_named(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=f"DB_PASSWORD_FILE: {file} .*{problem}"):
+        DatabaseSettings.from_environment({"DB_HOST": "db.test", "DB_PASSWORD_FILE": str(file)})
+
+
+def test_meltano_passes_on_what_is_set_and_no_values_of_its_own() -> None:
+    plugins = yaml.safe_load((ROOT / "meltano.yml").read_text(encoding="utf-8"))["plugins"]
+    (monitor,) = plugins["utilities"]
+    assert [setting["env"] for setting in monitor["settings"]] == list(NAMES)
+    assert [setting for setting in monitor["settings"] if "value" in setting] == []
+
+
+def test_without_a_password_libpq_looks_for_one(
+    settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    passwords = tmp_path / "pgpass"
+    passwords.write_text(f"*:*:*:*:{settings.password}\n")
+    passwords.chmod(0o600)
+    monkeypatch.setenv("PGPASSFILE", str(tmp_path / "missing"))
+    with ReconnectingConnection(replace(settings, password="")) as database:
+        with pytest.raises(DatabaseRejected, match="no password supplied"):
+            database.run(one)
+        monkeypatch.setenv("PGPASSFILE", str(passwords))
+        assert database.run(one) == 1
+
+
+def test_every_transaction_has_its_own_settings(
+    settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGDATESTYLE", "SQL, DMY")
+    monkeypatch.setenv("PGTZ", "Asia/Tokyo")
+    query = """SELECT current_setting('TimeZone'), current_setting('transaction_read_only'),
+                      current_setting('statement_timeout'), current_setting('application_name'),
+                      '2026-01-27 19:00:00+00'::timestamptz::text"""
+    with ReconnectingConnection(settings) as reading:
+        values = reading.run(lambda connection: connection.execute(query).fetchone())
+    assert values == ("UTC", "on", "10s", "datasync-monitor", "2026-01-27 19:00:00+00")
+    with ReconnectingConnection(
+        settings, application_name="writer", read_only=False, statement_timeout_seconds=0
+    ) as writing:
+        values = writing.run(lambda connection: connection.execute(query).fetchone())
+    assert values == ("UTC", "off", "0", "writer", "2026-01-27 19:00:00+00")
+
+
+@contextmanager
+def pgbouncer(cluster: Cluster, directory: Path) -> Iterator[DatabaseSettings]:
+    """Run PgBouncer with one server connection in transaction mode."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    users = directory / "users"
+    users.write_text(f'"{cluster.user}" "{cluster.password}"\n')
+    config = directory / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n* = host={cluster.host} port={cluster.port} password={cluster.password}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+        f"auth_type = plain\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = 1\n"
+    )
+    command = ["pgbouncer", "-q", str(config)]
+    if os.getuid() == 0:
+        # It refuses to run as root, and reads its files before it changes the user.
+        command[1:1] = ["-u", "nobody"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield DatabaseSettings("127.0.0.1", port, cluster.user, cluster.password, cluster.database)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
+def test_pgbouncer_in_transaction_mode_is_supported(cluster: Cluster, tmp_path: Path) -> None:
+    with (
+        pgbouncer(cluster, tmp_path) as settings,
+        ReconnectingConnection(settings) as reading,
+        ReconnectingConnection(settings, read_only=False) as writing,
+    ):
+        for number in range(8):  # more often than psycopg's threshold for prepared statements
+            writing.run(lambda connection: connection.execute("CREATE TEMP TABLE t (n int)"))
+            writing.run(lambda connection: connection.execute("DROP TABLE t"))
+            read = reading.run(
+                lambda connection, number=number: connection.execute(
+                    "SELECT %s, current_setting('transaction_read_only')", (number,)
+                ).fetchone()
+            )
+            assert read == (number, "on")
+
+
+def test_a_read_only_connection_cannot_write(
+    database: ReconnectingConnection, writer: TableWriter
+) -> None:
+    writer.page()
+    with pytest.raises(DatabaseRejected, match="read-only transaction"):
+        database.run(lambda connection: connection.execute("DELETE FROM pages"))
+
+
+def test_a_failed_transaction_leaves_nothing_behind(settings: DatabaseSettings) -> None:
+    def work(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("CREATE TABLE t ()")
+        raise KeyError
+
+    with ReconnectingConnection(settings, read_only=False) as database:
+        with pytest.raises(KeyError):
+            database.run(work)
+        assert database.run(lambda connection: table_size(connection, "public", "t")) is None
+
+
+def test_a_connection_that_was_lost_is_replaced_and_work_is_not_repeated(
+    cluster: Cluster, settings: DatabaseSettings
+) -> None:
+    calls = []
+
+    def work(connection: psycopg.Connection[Any]) -> int:
+        calls.append(connection)
+        return one(connection)
+
+    with ReconnectingConnection(settings) as database:
+        database.run(work)
+        port = cluster.port
+        cluster.stop("immediate")
+        try:
+            with pytest.raises(DatabaseUnavailable, match="Cannot connect to the database"):
+                database.run(work)
+        finally:
+            cluster.start(port)
+        assert database.run(work, attempts=10) == 1
+    assert len(calls) == 2
+
+
+def test_a_connection_lost_in_the_middle_is_reported(settings: DatabaseSettings) -> None:
+    with ReconnectingConnection(settings, read_only=False) as database:
+        with pytest.raises(DatabaseUnavailable, match="was lost: terminating connection"):
+            database.run(
+                lambda connection: connection.execute(
+                    "SELECT pg_terminate_backend(pg_backend_pid())"
+                )
+            )
+        assert database.run(one) == 1
+
+
+def test_connecting_is_repeated_as_often_as_asked_for() -> None:
+    pauses: list[float] = []
+    database = ReconnectingConnection(UNUSED, sleep=pauses.append)
+    with pytest.raises(DatabaseUnavailable) as unavailable:
+        database.run(one, attempts=3)
+    assert pauses == [2.0, 2.0]
+    assert str(unavailable.value) == (
+        "Cannot connect to the database events at 127.0.0.1:1: Connection refused."
+    )
+    assert "hunter2" not in str(unavailable.value) + repr(UNUSED)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "missing"}, 'database "missing" does not exist'),
+        ({"user": "missing"}, "password authentication failed"),
+    ],
+)
+def test_a_refused_login_is_not_repeated(
+    settings: DatabaseSettings, change: dict[str, str], reason: str
+) -> None:
+    pauses: list[float] = []
+    database = ReconnectingConnection(replace(settings, **change), sleep=pauses.append)
+    with pytest.raises(DatabaseRejected, match=reason):
+        database.run(one, attempts=3)
+    assert pauses == []
+
+
+def test_a_missing_privilege_is_one_sentence(
+    database: ReconnectingConnection, writer: TableWriter
+) -> None:
+    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    with pytest.raises(DatabaseRejected) as rejected:
+        database.run(lambda connection: read_totals(connection, "public"))
+    assert str(rejected.value) == (
+        f"The database {database.settings.location} refuses the statement: "
+        "permission denied for table pages."
+    )
+
+
+def test_a_statement_that_takes_too_long_is_cancelled(settings: DatabaseSettings) -> None:
+    with (
+        ReconnectingConnection(settings, statement_timeout_seconds=0.01) as database,
+        pytest.raises(DatabaseUnavailable, match="canceling statement due to statement timeout"),
+    ):
+        database.run(lambda connection: connection.execute("SELECT pg_sleep(60)"))
+
+
+def test_reading_gives_way_to_a_transaction_that_would_deadlock(
+    database: ReconnectingConnection, writer: TableWriter
+) -> None:
+    """`read_snapshot` holds a lock on `checkpoint` while it waits for `pages`."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pages'::regclass"
+    with ThreadPoolExecutor() as executor, writer.connection.transaction():
+        writer.connection.execute("LOCK TABLE pages")
+        snapshot = executor.submit(database.run, read_snapshot)
+        while not writer.connection.execute(waiting).fetchone()[0]:
+            time.sleep(0.01)
+        writer.connection.execute("LOCK TABLE checkpoint")
+        with pytest.raises(DatabaseUnavailable, match="lock timeout"):
+            snapshot.result()
+    assert database.run(read_snapshot).pages == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (TWO_ADDRESSES, "no such thing"),
+        ("out of memory\nDETAIL:  more", "out of memory"),
+        ("", "OperationalError"),
+    ],
+)
+def test_the_reason_of_an_error_is_one_line(text: str, reason: str) -> None:
+    assert connection_error_reason(psycopg.OperationalError(text)) == reason
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_the_size_of_a_table_includes_its_partitions(
+    database: ReconnectingConnection, writer: TableWriter, *, partitioned: bool
+) -> None:
+    write_load(writer, "waiting")
+    if partitioned:
+        partition_events(writer.connection)
+    writer.connection.execute("ANALYZE events")
+    size = database.run(lambda connection: table_size(connection, "public", "events"))
+    assert size is not None
+    assert size.rows == 50_000
+    assert size.rows_per_block == pytest.approx(size.rows / size.blocks, rel=0.01)
+    parts = 4 if partitioned else 1
+    assert size.largest_partition_blocks == pytest.approx(size.blocks / parts, rel=0.1)

@@ -1,0 +1,223 @@
+"""The metrics equal the tables; Prometheus accepts them, the alerts and the dashboard."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from table_writer import write_load
+
+pytest.importorskip(
+    "prometheus_client", reason="the extra `metrics` of datasync-monitoring is not installed"
+)
+
+from datasync_monitor.database import DatabaseSettings
+from datasync_monitor.health import STALL_TIMEOUT
+from datasync_monitor.metrics import registry
+from prometheus_client import generate_latest, start_http_server
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from table_writer import TableWriter
+
+PACKAGE = Path(__file__).parents[2] / "monitoring"
+DASHBOARD = PACKAGE / "grafana" / "dashboard.json"
+ALERTS = PACKAGE / "prometheus" / "alerts.yml"
+# Loopback never goes through a proxy of the environment.
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is missing (apt-get install prometheus)"
+)
+needs_prometheus = pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Prometheus is missing (apt-get install prometheus)"
+)
+
+
+def scrape(settings: DatabaseSettings) -> dict[str, float]:
+    text = generate_latest(registry(settings, STALL_TIMEOUT)).decode()
+    return {
+        sample.name
+        + "".join(f"{{{key}={value}}}" for key, value in sample.labels.items()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_the_metrics_equal_the_tables(settings: DatabaseSettings, writer: TableWriter) -> None:
+    write_load(writer, "running")
+    metrics = scrape(settings)
+    sums = writer.connection.execute(
+        """SELECT count(*), sum(events), sum(emitted), sum(rejected), sum(response_bytes),
+                  sum(rate_limit_wait_seconds) FROM pages"""
+    ).fetchone()
+    names = ("pages", "events_received", "events_emitted", "events_rejected", "response_bytes")
+    values = [metrics[f"datasync_{name}_total"] for name in (*names, "rate_limit_wait_seconds")]
+    assert values == [float(value) for value in sums]
+    columns = ("events_seen", "events_emitted", "events_expected")
+    row = writer.connection.execute(f"SELECT {', '.join(columns)} FROM checkpoint").fetchone()
+    assert [metrics[f"datasync_scan_{name}"] for name in columns] == list(row)
+    assert metrics["datasync_total_events"] == 100_000
+    assert (metrics["datasync_rate_limit"], metrics["datasync_rate_limit_remaining"]) == (10, 3)
+    assert metrics["datasync_rate_limit_reset_seconds"] == 0
+    assert metrics["datasync_request_retries_total{cause=http_503}"] == 3
+    assert metrics["datasync_requests_retried_total"] == 5
+    states = {name: value for name, value in metrics.items() if "load_state" in name}
+    assert states["datasync_load_state{state=running}"] == sum(states.values()) == 1
+
+
+@pytest.mark.parametrize("state", ["idle", "running", "waiting", "stuck", "finished"])
+def test_each_state_is_exported(
+    settings: DatabaseSettings, writer: TableWriter, state: str
+) -> None:
+    write_load(writer, state)
+    metrics = scrape(settings)
+    assert metrics[f"datasync_load_state{{state={state}}}"] == 1
+    assert (metrics.get("datasync_rate_limit_reset_seconds", 0) > 0) == (state == "waiting")
+
+
+def test_without_tables_the_state_is_idle(settings: DatabaseSettings) -> None:
+    metrics = scrape(settings)
+    assert (metrics["datasync_database_up"], metrics["datasync_load_state{state=idle}"]) == (1, 1)
+
+
+def test_the_counter_of_retried_requests_exists_before_the_first_retry(
+    settings: DatabaseSettings, writer: TableWriter
+) -> None:
+    writer.page()
+    assert scrape(settings)["datasync_requests_retried_total"] == 0
+
+
+def test_without_a_database_only_that_is_exported() -> None:
+    assert scrape(DatabaseSettings("127.0.0.1", port=1)) == {"datasync_database_up": 0}
+
+
+def test_a_database_that_refuses_counts_as_down(
+    settings: DatabaseSettings, writer: TableWriter
+) -> None:
+    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    assert scrape(settings) == {"datasync_database_up": 0}
+
+
+@needs_promtool
+@pytest.mark.parametrize("state", ["idle", "waiting", "finished"])
+def test_promtool_accepts_the_metrics(
+    settings: DatabaseSettings, writer: TableWriter, state: str
+) -> None:
+    write_load(writer, state)
+    metrics = generate_latest(registry(settings, STALL_TIMEOUT))
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=metrics, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+@needs_promtool
+def test_promtool_accepts_the_alerts_and_their_tests(tmp_path: Path) -> None:
+    tests = Path(__file__).with_name("alerts_test.yml").read_text(encoding="utf-8")
+    tests_file = tmp_path / "alerts_test.yml"
+    tests_file.write_text(tests.replace("- ALERTS\n", f"- {ALERTS}\n"), encoding="utf-8")
+    for command, file in (("check", ALERTS), ("test", tests_file)):
+        done = subprocess.run(
+            ["promtool", command, "rules", file], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
+def test_promtool_accepts_the_configuration() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "config", PACKAGE / "prometheus" / "prometheus.yml"],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def panels() -> list[dict[str, Any]]:
+    return json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]
+
+
+def queries() -> list[str]:
+    return [target["expr"] for panel in panels() for target in panel["targets"]]
+
+
+def test_panels_of_one_number_query_the_current_value() -> None:
+    """Of a range, the last number would be shown as long as the range lasts."""
+    modes = [
+        (target.get("instant"), target.get("range"))
+        for panel in panels()
+        if panel["type"] in {"stat", "gauge"}
+        for target in panel["targets"]
+    ]
+    assert modes == [(True, False)] * 7
+
+
+def test_dashboard_and_alerts_use_existing_metrics_only(
+    settings: DatabaseSettings, writer: TableWriter
+) -> None:
+    write_load(writer, "waiting")
+    exported = {name.split("{")[0] for name in scrape(settings)}
+    exported.add("datasync_high_watermark_timestamp_seconds")  # after the first finished scan
+    text = " ".join(queries()) + ALERTS.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bdatasync_\w+", text)) - exported == set()
+
+
+@needs_prometheus
+def test_a_real_prometheus_answers_every_query_of_the_dashboard(
+    settings: DatabaseSettings, writer: TableWriter, tmp_path: Path
+) -> None:
+    write_load(writer, "waiting")
+    server, thread = start_http_server(
+        0, addr="127.0.0.1", registry=registry(settings, STALL_TIMEOUT)
+    )
+    (tmp_path / "prometheus.yml").write_text(
+        "scrape_configs:\n  - job_name: datasync\n"
+        "    scrape_interval: 200ms\n    scrape_timeout: 200ms\n"
+        f"    static_configs: [{{targets: ['127.0.0.1:{server.server_port}']}}]\n",
+        encoding="utf-8",
+    )
+    port = free_port()
+    prometheus = subprocess.Popen(
+        ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}",
+         f"--storage.tsdb.path={tmp_path / 'data'}",
+         f"--web.listen-address=127.0.0.1:{port}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        assert [query for query in queries() if not has_answer(port, query)] == []
+    finally:
+        prometheus.terminate()
+        prometheus.wait()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def has_answer(port: int, query: str) -> bool:
+    """Query until there is a result: the first rates need two scrapes."""
+    url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": query})
+    for _ in range(150):
+        try:
+            with OPENER.open(url) as reply:
+                if json.load(reply)["data"]["result"]:
+                    return True
+        except OSError:
+            pass  # not up yet
+        time.sleep(0.2)
+    return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,106 @@
+"""The table of failed requests: one action and one message for every outcome."""
+
+from __future__ import annotations
+
+import pytest
+from tap_datasync import errors, state, tap
+from tap_datasync.errors import (
+    AccessDeniedError,
+    ApiChangedError,
+    ConnectionConfigError,
+    InvalidBodyError,
+    ResponseAction,
+    RetriesExhaustedError,
+    TransportError,
+    interpret_exception,
+    interpret_response,
+)
+
+RETRIED = [100, 101, 103, 201, 202, 204, 206, 226, 300, 304, 305]
+RETRIED += [408, 409, 421, 423, 424, 425, 500, 501, 502, 503, 504, 505, 507, 520, 522, 599, 999]
+FATAL = [301, 302, 303, 307, 308, 402, 404, 405, 406, 410, 413, 418, 422, 451]
+
+
+@pytest.mark.parametrize("with_cursor", [False, True])
+@pytest.mark.parametrize(
+    ("status", "action", "error"),
+    [
+        *((status, ResponseAction.RETRY, RetriesExhaustedError) for status in RETRIED),
+        *((status, ResponseAction.FAIL, ApiChangedError) for status in FATAL),
+        (401, ResponseAction.FAIL, AccessDeniedError),
+        (403, ResponseAction.FAIL, AccessDeniedError),
+        (407, ResponseAction.FAIL, ConnectionConfigError),
+        (429, ResponseAction.RATE_LIMITED, RetriesExhaustedError),
+    ],
+)
+def test_every_status_has_one_action(status, action, error, with_cursor):
+    """With and without a cursor."""
+    resolution = interpret_response(status, code=None, with_cursor=with_cursor)
+    assert resolution is not None
+    assert (resolution.action, resolution.error) == (action, error)
+    assert resolution.cause == f"http_{status}"
+
+
+def test_status_200_has_no_resolution():
+    """Its body decides."""
+    assert interpret_response(200, code=None, with_cursor=False) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, None), (400, "ANYTHING"), (410, "CURSOR_EXPIRED"), (422, "CURSOR_INVALID_FORMAT")],
+)
+def test_rejected_cursor_resets_pagination(status, code):
+    """A request without cursor fails."""
+    resolution = interpret_response(status, code=code, with_cursor=True)
+    assert resolution is not None
+    assert resolution.action is ResponseAction.RESET_PAGINATION
+    assert resolution.cause == "cursor_refused"
+    assert (code or "") in resolution.message
+    resolution = interpret_response(status, code=code, with_cursor=False)
+    assert resolution is not None
+    assert (resolution.action, resolution.error) == (ResponseAction.FAIL, ApiChangedError)
+
+
+def test_every_status_has_a_message():
+    """It names the status and the API's code; it is a sentence where it ends the run."""
+    for status in [*range(100, 200), *range(201, 1000)]:
+        resolution = interpret_response(status, code="SOME_CODE", with_cursor=False)
+        assert resolution is not None
+        assert f"HTTP {status}, SOME_CODE" in resolution.message
+        is_sentence = resolution.message[0].isupper() and resolution.message.endswith(".")
+        assert is_sentence is (resolution.action is ResponseAction.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (TransportError("timeout", "no response", counted=True), "timeout"),
+        (TransportError("connection", "no response", counted=False), "connection"),
+        (InvalidBodyError("no response"), "invalid_body"),
+    ],
+)
+def test_failed_exchange_and_invalid_body_are_retried(error, cause):
+    """The message is that of the exception."""
+    resolution = interpret_exception(error)
+    assert (resolution.action, resolution.cause) == (ResponseAction.RETRY, cause)
+    assert resolution.message == "no response"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RetriesExhaustedError, 1),
+        (errors.IncompleteFeedError, 1),
+        (errors.NoProgressError, 1),
+        (AccessDeniedError, 3),
+        (ApiChangedError, 3),
+        (ConnectionConfigError, 2),
+        (state.StateError, 3),
+        (tap.UsageError, 2),
+    ],
+)
+def test_exit_codes(error, code):
+    """1: try again, 2: configuration, 3: permanent."""
+    assert issubclass(error, errors.TapDataSyncError)
+    assert error("x").exit_code == code

@@ -1,0 +1,496 @@
+"""A whole run of the loop, over a transport without network and in no time."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tap_datasync.client import RawResponse, RequestStats
+from tap_datasync.errors import (
+    ApiChangedError,
+    IncompleteFeedError,
+    NoProgressError,
+    RetriesExhaustedError,
+    TapDataSyncError,
+)
+from tap_datasync.pagination import MAX_IDLE_PAGES, MAX_REFETCHES, MAX_STALLED_SCANS
+from tap_datasync.parsing import FetchedPage
+from tap_datasync.scan import PageResult
+from tap_datasync.state import ScanState, TimeRange
+from tap_datasync.streams import EventsStream
+from tap_datasync.tap import TapDataSync
+from tap_helpers import (
+    KEY,
+    MILLIS,
+    NOON,
+    FakeClock,
+    FakeTransport,
+    body_of,
+    event,
+    last_page,
+    limits,
+    seconds_after_noon,
+)
+
+SOURCE = "https://example.com/api/v1"
+EXPIRED = RawResponse(400, {}, b'{"code":"CURSOR_EXPIRED"}')
+KEY_REFUSED = RawResponse(401, {}, b"")
+
+
+class RecordingStream(EventsStream):
+    """The stream, with pages and states recorded where they would be written."""
+
+    def transport(self) -> FakeTransport:
+        return self.fake
+
+    def write_page(
+        self, page: FetchedPage, result: PageResult, stats: RequestStats, **_: Any
+    ) -> None:
+        assert len(self.results) < 200, "the run does not end"
+        self.pages.append(page)
+        self.results.append(result)
+        self.stats.append(stats)
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        self.states.append(ScanState.from_dict(state))
+
+
+class Run:
+    """One run and its outcome."""
+
+    def __init__(
+        self,
+        *outcomes: RawResponse | Exception | bytes,
+        state: ScanState | None = None,
+        full: bool = False,
+        latency: float = 0.0,
+        feed: dict[str | None, bytes] | None = None,
+    ) -> None:
+        config = {"api_url": f"{SOURCE}/", "api_key": KEY, "lookback": 10}
+        tap = TapDataSync(
+            config=config,
+            state={"bookmarks": {"events": state.to_dict()}} if state else None,
+        )
+        stream = RecordingStream(tap)
+        stream.record_counter = Counter()
+        stream.record_counter.increment = lambda _: None  # type: ignore[attr-defined]
+        stream.clock = FakeClock()
+        stream.fake = self.transport = FakeTransport(stream.clock, *outcomes)
+        stream.forced_replication_method = "FULL_TABLE" if full else None
+        self.transport.latency = latency
+        self.transport.by_cursor = feed or {}
+        self.pages: list[FetchedPage] = []
+        self.results: list[PageResult] = []
+        self.stats: list[RequestStats] = []
+        self.states: list[ScanState] = []
+        stream.pages, stream.results = self.pages, self.results
+        stream.stats, stream.states = self.stats, self.states
+        self.error: TapDataSyncError | None = None
+        try:
+            stream.sync_pages()
+        except TapDataSyncError as error:
+            self.error = error
+
+    @property
+    def finished(self) -> bool:
+        return self.error is None
+
+    @property
+    def state(self) -> ScanState:
+        return self.states[-1]
+
+    @property
+    def cursors(self) -> list[str | None]:
+        return self.transport.cursors
+
+    @property
+    def emitted(self) -> list[str]:
+        return [record.id for result in self.results for record in result.emit]
+
+
+def ids(*numbers: int) -> list[str]:
+    return [f"id-{number:06}" for number in numbers]
+
+
+def some(first: int, count: int = 5, **changes: Any) -> bytes:
+    """Return a page of events from a number on; its cursor names the next number."""
+    defaults: dict[str, Any] = {"nextCursor": f"c{first + count}", "total": 15}
+    return body_of(*map(event, range(first, first + count)), **(defaults | changes))
+
+
+def final(first: int, count: int = 5, **changes: Any) -> bytes:
+    """Return the last page of 15 events."""
+    ends: dict[str, Any] = {"hasMore": False, "nextCursor": None}
+    return some(first, count, **(ends | changes))
+
+
+def scanned(newest: float, oldest: float, cursor: str | None = "c", **changes: Any) -> ScanState:
+    """Return the state of an unfinished scan that has emitted a range of seconds."""
+    state = ScanState(
+        source=SOURCE,
+        cursor=cursor,
+        scan_newest_at=seconds_after_noon(newest),
+        scan_newest_id=f"id-{-newest:06}",
+        scan_oldest_at=seconds_after_noon(oldest),
+    )
+    return replace(state, **changes)
+
+
+# ------------------------------------------------------------------ the way of a scan
+
+
+def test_a_scan_goes_from_page_to_page_to_the_end():
+    run = Run(some(0), some(5), final(10), latency=2.0)
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    assert run.cursors == [None, "c5", "c10"]
+    first = run.states[0]
+    assert (first.source, first.cursor) == (SOURCE, "c5")
+    assert first.cursor_expires_at == NOON + timedelta(seconds=2 + 116)
+    assert (first.events_seen, first.total_events) == (5, 15)
+    assert (run.state.high_watermark, run.state.cursor) == (NOON, None)
+
+
+def test_a_run_resumes_at_a_live_cursor():
+    first = Run(some(0), some(5), KEY_REFUSED)
+    again = Run(final(10), state=first.state)
+    assert again.cursors == ["c10"]
+    assert again.finished
+    assert first.emitted + again.emitted == ids(*range(15))
+    assert again.state.high_watermark == NOON
+
+
+def test_an_expired_cursor_starts_a_new_scan_without_a_request_for_it(caplog):
+    state = scanned(0, -40, cursor_expires_at=NOON - timedelta(minutes=5))
+    run = Run(some(0, 60, total=70), final(60, 10, total=70), state=state)
+    assert run.cursors == [None, "c60"]
+    assert "Scan interrupted: its cursor has expired. Starting a new one" in caplog.text
+    # Without the lookback, the ends of the range, and the last events of the page.
+    assert run.emitted == ids(*range(11), *range(39, 70))
+    assert run.results[0].skipped == 28
+
+
+def test_a_cursor_without_known_expiry_is_tried():
+    state = scanned(0, -4, "here", events_seen=5, events_expected=15, total_events=15)
+    assert Run(final(5, 10), state=state).cursors == ["here"]
+
+
+def test_a_cursor_that_is_refused_starts_a_new_scan():
+    run = Run(some(0), EXPIRED, some(0), some(5), final(10))
+    assert run.cursors == [None, "c5", None, "c5", "c10"]
+    assert run.finished
+    assert set(run.emitted) == set(ids(*range(15)))
+
+
+def test_scans_that_are_interrupted_at_the_same_position_end_the_run():
+    run = Run(*[some(0), EXPIRED] * 20)
+    assert isinstance(run.error, NoProgressError)
+    assert str(run.error).endswith("No event is lost; try again later.")
+    assert run.cursors.count(None) == MAX_STALLED_SCANS + 1
+    assert run.error.exit_code == 1
+
+
+def test_scans_that_get_further_each_time_continue():
+    outcomes = []
+    for pages in range(1, 8):
+        outcomes += [some(5 * number, total=100) for number in range(pages)] + [EXPIRED]
+    run = Run(*outcomes, final(0, total=5), final(0, total=5))
+    assert isinstance(run.error, IncompleteFeedError) is False
+    assert run.cursors.count(None) >= 8
+
+
+@pytest.mark.parametrize("code", [b"CURSOR_EXPIRED", b"CURSOR_INVALID_FORMAT"])
+def test_a_refused_first_page_is_fatal(code):
+    run = Run(RawResponse(400, {}, b'{"code":"%s"}' % code))
+    assert isinstance(run.error, ApiChangedError)
+
+
+def test_a_second_run_stops_where_the_first_began():
+    first = Run(some(0, 60, total=60, hasMore=False, nextCursor=None))
+    second = Run(body_of(*map(event, range(60)), total=60), state=first.state)
+    assert second.finished
+    assert second.cursors == [None]
+    assert second.emitted == ids(*range(11))
+    assert second.state.high_watermark == NOON
+
+
+def test_a_full_run_reads_everything_again():
+    first = Run(some(0, 15, hasMore=False, nextCursor=None))
+    second = Run(some(0), some(5), final(10), state=first.state, full=True)
+    assert second.emitted == ids(*range(15))
+
+
+def test_an_empty_feed_is_finished():
+    for body in (last_page(), body_of(total=0)):
+        run = Run(body)
+        assert run.finished
+        assert run.state.high_watermark is None
+
+
+# ------------------------------------------------------------------ the source
+
+
+def test_a_state_of_another_source_is_ignored_with_a_warning(caplog):
+    state = ScanState(
+        source="https://other.example.com/api/v1",
+        cursor="foreign",
+        loaded_ranges=(TimeRange(NOON, "id-000000", seconds_after_noon(-1000)),),
+        high_watermark=NOON,
+        high_watermark_id="id-000000",
+    )
+    run = Run(some(0), some(5), final(10), state=state)
+    assert run.cursors == [None, "c5", "c10"]
+    assert run.emitted == ids(*range(15))
+    assert "https://other.example.com/api/v1" in caplog.text
+    assert f"but api_url is {SOURCE}: ignoring the state" in caplog.text
+    assert run.state.source == SOURCE
+
+
+def test_a_state_of_another_account_at_the_same_address_hides_nothing(caplog):
+    state = ScanState(
+        source=SOURCE, high_watermark=seconds_after_noon(-30), high_watermark_id="theirs"
+    )
+    run = Run(some(0, 60, total=70), final(60, 10, total=70), state=state)
+    assert run.emitted == ids(*range(70))
+    assert caplog.text.count("no longer in the feed") == 1
+
+
+# ------------------------------------------------------------------ false ends
+
+FALSE_ENDS = [
+    final(5),
+    final(5, hasMore=None),
+    final(5, hasMore=..., nextCursor=...),
+    final(5, hasMore=True),
+    final(5, hasMore=False, nextCursor="c5"),
+    some(5, nextCursor="c5"),
+    body_of(hasMore=False, nextCursor=None, total=15),
+    body_of(hasMore=False, nextCursor=None, total=0),
+    final(5, total=10),
+]
+
+
+@pytest.mark.parametrize("false_end", FALSE_ENDS)
+@pytest.mark.parametrize("times", [1, MAX_REFETCHES])
+def test_a_false_end_that_goes_away_costs_only_requests(false_end, times):
+    run = Run(some(0), *[false_end] * times, some(5), final(10))
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    assert run.cursors == [None, *["c5"] * (times + 1), "c10"]
+    assert sum(run.stats[1].retries.values()) == times
+
+
+@pytest.mark.parametrize("false_end", FALSE_ENDS)
+def test_a_false_end_that_stays_fails_and_keeps_the_position(false_end):
+    """The events of the page are emitted; the state resumes at the page itself."""
+    run = Run(some(0), false_end)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert "15 counted by the API" in str(run.error)
+    assert "5 events read before this page" in str(run.error)
+    assert run.cursors == [None, *["c5"] * (MAX_REFETCHES + 1)]
+    assert run.emitted[:5] == ids(*range(5))
+    assert run.state == run.states[0]
+    assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
+
+
+def test_a_false_end_with_a_good_cursor_is_passed():
+    run = Run(some(0), *[some(5, hasMore=False)] * (MAX_REFETCHES + 1), final(10))
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+
+
+def test_a_false_end_on_the_first_page_leaves_no_scan_in_progress():
+    run = Run(final(0))
+    assert isinstance(run.error, IncompleteFeedError)
+    assert run.state == ScanState(source=SOURCE)
+    assert run.emitted == ids(*range(5))
+
+
+@pytest.mark.parametrize("total", [0, 3])
+def test_an_end_that_no_total_confirms_fails(total):
+    """A total of 0 on every page: the end cannot be verified."""
+    run = Run(feed={None: some(0, total=total), "c5": some(5, total=total), "c10": final(10, total=total)})
+    assert isinstance(run.error, IncompleteFeedError)
+
+
+def test_a_total_that_drops_is_fetched_again():
+    run = Run(some(0, total=1000), some(5, total=0), some(5, total=1000), KEY_REFUSED)
+    assert run.stats[1].retries == {"total_drop": 1}
+
+
+def test_a_total_that_stays_low_costs_no_refetch_of_later_pages(caplog):
+    pages = [some(n, total=0) for n in range(5, 50, 5)]
+    run = Run(some(0, total=1000), *[pages[0]] * (MAX_REFETCHES + 1), *pages[1:], KEY_REFUSED)
+    assert [sum(stats.retries.values()) for stats in run.stats[:4]] == [0, MAX_REFETCHES, 0, 0]
+    assert caplog.text.count("Continuing although it persists: meta.total") == 1
+
+
+# ------------------------------------------------------------------ pages without progress
+
+EMPTY = body_of(total=15, nextCursor="c5b")
+
+
+def test_an_empty_page_in_the_middle_is_fetched_again():
+    run = Run(some(0), EMPTY, some(5), final(10))
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+
+
+def test_a_page_that_stays_empty_is_passed():
+    run = Run(some(0), *[EMPTY] * (MAX_REFETCHES + 1), some(5), final(10))
+    assert run.finished
+    assert run.cursors[-2] == "c5b"
+    assert [page.returned for page in run.pages] == [5, 0, 5, 5]
+
+
+@pytest.mark.parametrize("events", [range(0), range(5)])
+def test_pages_without_a_new_event_are_bounded(events):
+    """Empty ones, and the same page again, each with a fresh cursor."""
+    pages = [body_of(*map(event, events), total=15, nextCursor=f"x{n}") for n in range(500)]
+    run = Run(some(0), *pages)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert len(run.cursors) <= 1 + (MAX_IDLE_PAGES + 1) * (MAX_REFETCHES + 1)
+
+
+def test_a_repeated_page_is_not_counted_and_passed():
+    again = some(0, nextCursor="c5b")
+    run = Run(feed={None: some(0), "c5": again, "c5b": some(5), "c10": final(10)})
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    assert run.state.events_seen == 15
+    assert run.state.feed_sorted
+
+
+def test_cursors_that_lead_in_a_circle_end_the_run():
+    """Each cursor is new, the pages repeat."""
+    pages = [
+        some(5 * (n % 10), total=100_000, nextCursor=f"x{n}") for n in range(500)
+    ]
+    run = Run(*pages)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert len(run.cursors) < 50
+    assert run.emitted == ids(*range(50))
+
+
+def test_shifting_circles_end_the_run_when_they_exceed_the_total():
+    pages = [
+        body_of(
+            *[event(k % 1009) for k in range(101 * n, 101 * n + 101)],
+            nextCursor=f"x{n}",
+            total=1009,
+        )
+        for n in range(150)
+    ]
+    run = Run(*pages)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert len(run.cursors) < 60
+
+
+# ------------------------------------------------------------------ corrupted pages
+
+
+@pytest.mark.parametrize(
+    ("part", "corruption"), [(b"event_abc123", b"event_\xff"), (b'"/home"', b"NaN")]
+)
+def test_a_corrupted_page_is_fetched_again_and_used_if_it_stays(part, corruption):
+    good = body_of(event(0), event(1), hasMore=False, nextCursor=None, total=2)
+    bad = good.replace(part, corruption, 1)
+    assert bad != good
+    assert Run(bad, good).pages[0].rejections == []
+    run = Run(bad)
+    assert run.finished
+    assert run.emitted == ids(0, 1)
+    assert len(run.pages[0].rejections) == 1
+    assert len(run.cursors) == MAX_REFETCHES + 1
+
+
+def corrupted(body: bytes) -> bytes:
+    return body.replace(b'"/home"', b"NaN", 1)
+
+
+def test_corruption_does_not_hide_a_false_end():
+    run = Run(some(0), corrupted(final(5)))
+    assert isinstance(run.error, IncompleteFeedError)
+    assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
+
+
+def test_a_feed_that_stays_corrupted_does_not_cost_five_requests_a_page():
+    run = Run(
+        feed={None: corrupted(some(0)), "c5": corrupted(some(5)), "c10": corrupted(final(10))}
+    )
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    assert [run.cursors.count(cursor) for cursor in (None, "c5", "c10")] == [
+        MAX_REFETCHES + 1,
+        2,
+        2,
+    ]
+
+
+# ------------------------------------------------------------------ events and warnings
+
+
+def test_a_page_of_invalid_events_is_a_changed_api():
+    """Before anything of it is emitted; a field that is only missing is not what changed."""
+    invalid = [event(6, session=..., type=5), *(event(n, type=5) for n in range(7, 30))]
+    run = Run(some(0), body_of(*invalid, event(5)))
+    assert isinstance(run.error, ApiChangedError)
+    assert "24 of 25 events on a page are invalid (type: not a string)" in str(run.error)
+    assert run.emitted == ids(*range(5))
+
+
+def test_some_invalid_events_and_missing_fields_are_no_changed_api():
+    good = [event(n) for n in range(20)]
+    bad = [event(n, type=5) for n in range(20, 40)]
+    lacking = [event(n, session=...) for n in range(40, 80)]
+    run = Run(last_page(*good, *bad, *lacking))
+    assert run.finished
+    assert len(run.emitted) == 80
+    assert len(run.pages[0].rejections) == 60
+
+
+def test_a_feed_without_order_is_read_to_the_end_with_one_warning(caplog):
+    state = ScanState(
+        source=SOURCE, high_watermark=seconds_after_noon(-8), high_watermark_id="id-000008"
+    )
+    shard = [event(100 + n, timestamp=MILLIS - 1000 * n) for n in range(30)]
+    run = Run(
+        some(0, 20, total=60),
+        body_of(*shard, nextCursor="b", total=60),
+        some(20, 10, hasMore=False, nextCursor=None, total=60),
+        state=state,
+    )
+    assert run.finished
+    assert len(run.emitted) == 60
+    assert (run.state.high_watermark, run.state.feed_sorted) == (NOON, False)
+    assert caplog.text.count("not sorted by timestamp") == 1
+
+
+def test_unknown_fields_are_summed_up_once_a_run(caplog):
+    Run(
+        body_of(event(0, zeta=1), event(1, alpha=2), nextCursor="a", total=3),
+        body_of(event(2, omega=3), nextCursor=None, hasMore=False, total=3),
+    )
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert warnings == ["Ignoring undocumented fields of events: alpha, zeta"]
+
+
+def test_retries_and_waits_are_counted_since_the_page_before():
+    run = Run(
+        RawResponse(503, {}, b""),
+        RawResponse(200, limits(2, 0, 30), some(0)),
+        some(5),
+        final(10),
+    )
+    assert [dict(stats.retries) for stats in run.stats] == [{"http_503": 1}, {}, {}]
+    assert [round(stats.rate_limit_wait_seconds) for stats in run.stats] == [0, 30, 0]
+
+
+def test_a_failure_keeps_what_was_saved():
+    run = Run(some(0), RawResponse(503, {}, b""))
+    assert isinstance(run.error, RetriesExhaustedError)
+    assert run.state.cursor == "c5"
