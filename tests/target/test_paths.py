@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from target_config.errors import TargetError
 from target_config.loader import TableLoader
 from target_helpers import (
     STREAMS,
@@ -196,6 +197,16 @@ def test_unknown_stream_gets_a_table_and_may_have_no_key(
     row = record("others", {"id": "1", "tags": ["a"]})
     make_target().load(stdin([{**schema, "key_properties": []}, row, row, state_message(1)]))
     assert database.rows("SELECT id, tags FROM others") == [("1", ["a"])] * 2
+
+
+def test_other_key_than_that_of_the_table_is_refused(database: Database, make_target: Make) -> None:
+    """No row is lost: the upsert needs the key, an insert without a key meets it."""
+    for keys, message in (([], "duplicate key"), (["name"], "no unique or exclusion constraint")):
+        events = {**schemas()[0], "key_properties": keys}
+        rows = [record("events", event(1)), record("events", event(1))]
+        with pytest.raises(TargetError, match=message):
+            make_target().load(stdin([events, *rows, state_message(1)]))
+    assert database.value("SELECT count(*) FROM checkpoint") == 0
 
 
 def test_new_property_of_a_stream_becomes_a_column(database: Database, make_target: Make) -> None:

@@ -184,7 +184,9 @@ def test_other_table_of_the_same_name_is_refused(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     )
     before = database.rows(relations)
-    with pytest.raises(SettingsError, match="rename or drop it, then start again") as caught:
+    with pytest.raises(
+        SettingsError, match="change, rename or drop it, then start again"
+    ) as caught:
         make_target().load(stdin([]))
     assert message in str(caught.value)
     assert caught.value.exit_code == 2

@@ -128,7 +128,7 @@ def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
         if difference := _difference(tables()[name], table):
             message = (
                 f"Table {schema}.{name} {difference}. It was not created by this version: "
-                "rename or drop it, then start again."
+                "change, rename or drop it, then start again."
             )
             raise SettingsError(message)
     version = hashlib.sha256(script().encode()).hexdigest()[:16]
@@ -174,7 +174,7 @@ def _difference(expected: Table, present: Table | None) -> str | None:
     for name, column in expected.columns.items():
         found = present.columns.get(name)
         if found is None:
-            return f"has no column {name}"
+            return f"has no column {name} of type {column.type}"
         if found.type != column.type:
             return f"has column {name} of type {found.type} instead of {column.type}"
         if column.has_default and not found.has_default:
