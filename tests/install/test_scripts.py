@@ -1,4 +1,4 @@
-"""The two commands, before anything is installed."""
+"""The commands of the project, before anything is installed."""
 
 from __future__ import annotations
 
