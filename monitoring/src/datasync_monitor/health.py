@@ -103,7 +103,13 @@ def unsuccessful_run(snapshot: Snapshot) -> PipelineRun | None:
 def scan_ended(snapshot: Snapshot) -> bool:
     """Whether the last scan reached its end.
 
-    No scan is in progress then, but neither is one whose sync failed on its first page.
+    Otherwise it is in progress, or failed on its first page: then the page is in `pages`, but not
+    counted by the checkpoint, which still describes a scan without pages.
     """
-    page = snapshot.last_page
-    return not snapshot.scan.scan_in_progress and (page is None or page.accepted)
+    scan, page = snapshot.scan, snapshot.last_page
+    if scan.scan_in_progress:
+        return False
+    return page is None or (page.events_seen, page.total_events) == (
+        scan.events_seen,
+        scan.total_events,
+    )
