@@ -1,10 +1,5 @@
-"""Entry point of the bench; `run.sh` has installed what it needs."""
-
-from __future__ import annotations
-
-import sys
+"""Entry point of the benchmark; ``run.sh`` installs what it needs."""
 
 from datasync_bench.cli import main
 
-if __name__ == "__main__":
-    sys.exit(main())
+main()

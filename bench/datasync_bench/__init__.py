@@ -1,1 +1,1 @@
-"""Measures the lanes of the project beside their peers, and says what was reached."""
+"""Benchmark of this project beside other ways to load the same events."""

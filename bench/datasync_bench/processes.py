@@ -1,8 +1,8 @@
-"""Runs programs and measures them: time, CPU seconds, and the memory of each process.
+"""Run a command, or several connected by pipes, and measure time, CPU and memory.
 
-CPU seconds come from `wait4`, which counts what a program's own children have used as well.
-Memory is the kernel's peak of each process (`VmHWM`), read from /proc until the process is gone;
-where there is no /proc, the largest resident size that was seen.
+CPU seconds come from ``wait4``, which includes the children of a process. Memory is the kernel's
+peak resident size (``VmHWM``), read from ``/proc`` until the process has ended; on systems without
+``/proc`` it is the largest resident size seen.
 """
 
 from __future__ import annotations
@@ -23,144 +23,116 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MEBIBYTE = 2**20
-_POLL_S = 0.1
-_FIELDS = {"VmHWM:": 0, "VmRSS:": 1}
+SAMPLE_INTERVAL_SECONDS = 0.1
+
+Command = list[str | Path]
 
 
-class ProgramError(Exception):
-    """A program that is measured has failed; the message is a sentence and the end of its log."""
+class CommandError(Exception):
+    """A measured command failed; the message ends with the last lines of its log."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Usage:
-    """What a run has used.
+    """What a run took.
 
     Attributes:
+        started_at: Unix time in seconds.
         seconds: From the start of the first process to the end of the last.
-        cpu: CPU seconds of all its processes, user and system.
-        peaks: Peak memory in bytes, by role: `tap`, `target`, `meltano`, or `program`.
-        memory: Samples of resident memory by role: seconds since the start, and bytes.
-        began: When it began, on the wall clock.
-        output: What the last program wrote to its stdout.
+        cpu_seconds: User and system time of all processes.
+        peak_bytes: Largest resident size of a single process, by role: ``tap``, ``target``,
+            ``meltano`` or ``program``.
+        output: Standard output of the last command.
     """
 
+    started_at: float
     seconds: float
-    cpu: float
-    peaks: dict[str, int]
-    memory: dict[str, list[tuple[float, int]]]
-    began: float
+    cpu_seconds: float
+    peak_bytes: dict[str, int]
     output: str
 
 
-def role(words: Sequence[str]) -> str:
-    """Tell from a command line what a process is in a pipeline."""
-    names = [Path(word).name for word in words[:3]]
-    if any(name.startswith(("tap-", "plain_tap")) for name in names):
-        return "tap"
-    if any(name.startswith("target-") for name in names):
-        return "target"
-    if any(name == "meltano" for name in names):
-        return "meltano"
-    return "program"
+def role(arguments: Sequence[str]) -> str:
+    """Return the part that a process plays in a pipeline, from its command line."""
+    names = [Path(argument).name for argument in arguments[:3]]
+    for prefix, name in (("tap-", "tap"), ("sdk_tap", "tap"), ("target-", "target")):
+        if any(each.startswith(prefix) for each in names):
+            return name
+    return "meltano" if "meltano" in names else "program"
 
 
 @dataclass
-class Sampler:
-    """Looks at the processes below some others until it is stopped."""
+class _MemorySampler:
+    """Samples the memory of process trees in a thread until it is stopped."""
 
     pids: Sequence[int]
-    started: float
-    peaks: dict[str, int] = field(default_factory=dict)
-    memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Start to look."""
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop looking."""
-        self._stop.set()
+        self._stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(_POLL_S):
+        while not self._stopped.wait(SAMPLE_INTERVAL_SECONDS):
             for pid in self.pids:
                 with suppress(psutil.Error, OSError):
-                    top = psutil.Process(pid)
-                    for process in (top, *top.children(recursive=True)):
-                        self._look(process)
+                    parent = psutil.Process(pid)
+                    for process in (parent, *parent.children(recursive=True)):
+                        self._sample(process)
 
-    def _look(self, process: psutil.Process) -> None:
+    def _sample(self, process: psutil.Process) -> None:
         with suppress(psutil.Error, OSError):
-            name = role(process.cmdline())
-            peak, now = _memory(process)
-            if peak < MEBIBYTE:
-                return  # Between its fork and its own program, or already gone.
-            self.peaks[name] = max(self.peaks.get(name, 0), peak)
-            self.memory.setdefault(name, []).append((time.monotonic() - self.started, now))
+            name, peak = role(process.cmdline()), _peak_bytes(process)
+            self.peak_bytes[name] = max(self.peak_bytes.get(name, 0), peak)
 
 
-def _memory(process: psutil.Process) -> tuple[int, int]:
-    """Peak and present resident size in bytes."""
+def _peak_bytes(process: psutil.Process) -> int:
     status = Path(f"/proc/{process.pid}/status")
-    if not status.exists():
-        now = process.memory_info().rss
-        return now, now
-    sizes = [0, 0]
-    for line in status.read_text().splitlines():
-        words = line.split()
-        if words[0] in _FIELDS:
-            sizes[_FIELDS[words[0]]] = int(words[1]) * 1024
-    return sizes[0], sizes[1]
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return int(process.memory_info().rss)
 
 
-def run(
-    commands: Sequence[Sequence[str | Path]],
-    *,
-    env: Mapping[str, str],
-    cwd: Path,
-    log: Path,
-    discard: bool = False,
-) -> Usage:
-    """Run a program, or several with pipes between them, to the end.
+def run(commands: Sequence[Command], *, env: Mapping[str, str], directory: Path) -> Usage:
+    """Run commands to the end, the output of each piped into the next.
 
     Args:
-        commands: Each program's words; the stdout of one is the stdin of the next.
-        env: Their whole environment.
-        cwd: Where they run.
-        log: Takes what they write to stderr; the last one's stdout goes beside it.
-        discard: Throw the last one's stdout away.
+        commands: Programs with their arguments.
+        env: The whole environment of every command.
+        directory: Working directory; ``log`` in it receives standard error.
 
     Raises:
-        ProgramError: One of them failed.
+        CommandError: A command ended with a non-zero exit code.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    out = log.with_suffix(".out")
+    log, output = directory / "log", directory / "output"
     children: list[subprocess.Popen[bytes]] = []
-    began, started = time.time(), time.monotonic()
-    with log.open("wb") as errors, out.open("wb") as output:
-        for number, command in enumerate(commands):
-            last = number == len(commands) - 1
-            stdin = children[-1].stdout if children else subprocess.DEVNULL
-            stdout = subprocess.PIPE if not last else subprocess.DEVNULL if discard else output
+    started_at, started = time.time(), time.monotonic()
+    with log.open("wb") as errors, output.open("wb") as stdout:
+        for command in commands:
+            is_last = len(children) == len(commands) - 1
             children.append(
                 subprocess.Popen(
-                    [str(word) for word in command],
-                    stdin=stdin,
-                    stdout=stdout,
+                    [str(argument) for argument in command],
+                    stdin=children[-1].stdout if children else subprocess.DEVNULL,
+                    stdout=stdout if is_last else subprocess.PIPE,
                     stderr=errors,
                     env=dict(env),
-                    cwd=cwd,
+                    cwd=directory,
                     start_new_session=True,
                 )
             )
-            if children[:-1] and children[-2].stdout is not None:
-                children[-2].stdout.close()
-        sampler = Sampler([child.pid for child in children], started)
+            if len(children) > 1 and (pipe := children[-2].stdout) is not None:
+                pipe.close()
+        sampler = _MemorySampler([child.pid for child in children])
         try:
-            cpu, codes = _wait(children)
+            codes, cpu_seconds = _wait(children)
             seconds = time.monotonic() - started
         finally:
             sampler.stop()
@@ -169,29 +141,17 @@ def run(
                     os.killpg(child.pid, signal.SIGKILL)
     if any(codes):
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        message = f"{commands[0][0]} ended with {codes}; the end of {log}:\n{tail}"
-        raise ProgramError(message)
-    said = out.read_text(errors="replace")
-    return Usage(seconds, cpu, sampler.peaks, sampler.memory, began, said)
+        message = f"{commands[0][0]} ended with exit codes {codes}. End of {log}:\n{tail}"
+        raise CommandError(message)
+    text = output.read_text(errors="replace")
+    return Usage(started_at, seconds, cpu_seconds, sampler.peak_bytes, text)
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]]) -> tuple[float, list[int]]:
-    cpu, codes = 0.0, []
+def _wait(children: Sequence[subprocess.Popen[bytes]]) -> tuple[list[int], float]:
+    codes, cpu_seconds = [], 0.0
     for child in children:
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         codes.append(child.returncode)
-        cpu += used.ru_utime + used.ru_stime
-    return cpu, codes
-
-
-def cpu_of(pid: int) -> float:
-    """CPU seconds of a server so far: its own, its children's, and those that have ended."""
-    top = psutil.Process(pid)
-    times = top.cpu_times()
-    total = float(times.user + times.system + times.children_user + times.children_system)
-    for child in top.children(recursive=True):
-        with suppress(psutil.Error):
-            used = child.cpu_times()
-            total += used.user + used.system
-    return total
+        cpu_seconds += used.ru_utime + used.ru_stime
+    return codes, cpu_seconds

@@ -1,188 +1,209 @@
-"""Writes results as Markdown; pure."""
+"""Write results as Markdown, compare them with thresholds, and update the pages that quote them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datasync_bench.goals import judge
-from datasync_bench.pacing import LIMIT, REAL_LATENCY, REAL_WINDOW
-from datasync_bench.processes import MEBIBYTE
+from datasync_bench.environment import BENCH, ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+PEAK_MIB = 150
+SHARE = 0.99
+REQUESTS = 2
+REFRESH = 0.3
+
+
+class Threshold(NamedTuple):
+    """A number that the project holds itself to."""
+
+    title: str
+    wanted: str
+    found: str
+    is_met: bool
+
+
+RATIOS = (
+    ("hand-loop", 4.0),
+    ("dlt-append", 8.0),
+    ("upsert", 0.6),
+)
+"""Throughput of ``tap | target``, as a multiple of another candidate's."""
+
+
+def thresholds(results: Mapping[str, Any]) -> Iterator[Threshold]:
+    """Compare results with the thresholds; parts that were not measured are left out."""
+    rows = {row["name"]: row for row in results.get("comparison", ()) if row["valid"]}
+    for name, wanted in RATIOS:
+        if name in rows and "pipe" in rows:
+            ratio = rows["pipe"]["events_per_second"] / rows[name]["events_per_second"]
+            title = f"throughput against {rows[name]['title']}"
+            yield Threshold(title, f"≥ {wanted:g} x", f"{ratio:.2f} x", ratio >= wanted)
+    for row in results.get("size", ()):
+        peak = max(row["peak_mib"].values())
+        title = f"largest process, {row['events']:,} events"
+        yield Threshold(title, f"≤ {PEAK_MIB} MiB", f"{peak:.0f} MiB", peak <= PEAK_MIB)
+    for part in ("rate_limit_scaled", "rate_limit"):
+        for row in results.get(part, ())[:1]:
+            scale = "real time" if row["factor"] == 1 else f"time scaled by {row['factor']:g}"
+            found = f"{row['share']:.3f}, {row['rate_limited']}"
+            is_met = row["share"] >= 0.99 and not row["rate_limited"]  # noqa: PLR2004
+            yield Threshold(
+                f"used share of the rate limit, {scale}", "≥ 0.99, no 429", found, is_met
+            )
+    if later := results.get("later_runs"):
+        first, second, refresh = later
+        found, is_met = f"{second['requests']}", second["requests"] <= REQUESTS
+        yield Threshold("second run, nothing new", f"≤ {REQUESTS} requests", found, is_met)
+        ratio = refresh["events_per_second"] / first["events_per_second"]
+        found = f"{ratio:.2f} x, {refresh['rows_written']} rows written"
+        is_met = ratio >= REFRESH and not refresh["rows_written"]
+        wanted = f"≥ {REFRESH} x, none written"
+        yield Threshold("full refresh against first load", wanted, found, is_met)
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The whole report.
-
-    Args:
-        results: The document of a run; parts that were not measured are left out.
-    """
-    machine, load = results["machine"], results.get("load", {})
-    # One value a command: `--keep` has put what several have measured into one document.
-    loads = dict.fromkeys(f"{load[part]}" for part, _, _ in _PARTS if results.get(part))
-    where = (
-        f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}, "
-        f"PostgreSQL {machine['postgres']} of the sandbox."
-    )
-    lines = [where]
-    if loads:
-        lines.append(f"Load of the machine before the bench began: {', '.join(loads)}.")
-    lines.append("")
-    for part, title, write in _PARTS:
-        if results.get(part):
-            lines += [f"### {title}", "", *write(results[part]), ""]
-    lines += ["### Numbers to reach", "", *_goals(results)]
+    """Return the report of all parts that were measured."""
+    machine = results["machine"]
+    hardware = f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}"
+    lines = [f"{hardware}. Load average before the start: {machine['load']}.", ""]
+    for part, (title, headings, cells) in _TABLES.items():
+        if rows := results.get(part):
+            lines += [f"### {title}", "", *_table(headings, map(cells, rows)), ""]
+    rows = [[*each[:3], "yes" if each.is_met else "no"] for each in thresholds(results)]
+    lines += ["### Thresholds", "", *_table(("", "wanted", "found", "met"), rows)]
     return "\n".join(lines) + "\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table whose first column is words, and the others numbers."""
-    yield "| " + " | ".join(head) + " |"
-    yield "|---|" + "---:|" * (len(head) - 1)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
+def summary(results: Mapping[str, Any]) -> str:
+    """Return the two sentences that the project's README quotes.
 
-
-def _comparison(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    head = (
-        *("", "events/s", "range", "wall s", "range", "one page s", "CPU s per million"),
-        *("peak MiB", "rows", "distinct", "table MiB"),
+    Raises:
+        KeyError: A part was not measured.
+    """
+    rate = {row["name"]: row["events_per_second"] for row in results["comparison"]}
+    ours, _, loop = results["rate_limit"]
+    largest = max(results["size"], key=lambda row: int(row["events"]))
+    peaks = largest["peak_mib"]
+    return (
+        f"Under the API's rate limit the tap uses {ours['share']:.3f} of it with "
+        f"{ours['rate_limited'] or 'no'} 429; a hand-written loop with a fixed pause uses "
+        f"{loop['share']:.2f}.\nWithout a rate limit, {rate['pipe']:,.0f} events/s are loaded on "
+        f"{results['machine']['cores']} cores, {rate['pipe'] / rate['hand-loop']:.1f} times as "
+        f"fast as that loop and {rate['pipe'] / rate['dlt-append']:.1f} times as fast as dlt "
+        f"(`append`).\nAt {largest['events']:,} events, the tap takes {peaks['tap']:.0f} MiB of "
+        f"memory and the target {peaks['target']:.0f} MiB."
     )
-    yield f"{rows[0]['events']:,} events, medians of {len(rows[0]['trials'])} runs."
-    yield ""
-    yield from table(head, [_row(row) for row in rows])
 
 
-def _row(row: Mapping[str, Any]) -> list[str]:
-    if not row["valid"]:
-        counted = "; ".join(
-            f"{t['loaded']['rows']:,} rows, {t['loaded']['distinct']:,} ids" for t in row["trials"]
+def alternatives(results: Mapping[str, Any]) -> str:
+    """Return the table of ``docs/comparison.md``.
+
+    Raises:
+        KeyError: A part was not measured.
+    """
+    shares = {row["title"]: row for row in results["rate_limit"]}
+    paced_as = {"meltano": "tap-datasync", "dlt-append": "dlt, append"}
+    rows = []
+    for row in results["comparison"]:
+        if row["is_baseline"] or row["name"] == "pipe":
+            continue
+        paced = shares.get(paced_as.get(row["name"], row["title"]))
+        rows.append(
+            [
+                row["title"],
+                f"{row['events_per_second']:,.0f}",
+                f"{row['cpu_seconds_per_million']:.0f}",
+                f"{max(row['peak_mib'].values()):.0f}",
+                f"{paced['share']:.3f}" if paced else "",
+            ]
         )
-        return [row["title"], f"void: {counted}", *[""] * 9]
-    loaded = row["trials"][-1]["loaded"]
-    peaks = ", ".join(
-        f"{role} {size:.0f}" if len(row["peak_mib"]) > 1 else f"{size:.0f}"
-        for role, size in sorted(row["peak_mib"].items())
-        if role != "program" or len(row["peak_mib"]) == 1
-    )
-    rate, wall, cpu = row["events_per_s"], row["wall_s"], row["cpu_s_per_million"]
+    headings = ("", "events/s", "CPU s per million", "largest process, MiB", "share of rate limit")
+    return "\n".join(_table(headings, rows))
+
+
+def update_pages(results: Mapping[str, Any]) -> list[Path]:
+    """Insert results into the pages that quote them; returns the pages.
+
+    Raises:
+        KeyError: A part was not measured; no page is changed.
+    """
+    texts = {
+        BENCH / "README.md": markdown(results),
+        ROOT / "README.md": summary(results),
+        ROOT / "docs" / "comparison.md": alternatives(results),
+    }
+    for path, text in texts.items():
+        path.write_text(insert(path.read_text(), text))
+    return list(texts)
+
+
+def insert(page: str, text: str) -> str:
+    """Replace the text between the markers of a page.
+
+    Raises:
+        ValueError: The page has no markers.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        message = f"The page has no {BEGIN} and {END}."
+        raise ValueError(message)
+    return f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}"
+
+
+def _table(headings: Sequence[str], rows: Any) -> Iterator[str]:
+    yield f"| {' | '.join(headings)} |"
+    yield "|---|" + "---:|" * (len(headings) - 1)
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _peaks(row: Mapping[str, Any]) -> str:
+    peaks = row["peak_mib"]
+    names = [name for name in peaks if name != "program" or len(peaks) == 1]
+    return ", ".join(f"{name} {peaks[name]:.0f}".removeprefix("program ") for name in sorted(names))
+
+
+def _comparison(row: Mapping[str, Any]) -> list[str]:
+    low, high = row["range"]
     return [
-        row["title"],
-        *(
-            ("lost in the noise", "")
-            if rate is None
-            else (count(rate["median"]), f"{count(rate['low'])} - {count(rate['high'])}")
-        ),
-        f"{wall['median']:.2f}",
-        f"{wall['low']:.2f} - {wall['high']:.2f}",
-        f"{row['one_page_s']['median']:.2f}",
-        "" if cpu is None else f"{cpu['median']:.1f}",
-        peaks,
-        f"{loaded['rows']:,}" if loaded else "",
-        f"{loaded['distinct']:,}" if loaded else "",
-        f"{loaded['size'] / MEBIBYTE:.0f}" if loaded else "",
+        row["title"] if row["valid"] else f"{row['title']} (incomplete: void)",
+        f"{row['events_per_second']:,.0f}",
+        f"{low:,.0f} to {high:,.0f}",
+        f"{row['seconds']:.1f}",
+        f"{row['cpu_seconds_per_million']:.1f}",
+        _peaks(row),
     ]
 
 
-def _growth(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    head = (
-        *("", "events", "events/s", "first tenth", "last tenth", "change", "range"),
-        *("peak MiB", "MiB more at the end"),
-    )
-    yield f"Medians and ranges of {len(points[0]['loads'])} loads of each size."
-    yield ""
-    rows = []
-    for point in points:
-        ends, change = ["", "", "", ""], point["change"]
-        if change:
-            ends = [count(point[end]["median"]) for end in ("first", "last")]
-            ends += [f"{change['median']:+.1%}", f"{change['low']:+.1%} to {change['high']:+.1%}"]
-        rows.append(
-            [
-                point["subject"] + ("" if point["valid"] else " (void)"),
-                f"{point['events']:,}",
-                count(point["rate"] and point["rate"]["median"]),
-                *ends,
-                ", ".join(f"{role} {size:.0f}" for role, size in point["peaks"].items()),
-                ", ".join(f"{role} {size:+.0f}" for role, size in point["growth"].items()),
-            ]
-        )
-    yield from table(head, rows)
-    yield from _share_of_key([point for point in points if point["valid"]])
+def _size(row: Mapping[str, Any]) -> list[str]:
+    rate = f"{row['events_per_second']:,.0f}"
+    return [f"{row['events']:,}", rate, f"{row['seconds']:.1f}", _peaks(row)]
 
 
-def _share_of_key(points: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What of the time of `upsert` goes away without a primary key, at the largest size."""
-    largest = max((point["events"] for point in points), default=0)
-    found = {p["subject"]: p for p in points if p["events"] == largest and p["change"]}
-    if not {"upsert", "keyless"} <= found.keys():
-        return
-    keyed, keyless = found["upsert"], found["keyless"]
-    shares = [1 - keyed[end]["median"] / keyless[end]["median"] for end in ("first", "last")]
-    yield ""
-    yield (
-        f"The primary key's share of the time of COPY and ON CONFLICT at {largest:,} events: "
-        f"{shares[0]:.0%} in the first tenth, {shares[1]:.0%} in the last."
-    )
+def _rate_limit(row: Mapping[str, Any]) -> list[str]:
+    counts = [f"{row['rate_limited']}", f"{row['pages']}"]
+    return [row["title"], f"{row['share']:.3f}", *counts, f"{row['seconds']:.1f}"]
 
 
-def _paced(paces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    head = ("", "share of the limit", "429s", "pages", "seconds")
-    factor = paces[0]["factor"]
-    yield (
-        f"Window {REAL_WINDOW / factor:g} s, latency {REAL_LATENCY / factor:g} s, "
-        f"limit {LIMIT} requests a window."
-    )
-    yield ""
-    yield from table(
-        head,
-        [
-            [
-                pace["name"] + ("" if pace["valid"] else " (void)"),
-                f"{pace['share']:.3f}",
-                f"{pace['refused']}",
-                f"{pace['requests']}",
-                f"{pace['seconds']:.1f}",
-            ]
-            for pace in paces
-        ],
-    )
+def _later_run(row: Mapping[str, Any]) -> list[str]:
+    counts = [f"{row['requests']}", f"{row['rows_written']:,}"]
+    return [row["title"], *counts, f"{row['seconds']:.1f}"]
 
 
-def _again(runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    head = ("", "requests", "wall s, no limit", "s under the real limit, at least", "CPU s")
-    yield from table(
-        head,
-        [
-            [
-                run["name"],
-                f"{run['requests']}",
-                f"{run['seconds']:.1f}",
-                f"{run['limited']:,.0f}",
-                f"{run['cpu']:.1f}",
-            ]
-            for run in runs
-        ],
-    )
-
-
-def _goals(results: Mapping[str, Any]) -> Iterator[str]:
-    yield from table(
-        ("", "wanted", "found", "reached"),
-        [[goal.title, goal.wanted, goal.found or "", goal.verdict] for goal in judge(results)],
-    )
-
-
-def count(number: float | None) -> str:
-    """A number as people read it."""
-    return "lost in the noise" if number is None else f"{number:,.0f}"
-
-
-_PARTS = (
-    ("comparison", "Side by side", _comparison),
-    ("growth", "Growth", _growth),
-    ("paced", "Under the limit, time scaled", _paced),
-    ("real", "Under the limit, in real time", _paced),
-    ("again", "A second run", _again),
-)
+_SHARE = ("", "share of the rate limit", "429s", "pages", "seconds")
+_TABLES: dict[str, tuple[str, Sequence[str], Any]] = {
+    "comparison": (
+        "Throughput",
+        ("", "events/s", "range", "seconds", "CPU s per million events", "peak memory, MiB"),
+        _comparison,
+    ),
+    "size": ("Size of the feed", ("events", "events/s", "seconds", "peak memory, MiB"), _size),
+    "rate_limit_scaled": ("Rate limit, time scaled by 10", _SHARE, _rate_limit),
+    "rate_limit": ("Rate limit, real time", _SHARE, _rate_limit),
+    "later_runs": ("Later runs", ("", "requests", "rows written", "seconds"), _later_run),
+}

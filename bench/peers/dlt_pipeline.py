@@ -1,10 +1,10 @@
-"""dlt as its documentation recommends: the declarative REST source, and PostgreSQL.
+"""dlt with its declarative REST source and its PostgreSQL destination.
 
-Usage: `dlt_pipeline.py append|merge insert_values|csv`; addresses come from the environment.
+Usage: ``dlt_pipeline.py append|merge FILE_FORMAT``; addresses come from the environment.
 
-The source is `rest_api` with a header key and a cursor paginator, which yields pages. The two
-objects are hinted as JSON, or dlt would make a column or a table of each of their keys; the
-timestamps, which this API mixes, get one type in a `map` step, as in every other program here.
+The source is ``rest_api`` with a header key and a cursor paginator. The two objects are hinted as
+JSON, otherwise dlt makes columns or tables of their keys; the timestamps, which this API mixes, are
+converted in a ``map`` step.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from dlt.destinations import postgres
 from dlt.sources.rest_api import rest_api_resources
 
 
-def one_type(event: dict[str, Any]) -> dict[str, Any]:
-    """Make a datetime of a time in milliseconds; dlt reads the other spelling itself."""
-    moment = event["timestamp"]
-    if isinstance(moment, int):
-        event["timestamp"] = datetime.fromtimestamp(moment / 1000, timezone.utc)
+def with_datetime(event: dict[str, Any]) -> dict[str, Any]:
+    """Convert a timestamp in milliseconds; dlt parses ISO 8601 itself."""
+    timestamp = event["timestamp"]
+    if isinstance(timestamp, int):
+        event["timestamp"] = datetime.fromtimestamp(timestamp / 1000, timezone.utc)
     return event
 
 
@@ -54,7 +54,7 @@ def main(disposition: str, file_format: Any) -> None:
             "timestamp": {"data_type": "timestamp"},
         },
         "endpoint": {"path": "events", "params": {"limit": 5000}, "data_selector": "data"},
-        "processing_steps": [{"map": one_type}],
+        "processing_steps": [{"map": with_datetime}],
     }
     (events,) = rest_api_resources({"client": client, "resources": [resource]})
     credentials = (

@@ -38,7 +38,7 @@ def test_a_running_scan_is_counted_from_the_checkpoint(writer: TableWriter, read
     writer.advance(1)
     progress = read()
     assert progress.state is State.RUNNING
-    assert (progress.events_seen, progress.pages, progress.fraction) == (15_000, 3, 0.15)
+    assert (progress.events_seen, progress.totals.pages, progress.fraction) == (15_000, 3, 0.15)
     assert progress.rate == pytest.approx(15_000 / 4)
     assert progress.cursor_lifetime == timedelta(seconds=118)
     assert progress.checkpoint_age == timedelta(seconds=1)
@@ -51,7 +51,7 @@ def test_the_percentage_is_of_the_events_expected(writer: TableWriter, read) -> 
     writer.bookmark["total_events"] = 200_000
     writer.write_checkpoint()
     progress = read()
-    assert (progress.fraction, progress.events_expected, progress.total_events) == (
+    assert (progress.fraction, progress.events_expected, progress.scan.total_events) == (
         0.05,
         100_000,
         200_000,
@@ -159,7 +159,7 @@ def test_a_restart_is_counted_and_the_scan_continues(writer: TableWriter, read) 
     writer.new_sync()
     writer.page()
     progress = read()
-    assert (progress.restarts, progress.pages, progress.events_seen) == (1, 3, 15_000)
+    assert (progress.restarts, progress.totals.pages, progress.events_seen) == (1, 3, 15_000)
 
 
 def test_a_new_scan_is_counted_from_zero(writer: TableWriter, read) -> None:
@@ -169,23 +169,23 @@ def test_a_new_scan_is_counted_from_zero(writer: TableWriter, read) -> None:
     writer.new_sync()
     writer.page(skipped=4000)
     progress = read()
-    assert (progress.restarts, progress.pages) == (0, 1)
-    assert (progress.events_seen, progress.events_emitted) == (5000, 1000)
+    assert (progress.restarts, progress.totals.pages) == (0, 1)
+    assert (progress.events_seen, progress.scan.events_emitted) == (5000, 1000)
 
 
 def test_an_empty_page_does_not_start_a_new_scan(writer: TableWriter, read) -> None:
     writer.page()
     writer.page(events=0)
     writer.page()
-    assert read().pages == 3
+    assert read().totals.pages == 3
 
 
 def test_rejected_events_and_retries_are_sums_of_the_scan(writer: TableWriter, read) -> None:
     writer.page(rejected=2, retries={"http_503": 2, "timeout": 1})
     writer.page(rejected=1, retries={"http_503": 1})
     progress = read()
-    assert progress.rejected == 3
-    assert progress.retries == {"http_503": 3, "timeout": 1}
+    assert progress.totals.rejected == 3
+    assert progress.totals.retries == {"http_503": 3, "timeout": 1}
     assert progress.retried_requests == 4
 
 
@@ -252,7 +252,7 @@ def test_a_run_on_an_empty_database_is_running_until_the_stall_timeout(
     writer.start_run()
     assert (read().state, read().starting) == (State.RUNNING, True)
     writer.advance(STALLED)
-    assert read().headline == "stuck: 0 events, no page loaded yet"
+    assert read().headline == "stuck: 0 events, the run has loaded no page"
 
 
 def test_a_run_after_a_finished_one_starts_from_zero(writer: TableWriter, read) -> None:
@@ -335,7 +335,7 @@ def test_without_the_table_pages_the_checkpoint_gives_the_completion(
     writer.advance(10)
     progress = read()
     assert (progress.state, progress.events_seen, progress.fraction) == (State.RUNNING, 5000, 0.05)
-    assert (progress.rate, progress.time_left, progress.pages) == (None, None, 0)
+    assert (progress.rate, progress.time_left, progress.totals.pages) == (None, None, 0)
 
 
 def test_the_tables_may_be_in_another_schema(writer: TableWriter, read) -> None:
@@ -352,22 +352,23 @@ def test_a_sync_that_fails_on_the_first_page_of_a_scan_has_not_finished(
     writer.page()
     writer.finish()
     assert read().state is State.FINISHED
-    writer.new_scan()
-    writer.page_not_accepted(events=events)
+    writer.fail_on_first_page(events=events)
     assert read().state is State.RUNNING
     writer.advance(STALLED)
     assert read().state is State.STUCK
 
 
-def test_a_scan_that_starts_again_has_not_finished(writer: TableWriter, read) -> None:
-    writer.page()
-    writer.page_not_accepted()
-    assert read().state is State.RUNNING
-    writer.page()
+def test_a_scan_is_counted_by_its_pages_where_the_target_writes_no_checkpoint(
+    writer: TableWriter, read
+) -> None:
+    writer.total = 10_000
+    writer.page(checkpoint=False)
     progress = read()
-    assert (progress.state, progress.events_seen, progress.pages) == (State.RUNNING, 5000, 1)
+    assert (progress.state, progress.events_seen, progress.fraction) == (State.RUNNING, 5000, 0.5)
+    writer.page()
     writer.finish()
-    assert read().state is State.FINISHED
+    writer.connection.execute("DROP TABLE checkpoint")
+    assert (read().state, read().fraction) == (State.FINISHED, 1.0)
 
 
 def test_a_tap_whose_clock_is_ahead_does_not_finish_a_run_before_its_first_page(
@@ -387,7 +388,7 @@ def test_a_scan_whose_first_pages_were_deleted_keeps_the_others(writer: TableWri
         writer.page()
     writer.connection.execute("DELETE FROM pages WHERE page = 1")
     progress = read()
-    assert (progress.pages, progress.events_seen, progress.restarts) == (2, 15_000, 0)
+    assert (progress.totals.pages, progress.events_seen, progress.restarts) == (2, 15_000, 0)
     assert progress.rate is not None
 
 

@@ -1,17 +1,15 @@
-"""Each fault does what the help says, as often as it was told, and then the page is served."""
+"""Each fault has the effect that its help names, as often as asked; then the page is served."""
 
 from __future__ import annotations
 
-import http.client
 import json
-import socket
-import threading
-import time
+import zlib
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 
 import pytest
-from datasync_sandbox.catalogue import FAULTS
 from datasync_sandbox.testing import (
+    FAULTS,
     ApiConfig,
     ApiModel,
     Fault,
@@ -20,23 +18,27 @@ from datasync_sandbox.testing import (
     NoReply,
     Refused,
     Reset,
-    running_api,
+    Response,
 )
 
-KEY = {"X-API-Key": "sandbox-key"}
-START = 1_700_000_000.25
+from tests.sandbox.sandbox_helpers import START, ask, code, page
+
+MIB = 1024 * 1024
 
 
-def ask(model, cursor=None, now=START):
-    query = {"limit": "10"} | ({"cursor": cursor} if cursor else {})
-    return model.handle("GET", "/api/v1/events", query, KEY | {"Host": "127.0.0.1:5"}, now=now)
+def model_with(*faults, limit=1000) -> ApiModel:
+    return ApiModel(Feed(50), ApiConfig(limit=limit), faults)
 
 
-def struck(spelling):
-    """Meet a fault on page 2 of 5; return the model, the cursor to page 2, and what happened."""
-    model = ApiModel(Feed(50), ApiConfig(limit=1000), [spelling])
-    cursor = json.loads(ask(model).body)["pagination"]["nextCursor"]
-    return model, cursor, ask(model, cursor)
+def request_page(model, cursor=None, now=START):
+    return ask(model, now, limit=10, cursor=cursor)
+
+
+def second_page(*faults):
+    """Return a model, the cursor to page 2 of 5, and the outcome of the request for it."""
+    model = model_with(*faults)
+    cursor = page(model, limit=10)["pagination"]["nextCursor"]
+    return model, cursor, request_page(model, cursor)
 
 
 def document(outcome):
@@ -44,316 +46,300 @@ def document(outcome):
     return json.loads(outcome.body)
 
 
-GATEWAY = ("502", "503", "504")
-CODES = {
-    "500": (500, "INTERNAL_ERROR"),
-    "cursor-expired": (400, "CURSOR_EXPIRED"),
-    "cursor-malformed": (400, "CURSOR_INVALID_FORMAT"),
-    "400": (400, "BAD_REQUEST"),
-    "401": (401, "UNAUTHORIZED"),
-    "403": (403, "FORBIDDEN"),
-    "404": (404, "ENDPOINT_NOT_FOUND"),
-    "429": (429, "RATE_LIMIT_EXCEEDED"),
-    "429-date": (429, "RATE_LIMIT_EXCEEDED"),
-    "429-bare": (429, "RATE_LIMIT_EXCEEDED"),
-    "429-long": (429, "RATE_LIMIT_EXCEEDED"),
-}
+VALID = document(second_page()[2])
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_a_fault_strikes_once_and_then_the_page_is_whole(name):
-    model, cursor, outcome = struck(f"{name}@2")
-    right = ApiModel(Feed(50), ApiConfig(limit=1000))
-    good = ask(right, json.loads(ask(right).body)["pagination"]["nextCursor"])
-    assert outcome != good
+def test_fault_hits_once_and_then_the_page_is_served(name):
+    model, cursor, outcome = second_page(f"{name}@2")
+    assert outcome != second_page()[2]
     assert model.faults.pending() == []
-    again = ask(model, cursor, now=START + 200 if name.startswith("429") else START)
-    if name == "429-long":  # outwaited its cursor, as it should
-        assert json.loads(again.body)["code"] == "CURSOR_EXPIRED"
-        return
-    if name.startswith("429"):
-        again = ask(
-            model,
-            json.loads(ask(model, now=START + 200).body)["pagination"]["nextCursor"],
-            START + 200,
-        )
-    assert json.loads(again.body)["data"] == json.loads(good.body)["data"]
     assert model.stats()["faults"] == {name: 1}
+    now = START
+    if name.startswith("429"):  # enforced, and one of them outlives the cursor
+        now += 200
+        cursor = json.loads(request_page(model, now=now).body)["pagination"]["nextCursor"]
+    assert document(request_page(model, cursor, now))["data"] == VALID["data"]
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_a_fault_on_the_first_and_on_the_last_page(name):
-    for page in (1, 5):
-        model, cursor = ApiModel(Feed(50), ApiConfig(limit=1000), [f"{name}@{page}"]), None
-        for _ in range(page - 1):
-            cursor = json.loads(ask(model, cursor).body)["pagination"]["nextCursor"]
-        assert model.faults.pending()
-        ask(model, cursor)
-        assert not model.faults.pending()
+@pytest.mark.parametrize("number", [1, 5])
+def test_fault_hits_the_first_and_the_last_page(name, number):
+    model, cursor = model_with(f"{name}@{number}"), None
+    for _ in range(number - 1):
+        cursor = document(request_page(model, cursor))["pagination"]["nextCursor"]
+    assert model.faults.pending()
+    request_page(model, cursor)
+    assert not model.faults.pending()
 
 
-@pytest.mark.parametrize("name", sorted(CODES))
-def test_errors_of_the_api(name):
-    _, _, outcome = struck(f"{name}@2")
-    assert (outcome.status, json.loads(outcome.body)["code"]) == CODES[name]
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_every_fault_but_a_refused_connection_is_counted(name):
+    model = model_with(f"{name}@1", limit=3)
+    request_page(model)
+    later = request_page(model, now=START + (59.9 if name.startswith("429") else 0))
+    if later.status == 200:
+        assert later.headers["X-RateLimit-Remaining"] == ("2" if name == "refused" else "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("400", (400, "BAD_REQUEST")),
+        ("401", (401, "UNAUTHORIZED")),
+        ("403", (403, "FORBIDDEN")),
+        ("404", (404, "ENDPOINT_NOT_FOUND")),
+        ("409", (409, "CONFLICT")),
+        ("429", (429, "RATE_LIMIT_EXCEEDED")),
+        ("429-bare", (429, "RATE_LIMIT_EXCEEDED")),
+        ("429-date", (429, "RATE_LIMIT_EXCEEDED")),
+        ("429-long", (429, "RATE_LIMIT_EXCEEDED")),
+        ("500", (500, "INTERNAL_ERROR")),
+        ("cursor-expired", (400, "CURSOR_EXPIRED")),
+        ("cursor-malformed", (400, "CURSOR_INVALID_FORMAT")),
+    ],
+)
+def test_errors_of_the_api(name, expected):
+    outcome = second_page(f"{name}@2")[2]
+    assert code(outcome) == expected
     assert "X-Cache" not in outcome.headers
 
 
-@pytest.mark.parametrize("name", GATEWAY)
-def test_errors_of_the_gateway_are_html_without_budget(name):
-    _, _, outcome = struck(f"{name}@2")
+@pytest.mark.parametrize("name", ["501", "502", "503", "504"])
+def test_errors_of_the_gateway_are_html_without_rate_limit_headers(name):
+    outcome = second_page(f"{name}@2")[2]
     assert outcome.status == int(name)
     assert outcome.headers == {"Content-Type": "text/html; charset=utf-8"}
     assert outcome.body.startswith(b"<html>")
 
 
-def test_connection_faults():
-    assert struck("refused=2.5@2")[2] == Refused(2.5)
-    assert struck("reset@2")[2] == Reset()
-    assert struck("hang@2")[2] == NoReply()
-    cut = struck("reset-body=0.25@2")[2]
-    assert cut.sent == len(cut.partial.body) // 4
-    assert struck("drip-body=12@2")[2].drip == 12
-    assert struck("late-reply=7@2")[2].delay == 7
+def pagination(outcome):
+    return document(outcome)["pagination"]
 
 
-@pytest.mark.parametrize("name", ["truncated", "empty", "html", "bad-utf8"])
-def test_bodies_that_are_no_json(name):
-    outcome = struck(f"{name}@2")[2]
-    assert outcome.status == 200
+def data(outcome):
+    return document(outcome)["data"]
+
+
+def timestamp(event):
+    value = event["timestamp"]
+    if isinstance(value, int):
+        return value / 1000
+    return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+
+
+def without_first(outcome):
+    return document(outcome)["data"][1:]
+
+
+# Of each fault: what to look at, and what it should be for page 2.
+EFFECTS = {
+    "204": (lambda o: (o.status, o.body), (204, b"")),
+    "206": (lambda o: (o.status, o.headers["Content-Range"].split("/")[0][:8]), (206, "bytes 0-")),
+    "redirect": (lambda o: (o.status, o.body, o.padding), (302, b"", 0)),
+    "huge-redirect=2": (lambda o: (o.status, o.padding), (302, 2 * MIB)),
+    "refused=2.5": (lambda o: o, Refused(2.5)),
+    "reset": (lambda o: o, Reset()),
+    "hang": (lambda o: o, NoReply()),
+    "reset-body=0.25": (lambda o: o.sent == len(o.partial.body) // 4, True),
+    "late-reply=7": (lambda o: (o.delay, document(o)["data"]), (7, VALID["data"])),
+    "drip-body=12": (lambda o: (o.drip, document(o)["data"]), (12, VALID["data"])),
+    "drip-headers=12": (lambda o: (o.header_drip, document(o)["data"]), (12, VALID["data"])),
+    "null": (document, None),
+    "list": (document, []),
+    "empty": (lambda o: o.body, b""),
+    "html": (lambda o: o.body[:15], b"<!DOCTYPE html>"),
+    "huge-body=2": (lambda o: (o.padding, document(o)["data"]), (2 * MIB, VALID["data"])),
+    "no-data": (lambda o: sorted(document(o)), ["meta", "pagination"]),
+    "null-data": (data, None),
+    "no-pagination": (lambda o: sorted(document(o)), ["data", "meta"]),
+    "null-pagination": (pagination, None),
+    "no-meta": (lambda o: sorted(document(o)), ["data", "pagination"]),
+    "null-meta": (lambda o: document(o)["meta"], None),
+    "no-cursor": (pagination, {"limit": 10, "hasMore": True}),
+    "false-end": (pagination, {"limit": 10, "hasMore": False, "nextCursor": None}),
+    "false-end-bare": (pagination, {"limit": 10}),
+    "false-end-empty": (pagination, {"limit": 10, "hasMore": False, "nextCursor": None}),
+    "bad-expires": (lambda o: pagination(o)["cursorExpiresIn"], "soon"),
+    "total-zero": (lambda o: document(o)["meta"]["total"], 0),
+    "total-dip=0.3": (lambda o: document(o)["meta"]["total"], 15),
+    "reset-epoch": (lambda o: int(o.headers["X-RateLimit-Reset"]), 1_700_000_061),
+    "future=3600": (
+        lambda o: (timestamp(data(o)[0]), data(o)[1:]),
+        (START + 3600, VALID["data"][1:]),
+    ),
+    "old-timestamps=2": (
+        lambda o: ([timestamp(event) for event in data(o)[8:]], data(o)[:8]),
+        ([0, 1], VALID["data"][:8]),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(EFFECTS))
+def test_fault_has_its_effect(fault):
+    look, expected = EFFECTS[fault]
+    assert look(second_page(f"{fault}@2")[2]) == expected
+
+
+@pytest.mark.parametrize("name", ["truncated", "empty", "html", "bad-utf8", "206"])
+def test_body_is_not_json(name):
+    body = second_page(f"{name}@2")[2].body
     with pytest.raises(ValueError):  # noqa: PT011 - of two kinds: no JSON, no UTF-8
-        json.loads(outcome.body)
+        json.loads(body)
 
 
-def test_bad_utf8_would_be_json_but_for_its_bytes():
-    assert json.loads(struck("bad-utf8@2")[2].body.decode(errors="replace"))["data"]
+def test_bad_utf8_is_json_but_for_its_bytes():
+    assert json.loads(second_page("bad-utf8@2")[2].body.decode(errors="replace"))["data"]
 
 
-@pytest.mark.parametrize(("name", "literal"), [("nan", b"NaN"), ("infinity", b"Infinity")])
-def test_numbers_that_json_does_not_have(name, literal):
-    body = struck(f"{name}@2")[2].body
-    assert body.count(literal) == 1
-    met = []
-    json.loads(body, parse_constant=met.append)
-    assert met == [literal.decode()]
+@pytest.mark.parametrize(("name", "literal"), [("nan", "NaN"), ("infinity", "Infinity")])
+def test_number_is_not_json(name, literal):
+    found = []
+    json.loads(second_page(f"{name}@2")[2].body, parse_constant=found.append)
+    assert found == [literal]
 
 
-def test_wrong_documents():
-    assert document(struck("null@2")[2]) is None
-    assert document(struck("list@2")[2]) == []
-    for name in ("data", "pagination", "meta"):
-        assert name not in document(struck(f"no-{name}@2")[2])
-        assert document(struck(f"null-{name}@2")[2])[name] is None
+def test_gzip_bomb_is_small_until_it_is_decompressed():
+    outcome = second_page("gzip-bomb=64@2")[2]
+    assert outcome.headers["Content-Encoding"] == "gzip"
+    assert len(outcome.body) < MIB
+    size, rest = 0, outcome.body
+    while rest:
+        member = zlib.decompressobj(wbits=31)
+        size += len(member.decompress(rest))
+        rest = member.unused_data
+    assert size == 64 * MIB
 
 
-def test_empty_pages_lead_to_the_same_place():
-    model, cursor, _ = struck("empty-page@2x3")
-    first = document(ask(model, cursor, START + 0.5))
-    assert first["data"] == []
-    assert first["pagination"]["hasMore"]
-    assert first["pagination"]["nextCursor"] != cursor
-    second = document(ask(model, first["pagination"]["nextCursor"], START + 1))
-    assert second["data"] == []
-    third = document(ask(model, second["pagination"]["nextCursor"], START + 2))
-    assert third["meta"]["returned"] == 10
-    assert third["data"] == document(ask(model, cursor, START + 3))["data"]
+def test_empty_pages_lead_to_the_same_page():
+    model, cursor, first = second_page("empty-page@2x2")
+    assert data(first) == []
+    assert pagination(first)["hasMore"]
+    # A cursor of its own only in time: the text names the expiry.
+    second = request_page(model, cursor, START + 1)
+    assert data(second) == []
+    assert pagination(second)["nextCursor"] != pagination(first)["nextCursor"]
+    third = request_page(model, pagination(second)["nextCursor"], START + 2)
+    assert data(third) == VALID["data"]
 
 
-def test_the_cursor_that_does_not_advance():
-    _, cursor, outcome = struck("empty-same-cursor@2")
-    assert document(outcome)["pagination"]["nextCursor"] == cursor
-    _, cursor, outcome = struck("repeat-cursor@2")
-    page = document(outcome)
-    assert page["pagination"]["nextCursor"] == cursor
-    assert page["meta"]["returned"] == 10
+@pytest.mark.parametrize(("name", "returned"), [("empty-same-cursor", 0), ("repeat-cursor", 10)])
+def test_cursor_does_not_advance(name, returned):
+    _, cursor, outcome = second_page(f"{name}@2")
+    assert pagination(outcome)["nextCursor"] == cursor
+    assert document(outcome)["meta"]["returned"] == len(data(outcome)) == returned
 
 
-def test_false_ends_are_short_of_the_total():
-    for name in ("false-end", "false-end-bare", "false-end-empty"):
-        page = document(struck(f"{name}@2")[2])
-        assert not page["pagination"].get("hasMore")
-        assert not page["pagination"].get("nextCursor")
-        assert page["meta"]["total"] == 50
-        assert len(page["data"]) == (0 if name == "false-end-empty" else 10)
-    page = document(struck("no-cursor@2")[2])
-    assert page["pagination"] == {"limit": 10, "hasMore": True}
+@pytest.mark.parametrize("name", ["false-end", "false-end-bare", "false-end-empty"])
+def test_false_end_is_short_of_the_total(name):
+    outcome = second_page(f"{name}@2")[2]
+    assert document(outcome)["meta"]["total"] == 50
+    assert len(data(outcome)) == (0 if name == "false-end-empty" else 10)
 
 
-def test_a_fault_for_good_never_ends():
-    model, cursor, _ = struck("false-end@2xforever")
+def test_cycle_repeats_the_pages_with_new_cursors():
+    model = model_with("cycle@3xforever")
+    cursors, first_ids, cursor = [], [], None
+    for step in range(7):
+        outcome = request_page(model, cursor, START + step)
+        first_ids.append(data(outcome)[0]["id"])
+        cursor = pagination(outcome)["nextCursor"]
+        cursors.append(cursor)
+    assert first_ids[:3] == first_ids[3:6]
+    assert first_ids[6] == first_ids[0]
+    assert len(set(cursors)) == 7
+
+
+def test_overlap_repeats_events_of_the_page_before_and_loses_none():
+    model = model_with("overlap=4@2")
+    found, cursor, more = [], None, True
+    while more:
+        outcome = request_page(model, cursor)
+        found.append([event["id"] for event in data(outcome)])
+        more, cursor = pagination(outcome)["hasMore"], pagination(outcome)["nextCursor"]
+    assert found[1][:4] == found[0][-4:]
+    assert len(found[1]) == 10
+    distinct = list(dict.fromkeys(event_id for ids in found for event_id in ids))
+    assert distinct == [row.id for row in model.feed.rows()]
+
+
+def test_fault_without_end_stays():
+    model, cursor, _ = second_page("false-end@2xforever")
     for second in range(30):
-        assert not document(ask(model, cursor, START + second))["pagination"]["hasMore"]
+        assert not pagination(request_page(model, cursor, START + second))["hasMore"]
     assert model.faults.pending() == ["false-end@2xforever"]
 
 
-def test_faults_on_one_page_follow_each_other():
-    model = ApiModel(Feed(50), ApiConfig(limit=1000), ["503@1x2", "empty@1", "401@2"])
-    statuses = [ask(model).status for _ in range(2)]
-    assert statuses == [503, 503]
-    assert ask(model).body == b""
-    cursor = document(ask(model))["pagination"]["nextCursor"]
-    assert ask(model, cursor).status == 401
+def test_faults_of_one_page_follow_one_another():
+    model = model_with("503@1x2", "empty@1", "401@2")
+    assert [request_page(model).status for _ in range(2)] == [503, 503]
+    assert request_page(model).body == b""
+    cursor = pagination(request_page(model))["nextCursor"]
+    assert request_page(model, cursor).status == 401
 
 
-def test_pages_count_anew_in_a_new_walk():
-    model = ApiModel(Feed(50), ApiConfig(limit=1000), ["503@2x2"])
+def test_pages_are_counted_anew_in_a_new_scan():
+    model = model_with("503@2x2")
     for expected in (503, 503, 200):
-        cursor = document(ask(model))["pagination"]["nextCursor"]
-        assert ask(model, cursor).status == expected
+        cursor = pagination(request_page(model))["nextCursor"]
+        assert request_page(model, cursor).status == expected
 
 
-def test_a_429_is_meant():
-    model, cursor, outcome = struck("429=7@2")
+def test_429_is_enforced():
+    model, cursor, outcome = second_page("429=7@2")
     assert outcome.headers["Retry-After"] == "7"
-    early = ask(model, cursor, START + 6.5)
+    early = request_page(model, cursor, START + 6.5)
     assert (early.status, early.headers["Retry-After"]) == (429, "1")
-    assert ask(model, cursor, START + 7).status == 200
+    assert request_page(model, cursor, START + 7).status == 200
 
 
-def test_a_429_with_a_date_is_over_at_that_date():
-    model, cursor, outcome = struck("429-date=7@2")
+def test_429_with_a_date_is_over_at_that_date():
+    model, cursor, outcome = second_page("429-date=7@2")
     until = parsedate_to_datetime(outcome.headers["Retry-After"]).timestamp()
     assert START + 7 <= until < START + 8
     assert "X-RateLimit-Reset" not in outcome.headers
-    assert ask(model, cursor, until - 0.1).status == 429
-    assert ask(model, cursor, until).status == 200
+    assert request_page(model, cursor, until - 0.1).status == 429
+    assert request_page(model, cursor, until).status == 200
 
 
-def test_a_429_that_says_nothing():
-    outcome = struck("429-bare@2")[2]
-    assert not [name for name in outcome.headers if name.startswith(("Retry", "X-Rate"))]
+def test_429_without_numbers_names_no_time():
+    headers = second_page("429-bare@2")[2].headers
+    assert not [name for name in headers if name.startswith(("Retry", "X-Rate"))]
 
 
-def test_a_429_longer_than_a_cursor_lives():
-    assert struck("429-long@2")[2].headers["Retry-After"] == "125"
+def test_429_may_last_longer_than_a_cursor_lives():
+    assert second_page("429-long@2")[2].headers["Retry-After"] == "125"
 
 
-def test_a_real_429_does_not_use_up_a_fault():
-    model = ApiModel(Feed(50), ApiConfig(limit=1), ["503@1"])
-    assert ask(model).status == 503
-    model = ApiModel(Feed(50), ApiConfig(limit=1), ["503@2"])
-    cursor = document(ask(model))["pagination"]["nextCursor"]
-    assert ask(model, cursor).status == 429
-    assert ask(model, cursor, START + 60).status == 503
-
-
-def test_only_a_refused_connection_spends_no_budget():
-    for name in sorted(FAULTS):
-        model = ApiModel(Feed(50), ApiConfig(limit=3), [f"{name}@1"])
-        ask(model)
-        later = ask(model, now=START + 59.9 if name.startswith("429") else START)
-        if later.status == 200:
-            assert later.headers["X-RateLimit-Remaining"] == ("2" if name == "refused" else "1")
+def test_429_of_the_rate_limit_does_not_consume_a_fault():
+    model = model_with("503@2", limit=1)
+    cursor = pagination(request_page(model))["nextCursor"]
+    assert request_page(model, cursor).status == 429
+    assert request_page(model, cursor, START + 60).status == 503
 
 
 @pytest.mark.parametrize(
-    "spelling", ["503@3", "503@3x2", "false-end@4xforever", "drip-body=2.5@1", "429=3@2x4"]
+    "text", ["503@3", "503@3x2", "false-end@4xforever", "drip-body=2.5@1", "429=3@2x4"]
 )
-def test_spellings_are_read_and_written(spelling):
-    assert str(Fault.parse(spelling)) == spelling
+def test_fault_is_parsed_and_written(text):
+    assert str(Fault.parse(text)) == text
 
 
 @pytest.mark.parametrize(
-    "spelling",
+    "text",
     ["", "503", "503@", "@2", "503@0", "503@1x0", "nonsense@1", "503@1xnever", "503=4@1", "503@-1"],
 )
-def test_wrong_spellings_are_told(spelling):
+def test_wrong_fault_is_an_error(text):
     with pytest.raises(ValueError, match="fault"):
-        Faults([spelling])
+        Faults([text])
 
 
-def over_http(api):
-    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
-    try:
-        connection.request("GET", "/api/v1/events?limit=10", headers=KEY)
-        response = connection.getresponse()
-        return response.status, response.getheaders(), response.read()
-    finally:
-        connection.close()
-
-
-def test_over_http_connections_are_reset():
-    with running_api(events=5000, fault=["reset@1", "reset-body@1"]) as api:
-        with pytest.raises(ConnectionError):
-            over_http(api)
-        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-            over_http(api)
-        assert over_http(api)[0] == 200
-
-
-def test_over_http_a_refused_connection_is_refused_by_the_system():
-    with running_api(events=50, fault=["refused=600@1"]) as api:
-        with pytest.raises(ConnectionError):
-            over_http(api)
-        for _ in range(2):
-            with pytest.raises(ConnectionRefusedError):
-                over_http(api)
-        assert api.stats()["faults"] == {"refused": 1}
-
-
-def test_over_http_a_refusal_has_an_end():
-    with running_api(events=50, fault=["refused=0.05@1"]) as api:
-        with pytest.raises(ConnectionError):
-            over_http(api)
-        while (outcome := _outcome(api)) != 200:
-            assert isinstance(outcome, ConnectionRefusedError)
-            time.sleep(0.01)  # a real socket: there is no clock to inject
-
-
-def test_over_http_nobody_else_gets_the_port_while_it_is_refused():
-    with running_api(events=50, fault=["refused=600@1"]) as api:
-        with pytest.raises(ConnectionError):
-            over_http(api)
-        with socket.socket() as other, pytest.raises(OSError, match="in use"):
-            other.bind(("127.0.0.1", api.port))
-
-
-def test_over_http_no_reply_means_no_reply_and_does_not_hold_up_the_end():
-    with running_api(events=50, fault=["hang@1"]) as api:
-        got = []
-        thread = threading.Thread(target=lambda: got.append(_outcome(api)))
-        thread.start()
-        while not api.stats()["requests"]:
-            time.sleep(0.01)
-        assert over_http(api)[0] == 200
-        assert got == []
-    thread.join(10)
-    assert got
-    assert got[0] != 200
-
-
-def _outcome(api):
-    try:
-        return over_http(api)[0]
-    except (ConnectionError, http.client.HTTPException) as error:
-        return error
-
-
-def test_over_http_a_slow_body_drips():
-    with running_api(events=5000, fault=["drip-body=600@1"]) as api:
-        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
-        connection.request("GET", "/api/v1/events?limit=2000", headers=KEY)
-        response = connection.getresponse()
-        # Of ten minutes, the first piece is here at once and most is not.
-        assert 0 < len(response.read1()) < int(response.headers["Content-Length"])
-        connection.close()
-
-
-def test_over_http_a_slow_body_is_whole_in_the_end():
-    with running_api(events=5000, fault=["drip-body=0.2@1"]) as api:
-        status, _, body = over_http(api)
-        assert status == 200
-        assert json.loads(body)["meta"]["returned"] == 10
-
-
-def test_over_http_a_redirect_leads_to_where_a_key_is_noticed():
-    with running_api(events=50, fault=["redirect@1"]) as api:
-        status, headers, _ = over_http(api)
-        location = dict(headers)["Location"]
-        assert (status, location) == (302, f"http://localhost:{api.port}/__sandbox__/elsewhere")
-        connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=10)
-        connection.request("GET", "/__sandbox__/elsewhere", headers=KEY)
-        connection.getresponse().read()
-        connection.close()
-        stats = api.stats()
-        assert (stats["redirects_followed"], stats["keys_elsewhere"]) == (1, 1)
+def test_effects_of_all_faults_are_tested():
+    by_hand = {
+        *("bad-utf8", "truncated", "nan", "infinity", "gzip-bomb", "empty-page", "repeat-cursor"),
+        *("empty-same-cursor", "cycle", "overlap", "500", "501", "502", "503", "504", "409"),
+        *("400", "401", "403", "404", "429", "429-bare", "429-date", "429-long"),
+        *("cursor-expired", "cursor-malformed"),
+    }
+    assert by_hand | {fault.partition("=")[0] for fault in EFFECTS} == set(FAULTS)
+    assert isinstance(second_page("204@2")[2], Response)

@@ -1,62 +1,212 @@
-"""The API as a pure function of request and time: what needs a clock of its own."""
+"""The API as a function of request and time, point by point of its contract."""
 
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from datasync_sandbox.testing import ApiConfig, ApiModel, ApiOptions, ArrivalRate, Feed, Refused
+from datasync_sandbox.testing import (
+    ApiConfig,
+    ApiModel,
+    ApiOptions,
+    ArrivalRate,
+    Feed,
+    Refused,
+)
 
-KEY = {"X-API-Key": "sandbox-key"}
-START = 1_700_000_000.0
+from tests.sandbox.sandbox_helpers import KEY, START, ask, code, page
 
-
-def ask(model, now=START, path="/api/v1/events", headers=KEY, **query):
-    texts = {name: str(value) for name, value in query.items() if value is not None}
-    return model.handle("GET", path, texts, headers, now=now)
-
-
-def page(model, now=START, **query):
-    response = ask(model, now, **query)
-    assert response.status == 200, response
-    return json.loads(response.body)
+UUID4 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
-def code(response):
-    return response.status, json.loads(response.body)["code"]
+@pytest.fixture
+def model():
+    return ApiModel(Feed(500))
 
 
-def test_a_cursor_lives_from_the_arrival_of_its_request():
+@pytest.fixture
+def unlimited():
+    return ApiModel(Feed(12_000), ApiConfig(limit=100_000))
+
+
+def remaining(model) -> str:
+    return ask(model).headers["X-RateLimit-Remaining"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"),
+    [
+        *((None, 100), (7, 7), (5000, 5000), (10_000, 5000), (999_999_999, 5000)),
+        *(("0", 100), ("-5", 100), ("many", 100), ("", 100), ("7.5", 100), ("9" * 30, 100)),
+    ],
+)
+def test_limit_defaults_to_100_and_is_capped_at_5000(unlimited, limit, size):
+    got = page(unlimited, limit=limit)
+    assert len(got["data"]) == got["meta"]["returned"] == got["pagination"]["limit"] == size
+
+
+def test_other_parameters_are_ignored(unlimited):
+    plain = page(unlimited, limit=5)["data"]
+    other = {"offset": 3, "page": 2, "sort": "asc", "fields": "id", "since": "2030"}
+    assert page(unlimited, limit=5, **other)["data"] == plain
+
+
+@pytest.mark.parametrize("last_page", ["exact", "empty"])
+def test_scan_returns_each_event_once_and_ends_as_configured(last_page):
+    model = ApiModel(Feed(40), ApiConfig(last_page=last_page))
+    sizes, found, cursor, more = [], [], None, True
+    while more:
+        got = page(model, limit=20, cursor=cursor)
+        cursor, more = got["pagination"]["nextCursor"], got["pagination"]["hasMore"]
+        sizes.append(got["meta"]["returned"])
+        found += [event["id"] for event in got["data"]]
+        assert got["meta"]["total"] == 40
+        assert ("cursorExpiresIn" in got["pagination"]) == more
+    assert sizes == ([20, 20] if last_page == "exact" else [20, 20, 0])
+    assert cursor is None
+    assert found == [row.id for row in model.feed.rows()]
+
+
+@pytest.mark.parametrize("last_page", ["exact", "empty"])
+def test_empty_feed_ends_at_once(last_page):
+    got = page(ApiModel(Feed(0), ApiConfig(last_page=last_page)))
+    assert got["data"] == []
+    assert got["pagination"]["hasMore"] is False
+
+
+def test_timestamps_alternate_with_the_place_in_the_page(unlimited):
+    cursor = page(unlimited, limit=101)["pagination"]["nextCursor"]
+    for got in (page(unlimited, limit=100), page(unlimited, limit=100, cursor=cursor)):
+        for place, event in enumerate(got["data"]):
+            assert isinstance(event["timestamp"], str if place % 3 else int)
+
+
+def test_cursor_may_be_used_again_while_it_lives(unlimited):
+    cursor = page(unlimited, limit=10)["pagination"]["nextCursor"]
+    again = [page(unlimited, START + at, limit=10, cursor=cursor)["data"] for at in (1, 119)]
+    assert again[0] == again[1]
+
+
+def test_cursor_lives_from_the_arrival_of_its_request():
     model = ApiModel(Feed(50), ApiConfig(latency=(4.2, 4.2)))
     first = page(model, limit=10)["pagination"]
     assert first["cursorExpiresIn"] == 115  # 120 less the reply time, in whole seconds
-    assert (
-        page(model, START + 119.9, limit=10, cursor=first["nextCursor"])["meta"]["returned"] == 10
-    )
-    late = ask(model, START + 120, limit=10, cursor=first["nextCursor"])
-    assert code(late) == (400, "CURSOR_EXPIRED")
-    later = ask(model, START + 120 + 90, cursor=first["nextCursor"])
+    cursor = first["nextCursor"]
+    assert page(model, START + 119.9, limit=10, cursor=cursor)["meta"]["returned"] == 10
+    expired = ask(model, START + 120, cursor=cursor)
+    assert code(expired) == (400, "CURSOR_EXPIRED")
+    assert expired.headers["X-RateLimit-Remaining"] == "8"  # it is counted
+    later = ask(model, START + 120 + 90, cursor=cursor)
     assert json.loads(later.body)["message"] == "Cursor expired 2 minute(s) ago"
 
 
-def test_an_expired_cursor_spends_a_request():
-    model = ApiModel(Feed(50))
-    cursor = page(model, limit=10)["pagination"]["nextCursor"]
-    assert ask(model, START + 121, cursor=cursor).headers["X-RateLimit-Remaining"] == "9"
-    assert ask(model, START + 122).headers["X-RateLimit-Remaining"] == "8"
+def test_cursor_survives_a_restart_of_the_server():
+    cursor = page(ApiModel(Feed(50)), limit=10)["pagination"]["nextCursor"]
+    assert page(ApiModel(Feed(50)), START + 5, cursor=cursor)["meta"]["returned"] == 40
+    assert code(ask(ApiModel(Feed(50, seed=2)), cursor=cursor))[1] == "CURSOR_INVALID_FORMAT"
 
 
-def test_slots_come_back_one_at_a_time():
-    model = ApiModel(Feed(50))
+def test_malformed_cursor_is_counted(model):
+    refused = ask(model, cursor="eyJpZCI6ImUifQ")
+    assert code(refused) == (400, "CURSOR_INVALID_FORMAT")
+    assert refused.headers["X-RateLimit-Remaining"] == "9"
+
+
+def test_request_ids_are_unique_and_in_the_body(unlimited):
+    replies = [ask(unlimited, limit=1) for _ in range(3)]
+    ids = [reply.headers["X-Request-ID"] for reply in replies]
+    assert len(set(ids)) == 3
+    assert all(UUID4.fullmatch(request_id) for request_id in ids)
+    assert [json.loads(reply.body)["meta"]["requestId"] for reply in replies] == ids
+
+
+@pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}, {"X-API-Key": ""}])
+def test_invalid_key_is_refused_and_not_counted(model, headers):
+    refused = ask(model, headers=headers)
+    assert code(refused) == (401, "UNAUTHORIZED")
+    assert set(json.loads(refused.body)) == {"error", "message", "code"}
+    assert remaining(model) == "9"
+
+
+def test_key_may_be_a_parameter(model):
+    assert ask(model, headers={}, api_key="sandbox-key").status == 200
+
+
+def test_key_expires_by_time_or_by_requests():
+    model = ApiModel(Feed(50), ApiConfig(key_lifetime=100))
+    assert [ask(model, START + after).status for after in (0, 99, 100)] == [200, 200, 401]
+    model = ApiModel(Feed(50), ApiConfig(key_requests=3))
+    assert [ask(model).status for _ in range(4)] == [200, 200, 200, 401]
+
+
+def test_refused_connection_does_not_use_the_key():
+    model = ApiModel(Feed(50), ApiConfig(key_requests=2, key_lifetime=100), ["refused@1"])
+    assert ask(model, START - 99) == Refused(1.0)
+    assert [ask(model, START + after).status for after in (0, 99, 99)] == [200, 200, 401]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected", "left"),
+    [
+        ("GET", "/events/bulk", (404, "EVENT_NOT_FOUND"), "8"),
+        ("GET", "/events/a509658f-2a52-4d5d-9d13-4cbddfd91fe9", (404, "EVENT_NOT_FOUND"), "8"),
+        ("POST", "/events/bulk", (500, "INTERNAL_ERROR"), "9"),
+        ("GET", "/users", (404, "ENDPOINT_NOT_FOUND"), "9"),
+        ("DELETE", "/events", (404, "ENDPOINT_NOT_FOUND"), "9"),
+        ("GET", "/events/a/b", (404, "ENDPOINT_NOT_FOUND"), "9"),
+    ],
+)
+def test_other_endpoints_are_errors(model, method, path, expected, left):
+    assert code(ask(model, path=path, method=method)) == expected
+    assert remaining(model) == left
+
+
+@pytest.mark.parametrize("path", ["/events/bulk", "/events"])
+def test_endpoints_need_the_key_and_share_the_rate_limit(path):
+    model = ApiModel(Feed(5), ApiConfig(limit=1))
+    assert ask(model, path=path, headers={}).status == 401
+    ask(model)
+    assert ask(model, path=path).status == 429
+
+
+def test_manifest_is_not_counted(model):
+    for _ in range(12):
+        assert ask(model, path="", headers={}).status == 200
+    assert remaining(model) == "9"
+
+
+def test_eleventh_request_is_refused_and_not_counted(model):
+    left = [remaining(model) for _ in range(10)]
+    assert left == [str(number) for number in range(9, -1, -1)]
+    for after in (20, 30):
+        refused = ask(model, START + after)
+        seconds = 60 - after
+        assert refused.status == 429
+        assert refused.headers["Retry-After"] == str(seconds)
+        assert refused.headers["X-RateLimit-Reset"] == str(seconds)
+        assert refused.headers["X-RateLimit-Remaining"] == "0"
+        assert json.loads(refused.body) == {
+            "error": "Too Many Requests",
+            "message": f"Rate limit exceeded. Try again in {seconds} seconds.",
+            "code": "RATE_LIMIT_EXCEEDED",
+            "rateLimit": {"limit": 10, "remaining": 0, "reset": seconds, "retryAfter": seconds},
+        }
+        assert "X-Cache" not in refused.headers
+    stats = model.stats()
+    assert (stats["requests"], stats["rate_limited"], stats["pages"]) == (12, 2, 10)
+    assert stats["arrivals"] == [START] * 10 + [START + 20, START + 30]
+
+
+def test_sliding_window_frees_one_request_at_a_time(model):
     for second in range(10):
         ask(model, START + second)
-    assert ask(model, START + 20).headers["Retry-After"] == "40"
     assert ask(model, START + 60).status == 200
     assert ask(model, START + 60.5).status == 429
     assert ask(model, START + 61).status == 200
 
 
-def test_a_fixed_window_gives_all_back_at_once():
+def test_fixed_window_frees_all_requests_at_once():
     model = ApiModel(Feed(50), ApiConfig(window_kind="fixed"))
     for second in range(10):
         ask(model, START + second)
@@ -64,93 +214,48 @@ def test_a_fixed_window_gives_all_back_at_once():
     assert [ask(model, START + 60).status for _ in range(11)] == [200] * 10 + [429]
 
 
-def test_latency_follows_from_the_seed():
-    runs = [
-        [ask(ApiOptions(events=9, latency="0-5", seed=seed).make_model()).delay for _ in range(2)]
-        for seed in (1, 1, 2)
-    ]
-    assert runs[0] == runs[1] != runs[2]
-    model = ApiOptions(events=9, latency="1-5", limit=99).make_model()
-    delays = [ask(model).delay for _ in range(50)]
-    assert len(set(delays)) == 50
-    assert all(1 <= delay <= 5 for delay in delays)
-
-
-def test_a_key_dies_in_time_and_by_requests():
-    model = ApiModel(Feed(50), ApiConfig(key_lifetime=100))
-    assert [ask(model, START + after).status for after in (0, 99, 100)] == [200, 200, 401]
-    model = ApiModel(Feed(50), ApiConfig(key_requests=3))
-    assert [ask(model, START).status for _ in range(4)] == [200, 200, 200, 401]
-
-
-def test_a_refused_connection_does_not_use_up_a_key():
-    model = ApiModel(Feed(50), ApiConfig(key_requests=2, key_lifetime=100), ["refused@1"])
-    assert ask(model, START - 99) == Refused(1.0)
-    assert [ask(model, START + after).status for after in (0, 99, 99)] == [200, 200, 401]
-
-
-def test_waiting_as_long_as_a_429_says_is_enough():
+def test_waiting_as_long_as_a_429_says_suffices():
     model = ApiModel(Feed(50), ApiConfig(limit=1000), ["429=2@1"])
     ask(model)
-    # A crumb of clock arithmetic more than a second before the end.
+    # A rounding error of the clock more than a second before the end.
     early = START + 1 - 4e-7
     refused = ask(model, early)
     assert (refused.status, refused.headers["Retry-After"]) == (429, "1")
     assert ask(model, early + 1).status == 200
 
 
-@pytest.mark.parametrize("kind", ["exact", "empty"])
-def test_both_ways_to_end(kind):
-    model = ApiModel(Feed(40), ApiConfig(last_page=kind))
-    sizes, cursor, more = [], None, True
-    while more:
-        got = page(model, limit=20, cursor=cursor)
-        cursor, more = got["pagination"]["nextCursor"], got["pagination"]["hasMore"]
-        sizes.append(got["meta"]["returned"])
-    assert sizes == ([20, 20] if kind == "exact" else [20, 20, 0])
-    assert cursor is None
+def test_latency_follows_from_the_seed():
+    def delays(latency, seed, count):
+        model = ApiOptions(events=9, latency=latency, seed=seed, limit=99).make_model()
+        return [ask(model).delay for _ in range(count)]
 
-
-def test_an_empty_feed_ends_at_once():
-    for kind in ("exact", "empty"):
-        got = page(ApiModel(Feed(0), ApiConfig(last_page=kind)))
-        assert got["data"] == []
-        assert got["pagination"]["hasMore"] is False
+    assert delays("0-5", 1, 2) == delays("0-5", 1, 2) != delays("0-5", 2, 2)
+    drawn = delays("1-5", 1, 50)
+    assert len(set(drawn)) == 50
+    assert all(1 <= delay <= 5 for delay in drawn)
 
 
 def test_events_arrive_with_the_clock():
     model = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=0.5)))
     assert page(model)["meta"]["total"] == 20
     assert page(model, START + 9)["meta"]["total"] == 24
-    grown = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=0.5)), started=START - 100)
-    assert page(grown)["meta"]["total"] == 70
+    earlier = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=0.5)), started_at=START - 100)
+    assert page(earlier)["meta"]["total"] == 70
 
 
-def test_a_grown_feed_is_no_cache_hit():
-    model = ApiModel(Feed(20, arrival_rate=ArrivalRate(rate=1)))
-    ask(model)
-    assert ask(model, START + 0.5).headers["X-Cache"] == "HIT"
-    assert ask(model, START + 1).headers["X-Cache"] == "MISS"
-    still = ApiModel(Feed(20))
-    hits = [ask(still, START + after).headers["X-Cache"] for after in (0, 29.9, 30)]
-    assert hits == ["MISS", "HIT", "MISS"]
-
-
-def test_the_same_requests_at_the_same_times_have_the_same_answers():
-    def run():
+def test_same_requests_at_the_same_times_have_the_same_outcomes():
+    def outcomes():
         model = ApiOptions(events=300, latency="0-3", fault=("503@2x2", "reset@3")).make_model()
-        outcomes, cursor = [], None
+        found, cursor = [], None
         for step in range(9):
-            outcome = ask(model, START + step, limit=50, cursor=cursor)
-            outcomes.append(outcome)
-            if getattr(outcome, "status", 0) == 200:
-                cursor = json.loads(outcome.body)["pagination"]["nextCursor"]
-        return outcomes
+            found.append(ask(model, START + step, limit=50, cursor=cursor))
+            if getattr(found[-1], "status", 0) == 200:
+                cursor = json.loads(found[-1].body)["pagination"]["nextCursor"]
+        return found
 
-    assert run() == run()
+    assert outcomes() == outcomes()
 
 
-def test_a_cursor_outlives_a_restart_of_the_server():
-    cursor = page(ApiModel(Feed(50)), limit=10)["pagination"]["nextCursor"]
-    assert page(ApiModel(Feed(50)), START + 5, cursor=cursor)["meta"]["returned"] == 40
-    assert code(ask(ApiModel(Feed(50, seed=2)), cursor=cursor))[1] == "CURSOR_INVALID_FORMAT"
+def test_log_holds_no_key(model):
+    ask(model, headers=KEY, api_key="sandbox-key")
+    assert "sandbox-key" not in json.dumps(model.stats())

@@ -172,11 +172,3 @@ def test_closed_stdout_ends_in_one_message(database: Database, tmp_path: Path) -
     assert errors.count(b"CRITICAL") == 1
     assert b"stdout is closed" in errors
     assert database.value("SELECT events_seen FROM checkpoint") == 10
-
-
-def test_output_is_nothing_but_states(database: Database, tmp_path: Path) -> None:
-    """Meltano reads every line of stdout as a STATE."""
-    target = start(database, tmp_path)
-    output, errors = target.communicate(lines(scan(3)))
-    assert target.returncode == 0, errors
-    assert [seen(value) for value in states(output)] == [10, 20, 30]

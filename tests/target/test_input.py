@@ -187,13 +187,3 @@ def test_input_file_of_the_command_line(database: Database, tmp_path: Path) -> N
     output, errors = target.communicate()
     assert target.returncode == 0, errors
     assert len(states(output)) == 2
-
-
-def test_error_of_the_process_is_one_line(database: Database, tmp_path: Path) -> None:
-    """Exit code, one line at level CRITICAL, no traceback."""
-    target = start(database, tmp_path)
-    output, errors = target.communicate(lines(scan(1)) + b'{"type": "REC')
-    assert target.returncode == 1
-    assert len(states(output)) == 1
-    assert b"Traceback" not in errors
-    assert errors.count(b"CRITICAL") == 1

@@ -240,12 +240,6 @@ def test_copy_text_keeps_every_value(
         assert fields[2] == (None if mixed is None else str(mixed))
 
 
-def test_numbers_are_copied_digit_by_digit() -> None:
-    encoder = CopyEncoder("s", {"n": {"type": "number"}}, {"n": BIGINT()}, [])
-    messages = [b'{"record": {"n": 1e400}}', b'{"record": {"n": null}}', b'{"record": {}}']
-    assert list(encoder.encode(messages)) == [b"1e400\n\\N\n\\N\n"]
-
-
 def test_last_line_of_each_key_of_several_columns() -> None:
     columns = {"a": {"type": "string"}, "b": {"type": "integer"}}
     encoder = CopyEncoder("s", columns, {"a": TEXT(), "b": BIGINT()}, ["a", "b"])

@@ -184,7 +184,9 @@ def test_other_table_of_the_same_name_is_refused(
         "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace"
     )
     before = database.rows(relations)
-    with pytest.raises(SettingsError, match="rename or drop it, then start again") as caught:
+    with pytest.raises(
+        SettingsError, match="change, rename or drop it, then start again"
+    ) as caught:
         make_target().load(stdin([]))
     assert message in str(caught.value)
     assert caught.value.exit_code == 2
@@ -225,6 +227,13 @@ def test_role_without_create_privilege_on_the_database(
     finally:
         database.execute(f"GRANT CREATE ON DATABASE {database.name} TO {user}")
     assert f"GRANT CREATE ON DATABASE {database.name} TO {user};" in str(caught.value)
+
+
+def test_database_of_another_encoding_is_refused(database: Database, make_target: Make) -> None:
+    database.execute("DROP DATABASE IF EXISTS ascii")
+    database.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    with pytest.raises(SettingsError, match="has the encoding SQL_ASCII: create it with ENCODING"):
+        make_target(database="ascii").load(stdin([]))
 
 
 def test_values_keep_their_precision(database: Database, make_target: Make) -> None:

@@ -57,9 +57,9 @@ def log_line(progress: Progress) -> str:
 
     Durations are in seconds; a value that is not known is left out.
     """
-    page, limit = progress.last_page, progress.rate_limit
+    page, limit = progress.snapshot.last_page, progress.rate_limit
     fields: dict[str, object | None] = {
-        "pages": progress.pages,
+        "pages": progress.totals.pages,
         "events": progress.events_seen,
         "expected": progress.events_expected,
         "percent": None if progress.fraction is None else percent(progress.fraction)[:-2],
@@ -68,7 +68,7 @@ def log_line(progress: Progress) -> str:
         "rate_limit": limit and f"{limit.remaining}/{limit.limit}",
         "wait": _seconds(progress.wait),
         "cursor": _seconds(progress.cursor_lifetime),
-        "rejected": progress.rejected,
+        "rejected": progress.totals.rejected,
         "restarts": progress.restarts,
         "retries": progress.retried_requests,
         "checkpoint_age": _seconds(progress.checkpoint_age),

@@ -6,8 +6,8 @@ API announced: until the rate limit allows the next request, the load waits; aft
 `stall_timeout` to request and load one page. After a longer time the load is stuck, whether its
 process hangs, has ended, or gets no reply from the API.
 
-`pipeline_runs` adds what only the supervisor of a run knows: that a run has started and not ended,
-or how it ended.
+`pipeline_runs`, written by the command that runs the pipeline, adds that a run has started, and how
+it ended.
 """
 
 from __future__ import annotations
@@ -85,32 +85,31 @@ def has_started(snapshot: Snapshot) -> bool:
     run = running_pipeline(snapshot)
     if run is None:
         return True
-    loaded_at = _last_loaded_at(snapshot)
+    # Both by the database's clock; the tap's may differ.
+    loaded_at = snapshot.scan.updated_at
     return loaded_at is not None and loaded_at >= run.started_at
 
 
 def unsuccessful_run(snapshot: Snapshot) -> PipelineRun | None:
     """Return the newest run if it failed or left a scan unfinished, with nothing loaded since."""
-    run, loaded_at = snapshot.run, _last_loaded_at(snapshot)
+    run, loaded_at = snapshot.run, snapshot.scan.updated_at
     if run is None or run.ended_at is None or (loaded_at and loaded_at > run.ended_at):
         return None
-    unfinished = snapshot.checkpoint is not None and snapshot.checkpoint.scan_in_progress
+    unfinished = snapshot.scan.scan_in_progress
     failed = run.outcome == "failed" or (run.outcome in {"stopped", "killed"} and unfinished)
     return run if failed else None
-
-
-def _last_loaded_at(snapshot: Snapshot) -> datetime | None:
-    """By the database's clock, which writes `pipeline_runs` too; the tap's may differ."""
-    if snapshot.checkpoint is not None:
-        return snapshot.checkpoint.updated_at
-    return snapshot.last_page.received_at if snapshot.last_page else None
 
 
 def scan_ended(snapshot: Snapshot) -> bool:
     """Whether the last scan reached its end.
 
-    No scan is in progress then, but neither is one whose sync failed on its first page.
+    Otherwise it is in progress, or failed on its first page: then the page is in `pages`, but not
+    counted by the checkpoint, which still describes a scan without pages.
     """
-    if snapshot.checkpoint is None or snapshot.checkpoint.scan_in_progress:
+    scan, page = snapshot.scan, snapshot.last_page
+    if scan.scan_in_progress:
         return False
-    return snapshot.last_page is None or snapshot.last_page.accepted
+    return page is None or (page.events_seen, page.total_events) == (
+        scan.events_seen,
+        scan.total_events,
+    )

@@ -1,19 +1,17 @@
-"""The load over time: syncs, throughput, rate limit, waits and retries, from the table `pages`.
+"""The load over time: syncs, throughput, rate limit and retries, from the table `pages`.
 
 `pages` has one row for up to 5,000 events: 600 rows for 3,000,000.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from datasync_monitor.database import has_table, in_schema, read_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import psycopg
 
 MAX_BUCKETS = 90
@@ -68,28 +66,15 @@ class Timeline:
     retries: tuple[RetryCount, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over all pages ever received."""
-
-    syncs: int = 0
-    pages: int = 0
-    events: int = 0
-    emitted: int = 0
-    skipped: int = 0
-    rejected: int = 0
-    response_bytes: int = 0
-    rate_limit_wait_seconds: float = 0.0
-    retries: Mapping[str, int] = field(default_factory=dict)
-
-
-# After the page that ends a scan there is no cursor. A page that was not accepted (see
-# `snapshot.Page.accepted`) has none either, but ends nothing. A sync may end one scan and be
-# interrupted in the next, so its last page decides.
+# After the page that ends a scan there is no cursor, but neither is there after an end that came
+# too early and failed the sync: a scan ends where an incremental one was to end, or with all events
+# expected but for the deletions that the tap tolerates. The last page of a sync decides.
 _SYNCS = """
     SELECT sync_id, min(requested_at) AS started_at, max(received_at) AS ended_at,
-           CASE WHEN (array_agg(cursor_expires_at IS NULL AND total_events IS NOT NULL
-                                ORDER BY page DESC))[1] THEN 'finished'
+           CASE WHEN (array_agg(
+                    cursor_expires_at IS NULL AND (oldest_event_at <= incremental_to OR
+                        events_seen >= events_expected - least(1000, events_expected / 100))
+                    ORDER BY page DESC))[1] THEN 'finished'
                 WHEN max(received_at) = (SELECT max(received_at) FROM {schema}.pages) THEN 'open'
                 ELSE 'interrupted' END AS outcome,
            count(*)::int AS pages, coalesce(sum(events), 0)::bigint AS events,
@@ -125,27 +110,6 @@ _RETRIES = """
     FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, n)
     WHERE received_at >= %(since)s GROUP BY 1, 2 ORDER BY 1, 2
 """
-
-_TOTALS = """
-    SELECT count(DISTINCT sync_id)::int AS syncs, count(*)::int AS pages,
-           coalesce(sum(events), 0)::bigint AS events, coalesce(sum(emitted), 0)::bigint AS emitted,
-           coalesce(sum(skipped), 0)::bigint AS skipped,
-           coalesce(sum(rejected), 0)::bigint AS rejected,
-           coalesce(sum(response_bytes), 0)::bigint AS response_bytes,
-           coalesce(sum(rate_limit_wait_seconds), 0)::float8 AS rate_limit_wait_seconds,
-           coalesce((SELECT jsonb_object_agg(cause, n) FROM (
-               SELECT cause, sum(n::int)::int AS n
-               FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, n) GROUP BY cause
-           ) AS by_cause), '{{}}') AS retries
-    FROM {schema}.pages
-"""
-
-
-def read_totals(connection: psycopg.Connection[Any], schema: str) -> Totals:
-    """Sum up all pages."""
-    if not has_table(connection, schema, "pages"):
-        return Totals()
-    return read_rows(connection, Totals, in_schema(schema, _TOTALS))[0]
 
 
 def read_syncs(

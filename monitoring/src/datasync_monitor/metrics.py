@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from datasync_monitor.database import DatabaseUnavailable, ReconnectingConnection
 from datasync_monitor.health import State
-from datasync_monitor.history import Totals, read_totals
 from datasync_monitor.progress import Progress, read_progress
+from datasync_monitor.snapshot import PageTotals, read_totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,7 @@ class LoadCollector(Collector):
             time.perf_counter() - started,
         )
 
-    def _read(self, connection: psycopg.Connection) -> tuple[Progress, Totals]:
+    def _read(self, connection: psycopg.Connection) -> tuple[Progress, PageTotals]:
         schema = self._database.settings.schema
         progress = read_progress(connection, schema=schema, stall_timeout=self._stall_timeout)
         return progress, read_totals(connection, schema)
@@ -73,22 +73,22 @@ def _load_state(progress: Progress) -> Metric:
 
 
 def _gauges(progress: Progress) -> Iterator[Metric]:
-    limit, page = progress.rate_limit, progress.last_page
+    scan, limit, page = progress.scan, progress.rate_limit, progress.snapshot.last_page
     wait = limit.wait(progress.now) or timedelta(0) if limit else None
     for name, text, value in (
         ("scan_events_seen", "Events seen by the newest scan.", progress.events_seen),
         ("scan_events_emitted", "Events of the newest scan sent to the target.",
-         progress.events_emitted),
+         scan.events_emitted),
         ("scan_events_expected", "Events that the newest scan has to see.",
          progress.events_expected),
-        ("scan_pages", "Pages of the newest scan.", progress.pages),
+        ("scan_pages", "Pages of the newest scan.", progress.totals.pages),
         ("scan_restarts", "Restarts of the tap within the newest scan.", progress.restarts),
         ("scan_progress_ratio", "Completed part of the newest scan, 0 to 1.", progress.fraction),
         ("scan_remaining_seconds", "Estimated time to the end of the scan.",
          _seconds(progress.time_left)),
-        ("total_events", "Events in the API, by its own count.", progress.total_events),
+        ("total_events", "Events in the API, by its own count.", scan.total_events),
         ("table_events_estimate", "Rows of the table events, from PostgreSQL's statistics.",
-         progress.events_in_table),
+         progress.snapshot.events_in_table),
         ("rate_limit", "Requests that the API allows in a window.", limit.limit if limit else None),
         ("rate_limit_remaining", "Requests left after the last page.",
          limit.remaining if limit else None),
@@ -98,18 +98,18 @@ def _gauges(progress: Progress) -> Iterator[Metric]:
         if value is not None:
             yield GaugeMetricFamily(f"datasync_{name}", text, float(value))
     for name, text, at in (
-        ("checkpoint", "When the checkpoint was last written.", progress.checkpoint_at),
+        ("checkpoint", "When the checkpoint was last written.", scan.updated_at),
         ("last_page", "When the last page was received.", page.received_at if page else None),
         ("cursor_expires", "When the cursor of the scan in progress expires.",
-         progress.cursor_expires_at),
+         scan.cursor_expires_at),
         ("high_watermark", "All events up to this event time are loaded.",
-         progress.high_watermark),
+         scan.high_watermark),
     ):  # fmt: skip
         if at is not None:
             yield GaugeMetricFamily(f"datasync_{name}_timestamp_seconds", text, at.timestamp())
 
 
-def _counters(totals: Totals) -> Iterator[Metric]:
+def _counters(totals: PageTotals) -> Iterator[Metric]:
     for name, text, value in (
         ("syncs", "Processes of the tap that received at least one page.", totals.syncs),
         ("pages", "Pages received.", totals.pages),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,15 @@ from datasync_monitor.health import (
     scan_ended,
     unsuccessful_run,
 )
-from datasync_monitor.snapshot import PipelineRun, read_snapshot
+from datasync_monitor.snapshot import PageTotals, read_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from datetime import datetime
 
     import psycopg
 
-    from datasync_monitor.snapshot import Page, Snapshot
+    from datasync_monitor.snapshot import Checkpoint, Snapshot
     from datasync_monitor.throughput import RateLimit
 
 _ALMOST = 0.999
@@ -35,54 +35,70 @@ _ALMOST = 0.999
 class Progress:
     """How far the scan is, how fast, how long it still takes, and its state, at the time `now`.
 
-    `events_seen`, `pages`, `rejected` and `retries` count the scan over all its restarts; events
-    that are skipped because they are loaded already are seen as well. `rate` is in events per
-    second. `starting` is set until the run in progress has loaded its first page, `completing` when
-    its scan has ended and it has not.
+    The numbers count the scan over all its restarts; events that are skipped because they are
+    loaded already are seen as well. `fraction` is 1 only when the load is finished. `rate` is in
+    events per second. `starting` is set until the run in progress has loaded its first page,
+    `completing` when its scan has ended and the run has not.
     """
 
     state: State
     now: datetime
-    events_seen: int = 0
-    events_emitted: int = 0
-    events_expected: int | None = None
-    total_events: int | None = None
+    snapshot: Snapshot
     fraction: float | None = None
     incremental: bool = False
     starting: bool = False
     completing: bool = False
     rate: float | None = None
     time_left: timedelta | None = None
-    pages: int = 0
-    rejected: int = 0
-    restarts: int = 0
-    retries: Mapping[str, int] = field(default_factory=dict)
     rate_limit: RateLimit | None = None
-    cursor_expires_at: datetime | None = None
-    last_activity_at: datetime | None = None
-    checkpoint_at: datetime | None = None
-    started_at: datetime | None = None
-    high_watermark: datetime | None = None
-    events_in_table: int | None = None
-    last_page: Page | None = None
-    unsuccessful_run: PipelineRun | None = None
+
+    @property
+    def scan(self) -> Checkpoint:
+        """The checkpoint of the scan."""
+        return self.snapshot.scan
+
+    @property
+    def totals(self) -> PageTotals:
+        """The sums over the pages of the scan."""
+        return self.snapshot.totals
+
+    @property
+    def events_seen(self) -> int:
+        """Events that the scan has seen."""
+        return self.scan.events_seen or 0
+
+    @property
+    def events_expected(self) -> int | None:
+        """Events that the scan has to see."""
+        return self.scan.events_expected or self.scan.total_events
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of the tap within the scan."""
+        return max(0, self.totals.syncs - 1)
+
+    @property
+    def retried_requests(self) -> int:
+        """Requests repeated in the scan, for any cause."""
+        return sum(self.totals.retries.values())
 
     @property
     def cursor_lifetime(self) -> timedelta | None:
         """How long the cursor of the scan in progress can still be used; zero when it expired."""
-        if self.cursor_expires_at is None or self.state in {State.IDLE, State.FINISHED}:
+        expires_at = self.scan.cursor_expires_at
+        if expires_at is None or self.state in {State.IDLE, State.FINISHED}:
             return None
-        return max(timedelta(0), self.cursor_expires_at - self.now)
+        return max(timedelta(0), expires_at - self.now)
 
     @property
     def checkpoint_age(self) -> timedelta | None:
         """How long ago the checkpoint was last written."""
-        return self._since(self.checkpoint_at)
+        return self._since(self.scan.updated_at)
 
     @property
     def idle_time(self) -> timedelta | None:
         """How long nothing was loaded."""
-        return self._since(self.last_activity_at)
+        return self._since(self.snapshot.last_activity_at)
 
     def _since(self, at: datetime | None) -> timedelta | None:
         return None if at is None else max(timedelta(0), self.now - at)
@@ -93,11 +109,6 @@ class Progress:
         if self.rate_limit is None or self.state is not State.WAITING:
             return None
         return self.rate_limit.wait(self.now)
-
-    @property
-    def retried_requests(self) -> int:
-        """Requests repeated in this scan, for any cause."""
-        return sum(self.retries.values())
 
     @property
     def amount(self) -> str:
@@ -119,9 +130,9 @@ class Progress:
             whole = formatting.duration(formatting.whole_seconds(self.wait))
             return f"waiting {whole} for the rate limit"
         if self.state is State.FINISHED:
-            if self.high_watermark is None:
-                return "the feed is empty"
-            return f"loaded up to {self.high_watermark:%Y-%m-%d %H:%M:%S} UTC"
+            if self.scan.high_watermark is None:
+                return "nothing to load"
+            return f"loaded up to {self.scan.high_watermark:%Y-%m-%d %H:%M:%S} UTC"
         if self.state is State.IDLE:
             return "nothing loaded yet"
         if self.starting:
@@ -135,10 +146,14 @@ class Progress:
         return f"{limit.remaining} of {formatting.plural(limit.limit, 'request')} left"
 
     def _reason_stuck(self) -> str:
-        run = self.unsuccessful_run
+        run = unsuccessful_run(self.snapshot)
         if run is None:
             idle = self.idle_time
-            return f"no progress for {formatting.duration(idle)}" if idle else "no page loaded yet"
+            return (
+                f"no progress for {formatting.duration(idle)}"
+                if idle
+                else "the run has loaded no page"
+            )
         if run.outcome == "failed":
             return f"the last run failed: {run.message or 'see its log'}".removesuffix(".")
         return f"the last run was {run.outcome}"
@@ -193,71 +208,37 @@ def compute_progress(
     snapshot: Snapshot, now: datetime, *, stall_timeout: timedelta = STALL_TIMEOUT
 ) -> Progress:
     """Compute the progress at `now`. A pure function."""
-    checkpoint, pages, totals = snapshot.checkpoint, snapshot.pages, snapshot.totals
-    last_page = snapshot.last_page
-    rate_limit = throughput.latest_rate_limit(pages, totals.rate_limit_window_seconds)
+    pages, last_page = snapshot.pages, snapshot.last_page
+    rate_limit = throughput.latest_rate_limit(pages, snapshot.rate_limit_window_seconds)
     state = determine_state(snapshot, now, rate_limit, stall_timeout=stall_timeout)
     starting = not has_started(snapshot)
-    # Without a scan in progress the tables describe an earlier run.
-    earlier = starting and checkpoint is not None and not checkpoint.scan_in_progress
-    if snapshot.last_activity_at is None or earlier:
-        return Progress(
-            state=state,
-            now=now,
-            starting=starting,
-            last_activity_at=snapshot.last_activity_at,
-            events_in_table=snapshot.events_in_table,
-            unsuccessful_run=unsuccessful_run(snapshot),
-        )
+    if starting and not snapshot.scan.scan_in_progress:
+        # The tables describe an earlier run.
+        nothing = replace(snapshot, checkpoint=None, pages=(), totals=PageTotals())
+        return Progress(state, now, nothing, starting=True)
+    if snapshot.last_activity_at is None:
+        return Progress(state, now, snapshot)
     active = state in {State.RUNNING, State.WAITING}
     completing = active and scan_ended(snapshot)
-    finished = state is State.FINISHED
-    completion = (
-        Completion(1.0 if finished else _ALMOST, pages_left=0)
-        if finished or completing
-        else compute_completion(snapshot)
-    )
+    if completing or state is State.FINISHED:
+        completion = Completion(_ALMOST if completing else 1.0, pages_left=0)
+    else:
+        completion = compute_completion(snapshot)
     until = last_page.received_at if last_page and not active else now
-    pages_left = completion.pages_left if active else None
-    progress = Progress(
-        state=state,
-        now=now,
-        events_expected=_events_expected(snapshot),
+    return Progress(
+        state,
+        now,
+        snapshot,
         fraction=completion.fraction,
         incremental=completion.incremental,
         starting=starting,
         completing=completing,
         rate=throughput.events_per_second(pages, until),
-        time_left=None
-        if pages_left is None
-        else throughput.time_left(pages, pages_left, now, rate_limit),
-        pages=totals.pages,
-        rejected=totals.rejected,
-        restarts=max(0, totals.syncs - 1),
-        retries=totals.retries,
+        time_left=throughput.time_left(pages, completion.pages_left, now, rate_limit)
+        if active and completion.pages_left is not None
+        else None,
         rate_limit=rate_limit,
-        last_activity_at=snapshot.last_activity_at,
-        started_at=totals.started_at,
-        events_in_table=snapshot.events_in_table,
-        last_page=last_page,
-        unsuccessful_run=unsuccessful_run(snapshot),
     )
-    scan = checkpoint or last_page
-    if scan is not None:
-        progress = replace(
-            progress,
-            events_seen=scan.events_seen or 0,
-            total_events=scan.total_events,
-            cursor_expires_at=scan.cursor_expires_at,
-        )
-    if checkpoint is not None:
-        progress = replace(
-            progress,
-            events_emitted=checkpoint.events_emitted or 0,
-            checkpoint_at=checkpoint.updated_at,
-            high_watermark=checkpoint.high_watermark,
-        )
-    return progress
 
 
 def compute_completion(snapshot: Snapshot) -> Completion:
@@ -267,19 +248,13 @@ def compute_completion(snapshot: Snapshot) -> Completion:
     if fraction is not None:
         left = ceil(pages * (1 - fraction) / fraction) if fraction > 0 and pages else None
         return Completion(min(fraction, _ALMOST), incremental=True, pages_left=left)
-    scan = snapshot.checkpoint or snapshot.last_page
-    expected = _events_expected(snapshot)
-    if scan is None or not expected:
+    scan = snapshot.scan
+    seen, expected = scan.events_seen or 0, scan.events_expected or scan.total_events
+    if not expected:
         return Completion()
-    seen = scan.events_seen or 0
     page_size = max((page.events for page in snapshot.pages), default=0)
     left = ceil(max(0, expected - seen) / page_size) if page_size else None
     return Completion(min(seen / expected, _ALMOST), pages_left=left)
-
-
-def _events_expected(snapshot: Snapshot) -> int | None:
-    scan = snapshot.checkpoint or snapshot.last_page
-    return (scan.events_expected or scan.total_events) if scan else None
 
 
 def _incremental_fraction(snapshot: Snapshot) -> float | None:
@@ -287,12 +262,10 @@ def _incremental_fraction(snapshot: Snapshot) -> float | None:
 
     None for a scan to the oldest event, also for one that did not end where it was to end.
     """
-    checkpoint, page = snapshot.checkpoint, snapshot.last_page
-    if checkpoint is None:
-        return None
-    newest, oldest = checkpoint.scan_newest_at, checkpoint.scan_oldest_at
+    scan, page = snapshot.scan, snapshot.last_page
+    newest, oldest = scan.scan_newest_at, scan.scan_oldest_at
     # Without the table `pages` the lookback below the watermark is not known.
-    end = page.incremental_to if page else checkpoint.high_watermark
+    end = page.incremental_to if page else scan.high_watermark
     if newest is None or oldest is None or end is None or min(newest, oldest) <= end:
         return None
     # The first events may be later than the tap's clock and so above `scan_newest_at`.

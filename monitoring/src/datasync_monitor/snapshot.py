@@ -25,7 +25,7 @@ RECENT_PAGES = 240
 class Checkpoint:
     """The row of `checkpoint`: how far the scan is. `state` is the whole Singer STATE."""
 
-    updated_at: datetime
+    updated_at: datetime | None = None
     next_cursor: str | None = field(default=None, repr=False)
     cursor_expires_at: datetime | None = None
     scan_in_progress: bool = False
@@ -66,29 +66,19 @@ class Page:
     total_events: int | None = None
     incremental_to: datetime | None = None
 
-    @property
-    def accepted(self) -> bool:
-        """Whether the scan continues, or ends, after this page.
-
-        It does neither where a sync fails on the first page of a scan or starts the scan again:
-        that row describes a scan without events and without a total.
-        """
-        return self.total_events is not None
-
 
 @dataclass(frozen=True, slots=True)
-class ScanTotals:
-    """Sums over all pages of the newest scan, over all its syncs.
-
-    `rate_limit_window_seconds` is the longest `rate_limit_reset_seconds` of the last day: the API
-    names the seconds until its oldest counted request leaves the window, so a scan that starts
-    with little of the rate limit left sees only short ones at first.
-    """
+class PageTotals:
+    """Sums over the pages of one scan, or over all pages."""
 
     pages: int = 0
     syncs: int = 0
+    events: int = 0
+    emitted: int = 0
+    skipped: int = 0
     rejected: int = 0
-    rate_limit_window_seconds: int | None = None
+    response_bytes: int = 0
+    rate_limit_wait_seconds: float = 0.0
     started_at: datetime | None = None
     retries: Mapping[str, int] = field(default_factory=dict)
 
@@ -107,14 +97,18 @@ class PipelineRun:
 class Snapshot:
     """All that the progress is computed from; a table that does not exist counts as empty.
 
-    `now` is the database's clock, `pages` are the newest of the scan, oldest first, and
-    `events_in_table` is the estimate of PostgreSQL's statistics.
+    `now` is the database's clock. `pages` are the newest of the scan, oldest first, and `totals`
+    the sums over all of the scan, over all its syncs. `rate_limit_window_seconds` is the longest
+    `rate_limit_reset_seconds` of the last day: the API names the seconds until its oldest counted
+    request leaves the window, so a scan that starts with few requests left sees short ones at
+    first. `events_in_table` is the estimate of PostgreSQL's statistics.
     """
 
     now: datetime
     checkpoint: Checkpoint | None = None
-    totals: ScanTotals = ScanTotals()
     pages: tuple[Page, ...] = ()
+    totals: PageTotals = PageTotals()
+    rate_limit_window_seconds: int | None = None
     run: PipelineRun | None = None
     events_in_table: int | None = None
 
@@ -124,15 +118,30 @@ class Snapshot:
         return self.pages[-1] if self.pages else None
 
     @property
+    def scan(self) -> Checkpoint:
+        """The checkpoint; before the first one, or with a target that has none, the last page's."""
+        page = self.last_page
+        if self.checkpoint is not None or page is None:
+            return self.checkpoint or Checkpoint()
+        return Checkpoint(
+            updated_at=page.received_at,
+            cursor_expires_at=page.cursor_expires_at,
+            scan_in_progress=page.cursor_expires_at is not None,
+            events_seen=page.events_seen,
+            events_expected=page.events_expected,
+            total_events=page.total_events,
+        )
+
+    @property
     def last_activity_at(self) -> datetime | None:
         """When the checkpoint was written or a page received, whichever is later."""
-        times = [self.checkpoint.updated_at] if self.checkpoint else []
-        times += [page.received_at for page in self.pages[-1:]]
-        return max(times, default=None)
+        page = self.last_page
+        times = (self.scan.updated_at, page.received_at if page else None)
+        return max((at for at in times if at is not None), default=None)
 
 
 _CHECKPOINT = """
-    SELECT coalesce(updated_at, 'epoch') AS updated_at, next_cursor, cursor_expires_at,
+    SELECT updated_at, next_cursor, cursor_expires_at,
            coalesce(scan_in_progress, false) AS scan_in_progress, scan_newest_at, scan_oldest_at,
            high_watermark, events_seen, events_emitted, events_expected,
            total_events, loaded_range_count, state
@@ -147,19 +156,25 @@ _OF_SCAN = (
     "WHERE events_seen <= events), '-infinity')"
 )
 
-_TOTALS = f"""
+_TOTALS = """
     SELECT count(*)::int AS pages, count(DISTINCT sync_id)::int AS syncs,
-           coalesce(sum(rejected), 0)::int AS rejected,
-           (SELECT max(rate_limit_reset_seconds) FROM {{schema}}.pages WHERE received_at >= (
-               SELECT max(received_at) - interval '1 day' FROM {{schema}}.pages
-           )) AS rate_limit_window_seconds,
+           coalesce(sum(events), 0)::bigint AS events, coalesce(sum(emitted), 0)::bigint AS emitted,
+           coalesce(sum(skipped), 0)::bigint AS skipped,
+           coalesce(sum(rejected), 0)::bigint AS rejected,
+           coalesce(sum(response_bytes), 0)::bigint AS response_bytes,
+           coalesce(sum(rate_limit_wait_seconds), 0)::float8 AS rate_limit_wait_seconds,
            min(requested_at) AS started_at,
            coalesce((SELECT jsonb_object_agg(cause, n) FROM (
                SELECT cause, sum(value::int)::int AS n
-               FROM {{schema}}.pages, jsonb_each_text(retries) AS r(cause, value)
-               WHERE {_OF_SCAN} GROUP BY cause) AS by_cause), '{{{{}}}}') AS retries
-    FROM {{schema}}.pages WHERE {_OF_SCAN}
-"""  # noqa: S608 - joined from constants of this module
+               FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, value)
+               WHERE {condition} GROUP BY cause) AS by_cause), '{{}}') AS retries
+    FROM {schema}.pages WHERE {condition}
+"""
+
+_WINDOW = """
+    SELECT max(rate_limit_reset_seconds) FROM {schema}.pages
+    WHERE received_at >= (SELECT max(received_at) - interval '1 day' FROM {schema}.pages)
+"""
 
 _PAGES = f"""
     SELECT sync_id, page, requested_at, received_at, events,
@@ -180,22 +195,32 @@ def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -
     """Read the tables, in a few milliseconds. Call it through `ReconnectingConnection.run`."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    checkpoint = read_checkpoint(connection, schema)
-    totals, pages, run = ScanTotals(), tuple[Page, ...](), None
+    pages, window, run = tuple[Page, ...](), None, None
     if has_table(connection, schema, "pages"):
-        totals = read_rows(connection, ScanTotals, in_schema(schema, _TOTALS))[0]
         pages = tuple(reversed(read_rows(connection, Page, in_schema(schema, _PAGES))))
+        window = connection.execute(in_schema(schema, _WINDOW)).fetchone()
     if has_table(connection, schema, "pipeline_runs"):
         run = next(iter(read_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
     events = table_size(connection, schema, "events")
     return Snapshot(
         now=row[0],
-        checkpoint=checkpoint,
-        totals=totals,
+        checkpoint=read_checkpoint(connection, schema),
         pages=pages,
+        totals=read_totals(connection, schema, newest_scan=True),
+        rate_limit_window_seconds=window[0] if window else None,
         run=run,
         events_in_table=events.rows if events else None,
     )
+
+
+def read_totals(
+    connection: psycopg.Connection[Any], schema: str, *, newest_scan: bool = False
+) -> PageTotals:
+    """Sum up the pages of the newest scan, or all pages."""
+    if not has_table(connection, schema, "pages"):
+        return PageTotals()
+    condition = in_schema(schema, _OF_SCAN if newest_scan else "true")
+    return read_rows(connection, PageTotals, in_schema(schema, _TOTALS, condition=condition))[0]
 
 
 def read_checkpoint(

@@ -67,7 +67,7 @@ class ProgressView:
 
     def _bar(self, width: int, *, ascii_only: bool) -> Text:
         progress, style = self.progress, _STYLES[self.progress.state]
-        bar = Text(f"{progress.state!s:<9}", style=style)
+        bar = Text().append(f"{progress.state!s:<9}", style=style)
         filled, empty = ("#", "-") if ascii_only else ("━", "─")
         done = int(max(0, width) * (progress.fraction or 0.0))
         bar.append(filled * done, style=style).append(empty * (width - done), style="dim")
@@ -86,15 +86,16 @@ class ProgressView:
     def _details(self) -> Iterator[Text]:
         progress = self.progress
         yield Text(progress.activity, style=_STYLES[progress.state])
-        if progress.pages:
-            yield Text(formatting.plural(progress.pages, "page"))
+        totals = progress.totals
+        if totals.pages:
+            yield Text(formatting.plural(totals.pages, "page"))
         lifetime = progress.cursor_lifetime
         if lifetime is not None:
             text = f"cursor {formatting.duration(lifetime)}" if lifetime else "cursor expired"
             yield Text(text, style="red" if lifetime < _CURSOR_ALERT else "")
-        if progress.pages:
+        if totals.pages:
             for number, text in (
-                (progress.rejected, f"{formatting.count(progress.rejected)} rejected"),
+                (totals.rejected, f"{formatting.count(totals.rejected)} rejected"),
                 (progress.restarts, formatting.plural(progress.restarts, "restart")),
             ):
                 yield Text(text, style="yellow" if number else "")
@@ -158,7 +159,7 @@ class LogLines:
 
     def next(self, progress: Progress) -> str | None:
         """Return the line for this progress, or None where none is due."""
-        page = progress.last_page
+        page = progress.snapshot.last_page
         content = (progress.state, progress.events_seen, page and (page.sync_id, page.page))
         early = self._printed_at is not None and progress.now - self._printed_at < _LINE_INTERVAL
         if early or content == self._printed:

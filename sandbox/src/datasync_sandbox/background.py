@@ -9,20 +9,20 @@ import sys
 import time
 import urllib.request
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psutil
 
+from datasync_sandbox import ports
+from datasync_sandbox.api.config import BASE, HOST, STATS_PATH
 from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.policy import BASE, HOST, STATS
+from datasync_sandbox.options import KEY_VARIABLE, ApiOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from datasync_sandbox.options import ApiOptions
-
-KEY_VARIABLE = "DATASYNC_SANDBOX_KEY"
 _START_SECONDS = 20.0
 _STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.05
@@ -32,81 +32,114 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class ApiProcess:
-    """What is known of an API in the background.
+    """An API in the background.
 
     Attributes:
         pid: Its process id.
-        created: When it was started, in seconds since 1970; a feed that ends ``now`` is another
-            one each time.
+        started_at: When it was started, in seconds since 1970.
         url: Base URL for clients.
-        args: Options it was started with, as arguments.
         key: Its API key.
+        options: Its options as they were given, the key left out.
     """
 
     pid: int
-    created: float
+    started_at: float
     url: str
-    args: list[str]
     key: str
+    options: dict[str, Any]
+
+    @property
+    def port(self) -> int:
+        """Port that it listens on."""
+        return urlsplit(self.url).port or 0
+
+    @property
+    def api_options(self) -> ApiOptions:
+        """Its options."""
+        options = {**self.options, "fault": tuple(self.options["fault"])}
+        return ApiOptions(**options, key=self.key)
+
+    @property
+    def feed_name(self) -> str:
+        """Names its events: equal for APIs that serve the same ones."""
+        name = self.api_options.feed_name()
+        return f"{name} started={self.started_at:.0f}" if self.options["newest"] == "now" else name
 
 
 class BackgroundApi:
-    """The API of one sandbox directory."""
+    """The API of one sandbox directory.
+
+    Attributes:
+        log: Its log.
+        notice: What the last start has to report, such as another port than the default.
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Name the directory; nothing is touched yet.
-
-        Args:
-            directory: Holds the process's note (``api.json``) and log (``api.log``).
-        """
-        self._note = directory / "api.json"
+        """Name the directory, which need not exist: it holds ``api.json`` and ``api.log``."""
         self.log = directory / "api.log"
+        self.notice = ""
+        self._directory = directory
+        self._record = directory / "api.json"
 
-    def find(self) -> ApiProcess | None:
-        """Return the API that was started from here, if its process lives."""
+    def last(self) -> ApiProcess | None:
+        """Return the API that was started last and not stopped, whether it still runs or not."""
         try:
-            noted = ApiProcess(**json.loads(self._note.read_text()))
+            return ApiProcess(**json.loads(self._record.read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+    def find(self) -> ApiProcess | None:
+        """Return the API that runs in this directory."""
+        last = self.last()
         with suppress(psutil.Error):
-            # Not by its birth, which moves when the machine's clock is set.
-            if psutil.Process(noted.pid).cmdline()[1:] == _command(noted.args)[1:]:
-                return noted
+            if last and "datasync_sandbox" in psutil.Process(last.pid).cmdline():
+                # The process of the directory of which this one is a copy works elsewhere.
+                return last if ports.works_in(last.pid, self._directory) else None
         return None
 
-    def start(self, options: ApiOptions) -> ApiProcess:
-        """Start an API and wait until it answers.
+    def start(self, options: ApiOptions, *, port_required: bool = True) -> ApiProcess:
+        """Start an API and wait until it replies.
 
         Args:
             options: Its options.
-
-        Returns:
-            The running API.
+            port_required: Whether it must listen on the port of the options; otherwise it takes
+                a free one if that is in use.
 
         Raises:
-            SandboxError: If it ends or does not answer in time.
+            SandboxError: If it ends or does not reply in time.
         """
-        args = options.to_args()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        port, self.notice = ports.choose(
+            options.port, required=port_required, purpose="API", option="--port"
+        )
+        self._directory.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             start = log.tell()
-            child = subprocess.Popen(  # noqa: S603 - a program of ours
-                _command(args),
+            child = subprocess.Popen(  # noqa: S603 - this package
+                [
+                    sys.executable,
+                    "-m",
+                    "datasync_sandbox",
+                    "api",
+                    *replace(options, port=port).to_args(),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # The key goes by the environment: arguments are for all to see.
+                # Its working directory names the sandbox that it belongs to; see `find`.
+                cwd=self._directory,
+                # Other users can see arguments, so the key is in the environment.
                 env={**os.environ, KEY_VARIABLE: options.key},
-                # Ctrl-C in the terminal of whoever starts it is not meant for it.
+                # Ctrl-C in the terminal of the caller must not reach it.
                 start_new_session=True,
             )
         try:
             url = self._wait(child, start)
-            running = ApiProcess(child.pid, time.time(), url, args, options.key)
-            self._note.touch(mode=0o600)
-            self._note.write_text(json.dumps(asdict(running), indent=1))
+            values = {name: value for name, value in asdict(options).items() if name != "key"}
+            running = ApiProcess(child.pid, time.time(), url, options.key, values)
+            self._record.touch(mode=0o600)
+            self._record.write_text(json.dumps(asdict(running), indent=1))
         except BaseException:
-            # Without a note nobody would find it again.
+            # Without the record it would not be found again.
             child.kill()
             child.wait()
             raise
@@ -123,76 +156,65 @@ class BackgroundApi:
         """
         running = self.find()
         if running is not None:
-            _end(running.pid)
-        self._note.unlink(missing_ok=True)
+            _terminate(running.pid)
+        self._record.unlink(missing_ok=True)
         return running is not None
 
     def _wait(self, child: subprocess.Popen[bytes], start: int) -> str:
-        """Wait until an API answers; return its URL.
+        """Wait until an API replies; return its URL.
 
         Args:
             child: Its process.
-            start: Where in the log its own lines begin.
+            start: Where its own lines begin in the log.
 
         Raises:
-            SandboxError: If it ends or does not answer in time.
+            SandboxError: If it ends or does not reply in time.
         """
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
-            url = next((line for line in self._said(start) if line.startswith("http://")), None)
+            lines = self._log_lines(start)
+            url = next((line for line in lines if line.startswith("http://")), None)
             if url and (fetch_stats(url) or {}).get("pid") == child.pid:
                 return url
             if child.poll() is not None:
-                said = self._said(start)
-                message = (
-                    said[-1].removeprefix("Error: ")
-                    if said
-                    else f"The API ended at once; see {self.log}."
-                )
+                lines = self._log_lines(start)
+                reason = lines[-1].removeprefix("Error: ") if lines else f"see {self.log}."
+                message = f"The API did not start: {reason}"
                 raise SandboxError(message)
             time.sleep(_POLL_SECONDS)
-        message = f"The API did not answer within {_START_SECONDS:g} seconds; see {self.log}."
+        message = f"The API did not reply within {_START_SECONDS:g} seconds; see {self.log}."
         raise SandboxError(message)
 
-    def _said(self, start: int) -> list[str]:
-        """Return what the process wrote, by lines."""
+    def _log_lines(self, start: int) -> list[str]:
+        """Return lines of the log from a place on."""
         with self.log.open("rb") as log:
             log.seek(start)
-            return [
-                line.strip()
-                for line in log.read().decode(errors="replace").splitlines()
-                if line.strip()
-            ]
+            lines = log.read().decode(errors="replace").splitlines()
+        return [line.strip() for line in lines if line.strip()]
 
 
 def fetch_stats(url: str) -> dict[str, Any] | None:
-    """Ask an API for its request log.
+    """Return the request log of an API on loopback; see `ApiModel.stats`.
 
     Args:
         url: Base URL of the API.
 
     Returns:
-        See `datasync_sandbox.model.ApiModel.stats`; ``None`` when no sandbox answers there.
+        ``None`` if no sandbox replies there.
     """
-    address = url.removesuffix(BASE) + STATS
+    address = url.removesuffix(BASE) + STATS_PATH
     if not address.startswith(f"http://{HOST}:"):
         return None
     try:
-        # Loopback only, as checked above.
-        with _DIRECT.open(address, timeout=2) as answer:
-            document: dict[str, Any] = json.load(answer)
+        with _DIRECT.open(address, timeout=2) as reply:
+            document: dict[str, Any] = json.load(reply)
             return document
     except (OSError, ValueError):
         return None
 
 
-def _command(args: list[str]) -> list[str]:
-    """Return the command line of an API; its process is known by it."""
-    return [sys.executable, "-m", "datasync_sandbox", "api", *args]
-
-
-def _end(pid: int) -> None:
-    """End a process, by force if it takes long.
+def _terminate(pid: int) -> None:
+    """End a process, by SIGKILL if SIGTERM does not suffice.
 
     Raises:
         SandboxError: If it does not end.
@@ -208,8 +230,8 @@ def _end(pid: int) -> None:
     except psutil.NoSuchProcess:
         return
     except psutil.AccessDenied as error:
-        message = f"The API (pid {pid}) belongs to another user, who has to stop it."
+        message = f"The API (pid {pid}) belongs to another user; stop it as that user."
         raise SandboxError(message) from error
     except psutil.TimeoutExpired as error:
-        message = f"The API (pid {pid}) does not end, not even when it is killed."
+        message = f"The API (pid {pid}) does not end, not even after SIGKILL."
         raise SandboxError(message) from error

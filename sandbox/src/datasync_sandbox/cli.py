@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shlex
+import os
 import signal
 import time
-from dataclasses import replace
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-from datasync_sandbox.background import BackgroundApi, fetch_stats
-from datasync_sandbox.cli_db import db, directory_option
-from datasync_sandbox.cli_options import api_options, fault_help, feed_options
+from datasync_sandbox.api.config import HOST
+from datasync_sandbox.background import fetch_stats
 from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.policy import HOST
-from datasync_sandbox.postgres import Cluster
-from datasync_sandbox.rows import row_fields
+from datasync_sandbox.options import ApiOptions, api_options, fault_help, feed_options
+from datasync_sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from datasync_sandbox.background import ApiProcess
-    from datasync_sandbox.server import ApiServer
+    from datasync_sandbox.api.server import ApiServer
+
+_INCOMPLETE = 3
+
+
+class OptionError(click.ClickException):
+    """A wrong option."""
+
+    exit_code = 2
+
+
+directory_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".sandbox"),
+    show_default=True,
+    help="Directory of the sandbox.",
+)
+api_only_option = click.option("--api-only", is_flag=True, help="Only the API.")
+db_only_option = click.option("--db-only", is_flag=True, help="Only the database.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="datasync-sandbox")
 def main() -> None:
-    """Stand-ins for a laptop: the DataSync API and a real PostgreSQL, on loopback."""
-
-
-main.add_command(db)
+    """A local DataSync API with its limits and failure modes, and an embedded PostgreSQL."""
 
 
 @main.command(epilog=fault_help())
@@ -43,7 +58,7 @@ main.add_command(db)
     "--host",
     default=HOST,
     show_default=True,
-    help="Address to listen on; 0.0.0.0 lets other machines, or other containers, in.",
+    help="Address to listen on; 0.0.0.0 admits other machines and containers.",
 )
 @api_options
 def api(host: str, **options: Any) -> None:
@@ -53,119 +68,163 @@ def api(host: str, **options: Any) -> None:
     requests, pages, 429s, faults, arrival times.
     """
     # The web framework takes long to load, and no other command needs it.
-    from datasync_sandbox.server import ApiServer  # noqa: PLC0415
+    from datasync_sandbox.api.server import ApiServer  # noqa: PLC0415
 
     chosen = ApiOptions(**options)
-    try:
-        model = chosen.make_model(started=time.time())
+    with _errors_for_the_user():
+        model = chosen.make_model(started_at=time.time())
         asyncio.run(_serve(ApiServer(model, chosen.port, host)))
-    except (ValueError, SandboxError) as error:
-        raise click.ClickException(str(error)) from error
 
 
 @main.command()
-@click.option(
-    "--arrived", type=click.IntRange(0), default=0, help="Events that have arrived at the head."
-)
+@click.option("--arrived", type=click.IntRange(0), default=0, help="Events that have arrived.")
 @feed_options
 def feed(arrived: int, **options: Any) -> None:
     """Print the rows that a table should hold, newest first, as JSON lines; timestamps in UTC.
 
     Rows without an id are left out: they never reach the table.
     """
-    try:
+    with _errors_for_the_user():
         events = ApiOptions(**options).make_feed()
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
     events.arrive(arrived)
     for row in events.rows():
         if row.id is not None:
-            click.echo(json.dumps(row_fields(row), separators=(",", ":")))
+            click.echo(json.dumps(row.to_dict(), separators=(",", ":")))
 
 
 @main.command()
 @directory_option
 @click.option(
-    "--db-port", type=click.IntRange(0, 65535), help="Port of the database; 0 picks a free one."
+    "--db-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the database; 0 picks a free one; default: the last one, or 54329.",
 )
-@click.option("--api-only", is_flag=True, help="Start the API alone.")
-@click.option("--db-only", is_flag=True, help="Start the database alone.")
+@api_only_option
+@db_only_option
+@click.option(
+    "--restore",
+    is_flag=True,
+    help="Start again what ran last and has died, with the same options, key and ports.",
+)
+@json_option
 @api_options
-def up(
+def up(  # noqa: PLR0913 - options
     directory: Path,
     db_port: int | None,
     *,
     api_only: bool,
     db_only: bool,
+    restore: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Start API and database in the background, wait until both answer, write DIRECTORY/env.
+    """Start API and database in the background, and wait until both reply.
 
-    What already runs is left alone. An API that runs with other options is started anew;
-    without any option for the API, one that runs is taken as it is, but for its key when the
-    environment has another. DIRECTORY/env says how to reach what runs.
+    What runs already is left alone. An API that runs with other options is started again;
+    without any option for the API, a running one is taken as it is. DIRECTORY/env holds how to
+    reach what runs. A default port that is in use is replaced by a free one.
     """
     _check_only(api_only=api_only, db_only=db_only)
     context = click.get_current_context()
-    sources = {name: context.get_parameter_source(name) for name in options}
-    asked = ParameterSource.COMMANDLINE in sources.values()
-    keyed = sources["key"] is ParameterSource.ENVIRONMENT
-    try:
-        if not db_only:
-            _api_up(BackgroundApi(directory), ApiOptions(**options), asked=asked, keyed=keyed)
-        if not api_only:
-            _db_up(Cluster(directory / "pg"), db_port)
-    except (ValueError, SandboxError) as error:
-        raise click.ClickException(str(error)) from error
-    click.echo(f"Written:  {_write_environment(directory)}")
+    defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = {name for name in options if context.get_parameter_source(name) not in defaults}
+    with _errors_for_the_user():
+        sandbox = Sandbox(directory)
+        if restore:
+            sandbox.restore()
+        else:
+            sandbox.up(
+                ApiOptions(**options),
+                given,
+                api=not db_only,
+                database=not api_only,
+                db_port=db_port,
+            )
+        status = sandbox.status()
+    if as_json:
+        click.echo(json.dumps(status))
+        return
+    for notice in (sandbox.api.notice, sandbox.database.notice):
+        if notice:
+            click.echo(notice, err=True)
+    if found := status["api"]:
+        click.echo(f"API:      {found['url']} ({_started(found)}, pid {found['pid']})")
+    if found := status["database"]:
+        click.echo(f"Database: {sandbox.database.url} ({_started(found)}, pid {found['pid']})")
+    click.echo(f"Written:  {sandbox.environment_file}")
 
 
 @main.command()
 @directory_option
-@click.option("--api-only", is_flag=True, help="Stop the API alone.")
-@click.option("--db-only", is_flag=True, help="Stop the database alone.")
+@api_only_option
+@db_only_option
 def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
     """Stop API and database; the data stays."""
     _check_only(api_only=api_only, db_only=db_only)
-    try:
-        if not db_only:
-            click.echo(
-                f"API:      {'stopped' if BackgroundApi(directory).stop() else 'was not running'}"
-            )
-        if not api_only:
-            click.echo(
-                f"Database: {'stopped' if Cluster(directory / 'pg').stop() else 'was not running'}"
-            )
-    except SandboxError as error:
-        raise click.ClickException(str(error)) from error
-    _write_environment(directory)
+    with _errors_for_the_user():
+        api_ran, database_ran = Sandbox(directory).down(api=not db_only, database=not api_only)
+    words = {True: "stopped", False: "was not running"}
+    if not db_only:
+        click.echo(f"API:      {words[api_ran]}")
+    if not api_only:
+        click.echo(f"Database: {words[database_ran]}")
 
 
 @main.command()
 @directory_option
+@json_option
 @click.pass_context
-def status(context: click.Context, directory: Path) -> None:
-    """Say what runs; exit code 3 when not both do."""
-    running, cluster = BackgroundApi(directory).find(), Cluster(directory / "pg")
-    stats = fetch_stats(running.url) if running else None
-    if running and stats:
-        click.echo(
-            f"API:      {running.url} (pid {running.pid}, "
-            f"{stats['total']} events, {stats['requests']} requests)"
-        )
+def status(context: click.Context, directory: Path, *, as_json: bool) -> None:
+    """Show what runs; exit code 3 unless both do."""
+    with _errors_for_the_user():
+        sandbox = Sandbox(directory)
+        found = sandbox.status()
+    api, database = found["api"], found["database"]
+    stats = fetch_stats(api["url"]) if api else None
+    if as_json:
+        click.echo(json.dumps(found))
     else:
-        click.echo(
-            "API:      not running"
-            if running is None
-            else f"API:      pid {running.pid} does not answer"
-        )
-    pid = cluster.pid()
-    click.echo(f"Database: {cluster.url} (pid {pid})" if pid else "Database: not running")
-    context.exit(0 if stats and pid else 3)
+        if api and stats:
+            counts = f"{stats['total']} events, {stats['requests']} requests"
+            click.echo(f"API:      {api['url']} (pid {api['pid']}, {counts})")
+        else:
+            problem = f"pid {api['pid']} does not reply" if api else "not running"
+            click.echo(f"API:      {problem}")
+        reachable = f"{sandbox.database.url} (pid {database['pid']})" if database else "not running"
+        click.echo(f"Database: {reachable}")
+    context.exit(0 if stats and database else _INCOMPLETE)
+
+
+@main.group()
+def db() -> None:
+    """The embedded PostgreSQL; `up --db-only` and `down --db-only` start and stop it."""
+
+
+@db.command()
+@directory_option
+def url(directory: Path) -> None:
+    """Print the connection URL."""
+    with _errors_for_the_user():
+        click.echo(Sandbox(directory).database.url)
+
+
+@db.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@directory_option
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def psql(directory: Path, arguments: tuple[str, ...]) -> None:
+    """Open the bundled psql; ARGUMENTS go to psql, for example -c 'SELECT 1'."""
+    with _errors_for_the_user():
+        database = Sandbox(directory).database
+        if database.pid() is None:
+            message = "The database is not running. Start it: datasync-sandbox up --db-only"
+            raise SandboxError(message)
+        command = database.psql_command(*arguments)
+        # psql replaces this process, and inherits its terminal.
+        os.execve(command[0], command, database.environment())  # noqa: S606
 
 
 async def _serve(server: ApiServer) -> None:
-    """Serve until a signal says stop."""
+    """Serve until SIGINT or SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -176,67 +235,25 @@ async def _serve(server: ApiServer) -> None:
     await server.stop()
 
 
+@contextmanager
+def _errors_for_the_user() -> Iterator[None]:
+    """End the command with one message: exit code 2 for a wrong option, else 1."""
+    try:
+        yield
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    except SandboxError as error:
+        raise click.ClickException(str(error)) from error
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise click.ClickException(message) from error
+
+
+def _started(half: dict[str, Any]) -> str:
+    return "started" if half["started"] else "already running"
+
+
 def _check_only(*, api_only: bool, db_only: bool) -> None:
-    """Refuse what would be neither of the two."""
     if api_only and db_only:
         message = "--api-only and --db-only exclude each other; leave both out for both."
         raise click.UsageError(message)
-
-
-def _api_up(background: BackgroundApi, options: ApiOptions, *, asked: bool, keyed: bool) -> None:
-    """Start the API, or find it running.
-
-    Args:
-        background: The API.
-        options: Its options, for one that is started.
-        asked: Whether one of them is from the command line.
-        keyed: Whether the key is from the environment.
-    """
-    options.make_model()  # a wrong option is told here, not in a log
-    running = background.find()
-    if running:
-        other_options = asked and running.args != options.to_args()
-        other_key = (asked or keyed) and running.key != options.key
-        if not (other_options or other_key):
-            click.echo(f"API:      {running.url} (already running, pid {running.pid})")
-            return
-        if not asked:
-            options = replace(_options_of(running), key=options.key)
-        background.stop()
-        click.echo("API:      stopped, to start it with other options")
-    running = background.start(options)
-    click.echo(f"API:      {running.url} (pid {running.pid}, log {background.log})")
-
-
-def _options_of(running: ApiProcess) -> ApiOptions:
-    """Read the options of an API that runs, but for its key."""
-    values = api.make_context("api", list(running.args)).params
-    return ApiOptions(**{name: value for name, value in values.items() if name != "host"})
-
-
-def _db_up(cluster: Cluster, port: int | None) -> None:
-    """Start the database, or find it running."""
-    word = "started" if cluster.start(port) else "already running"
-    click.echo(f"Database: {cluster.url} ({word}, pid {cluster.pid()})")
-
-
-def _write_environment(directory: Path) -> Path:
-    """Write how to reach what runs; no file when nothing does."""
-    path, cluster = directory / "env", Cluster(directory / "pg")
-    values: dict[str, str] = {}
-    if running := BackgroundApi(directory).find():
-        values |= {"API_BASE_URL": running.url, "API_KEY": running.key}
-    if cluster.pid():
-        values |= {
-            "DB_HOST": cluster.host,
-            "DB_PORT": str(cluster.port),
-            "DB_USER": cluster.user,
-            "DB_PASSWORD": cluster.password,
-            "DB_NAME": cluster.database,
-        }
-    if values:
-        path.touch(mode=0o600)
-        path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
-    else:
-        path.unlink(missing_ok=True)
-    return path

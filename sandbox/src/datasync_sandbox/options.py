@@ -1,176 +1,305 @@
-"""The options of the API, once for all who need them: command line, background, tests."""
+"""The options of the API, declared once for the command line, the background and tests."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from datasync_sandbox import dirty
-from datasync_sandbox.blocks import FeedDefects
-from datasync_sandbox.faults import Faults
-from datasync_sandbox.feed import NEWEST, Feed
-from datasync_sandbox.head import ArrivalRate
-from datasync_sandbox.model import ApiModel
-from datasync_sandbox.policy import ApiConfig
-from datasync_sandbox.stamps import millis_of
+import click
+
+from datasync_sandbox.api.config import ApiConfig, LastPage, WindowKind
+from datasync_sandbox.api.fault_catalog import FAULTS
+from datasync_sandbox.api.faults import Faults
+from datasync_sandbox.api.model import ApiModel
+from datasync_sandbox.data.events import FeedDefects
+from datasync_sandbox.data.feed import NEWEST, ArrivalRate, Feed
+from datasync_sandbox.data.malformed import MALFORMED_KINDS
+from datasync_sandbox.data.timestamps import to_millis
 
 if TYPE_CHECKING:
-    from datasync_sandbox.ratelimit import WindowKind
-
-_RANGE = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
-_LATE = re.compile(r"(\d*\.?\d+):(\d*\.?\d+)")
+    from collections.abc import Callable
 
 DEFAULT_PORT = 8765
+KEY_VARIABLE = "DATASYNC_SANDBOX_KEY"
+
+_NUMBER = r"(\d*\.?\d+)"
+_LATENCY = re.compile(rf"{_NUMBER}(?:-{_NUMBER})?")
+_LATE = re.compile(rf"{_NUMBER}:{_NUMBER}")
+_SHARE = click.FloatRange(0, 1)
+_POSITIVE = click.FloatRange(0, min_open=True)
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+def _option(default: Any, kind: Any, help_text: str, *, feed: bool = False) -> Any:
+    """Declare an option: default, type and help text, and whether it describes the feed."""
+    return field(default=default, metadata={"type": kind, "help": help_text, "feed": feed})
 
 
 @dataclass(frozen=True)
 class ApiOptions:
-    """All options of ``datasync-sandbox api``, as the command line spells them.
+    """All options of ``datasync-sandbox api``, in the notation of the command line.
 
-    Attributes:
-        port: Port to listen on; 0 picks a free one.
-        events: Events of the frozen feed.
-        seed: Seed of the feed.
-        key: API key.
-        limit: Requests a window.
-        window: Length of the window in seconds.
-        window_kind: How the window moves.
-        cursor_lifetime: Seconds that a cursor lives.
-        latency: Seconds that a reply takes: ``2`` or ``0-5``.
-        max_page: Events a page at most.
-        last_page: ``exact`` or ``empty``.
-        newest: Timestamp of the newest event, or ``now``.
-        arrivals: Events that arrive each second.
-        late: ``SHARE:SECONDS`` of arriving events that come late.
-        unsorted: Share of events whose timestamp is out of order.
-        malformed: Share of events that do not fit.
-        malformed_kinds: Kinds of them, separated by commas; empty for all.
-        fault: Faults; see `datasync_sandbox.faults`.
-        key_lifetime: Seconds from its first use after which the key is dead; 0 is never.
-        key_requests: Requests after which the key is dead; 0 is never.
+    The help text of each option describes it.
     """
 
-    port: int = DEFAULT_PORT
-    # 18 pages: a first load leaves two requests of its last window to those that follow at once.
-    events: int = 90_000
-    seed: int = 1
-    key: str = ApiConfig.key
-    limit: int = ApiConfig.limit
-    window: float = ApiConfig.window
-    window_kind: WindowKind = ApiConfig.window_kind
-    cursor_lifetime: float = ApiConfig.cursor_lifetime
-    latency: str = "0"
-    max_page: int = ApiConfig.max_page
-    last_page: Literal["exact", "empty"] = ApiConfig.last_page
-    newest: str = NEWEST
-    arrivals: float = 0.0
-    late: str = ""
-    unsorted: float = 0.0
-    malformed: float = 0.0
-    malformed_kinds: str = ""
+    # 18 pages: a first load leaves two requests of its last window to the next.
+    events: int = _option(
+        90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.", feed=True
+    )
+    seed: int = _option(1, int, "Seed: the same seed gives the same feed.", feed=True)
+    newest: str = _option(
+        NEWEST,
+        str,
+        "Timestamp of the newest event, ISO 8601, or `now`; the default never changes.",
+        feed=True,
+    )
+    arrivals: float = _option(
+        0.0, click.FloatRange(0), "Events that arrive each second.", feed=True
+    )
+    late: str = _option(
+        "",
+        str,
+        "SHARE:SECONDS: this share of arriving events is up to so many seconds old.",
+        feed=True,
+    )
+    unsorted: float = _option(
+        0.0, _SHARE, "Share of events whose timestamp is up to two hours from its place.", feed=True
+    )
+    shards: int = _option(
+        1,
+        click.IntRange(1, 1000),
+        "Parts of the feed that follow one another, each newest first.",
+        feed=True,
+    )
+    malformed: float = _option(
+        0.0, _SHARE, "Share of malformed events; see --list-malformed.", feed=True
+    )
+    malformed_kinds: str = _option(
+        "", str, "Only these kinds of malformed events, separated by commas.", feed=True
+    )
+    port: int = _option(
+        DEFAULT_PORT, click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."
+    )
+    key: str = _option(
+        ApiConfig.key, str, f"API key; better given as {KEY_VARIABLE} in the environment."
+    )
+    limit: int = _option(ApiConfig.limit, click.IntRange(1), "Requests per window.")
+    window: float = _option(ApiConfig.window, _POSITIVE, "Length of the window in seconds.")
+    window_kind: WindowKind = _option(  # noqa: RUF009 - it returns a field
+        ApiConfig.window_kind,
+        click.Choice(["sliding", "fixed", "aligned"]),
+        "sliding: the last requests; fixed: from the first request after the previous window; "
+        "aligned: from multiples of the window on the clock.",
+    )
+    cursor_lifetime: float = _option(
+        ApiConfig.cursor_lifetime, _POSITIVE, "Seconds a cursor lives."
+    )
+    latency: str = _option(
+        "0", str, "Seconds that a reply takes: 2, or a range such as 0-5 (drawn by the seed)."
+    )
+    max_page: int = _option(
+        ApiConfig.max_page,
+        click.IntRange(1),
+        "Events per page at most; a greater limit is capped without notice.",
+    )
+    last_page: LastPage = _option(  # noqa: RUF009 - likewise
+        ApiConfig.last_page,
+        click.Choice(["exact", "empty"]),
+        "exact: the last page says hasMore: false; empty: an empty page follows it.",
+    )
+    key_lifetime: float = _option(
+        0.0, click.FloatRange(0), "Seconds from its first use until the key expires; 0 is never."
+    )
+    key_requests: int = _option(
+        0, click.IntRange(0), "Requests after which the key expires; 0 is never."
+    )
     fault: tuple[str, ...] = ()
-    key_lifetime: float = 0.0
-    key_requests: int = 0
 
     def make_feed(self) -> Feed:
-        """Build the feed.
+        """Create the feed.
 
         Raises:
-            ValueError: If an option is wrong; the message is for people.
+            ValueError: If an option is wrong; the message is for the user.
         """
-        late_share, late_seconds = _late(self.late)
+        late = _parse(_LATE, self.late or "0:0", "late is SHARE:SECONDS, such as 0.05:600")
+        late_share, late_seconds = float(late[1]), float(late[2])
+        if late_share > 1:
+            message = f"late has a share from 0 to 1, such as 0.05:600, not {self.late!r}"
+            raise ValueError(message)
         return Feed(
             self.events,
             seed=self.seed,
             newest=_newest(self.newest),
             arrival_rate=ArrivalRate(self.arrivals, late_share, late_seconds),
             defects=FeedDefects(
-                unsorted=self.unsorted, malformed=self.malformed, kinds=_kinds(self.malformed_kinds)
+                unsorted=self.unsorted,
+                malformed=self.malformed,
+                kinds=_kinds(self.malformed_kinds),
+                shards=self.shards,
             ),
         )
 
-    def make_model(self, started: float | None = None) -> ApiModel:
-        """Build the API.
+    def make_model(self, started_at: float | None = None) -> ApiModel:
+        """Create the API.
 
         Args:
-            started: Instant from which the feed grows; by default the first request.
+            started_at: When arrivals begin; see `ApiModel`.
 
         Raises:
-            ValueError: If an option is wrong; the message is for people.
+            ValueError: If an option is wrong; the message is for the user.
         """
-        if self.limit < 1 or self.window <= 0 or self.max_page < 1:
-            message = "limit, window and max-page must be above 0"
+        if self.limit < 1 or self.window <= 0 or self.max_page < 1 or self.shards < 1:
+            message = "limit, window, max-page and shards must be above 0"
             raise ValueError(message)
-        policy = ApiConfig(
+        latency = _parse(_LATENCY, self.latency, "latency is seconds or a range, such as 2 or 0-5")
+        config = ApiConfig(
             key=self.key,
             limit=self.limit,
             window=self.window,
             window_kind=self.window_kind,
             cursor_lifetime=self.cursor_lifetime,
-            latency=_latency(self.latency),
+            latency=(float(latency[1]), float(latency[2] or latency[1])),
             max_page=self.max_page,
             last_page=self.last_page,
             key_lifetime=self.key_lifetime or None,
             key_requests=self.key_requests or None,
         )
-        return ApiModel(self.make_feed(), policy, Faults(self.fault), started=started)
+        return ApiModel(self.make_feed(), config, Faults(self.fault), started_at=started_at)
 
-    def to_args(self) -> list[str]:
-        """Write the options as arguments of ``datasync-sandbox api``.
+    def to_args(self, *, leave_out: tuple[str, ...] = ()) -> list[str]:
+        """Return the options as arguments of ``datasync-sandbox api``, without defaults.
 
-        Defaults are left out, and so is the key: arguments are for all to see.
+        The key is always left out: other users can see arguments.
         """
         args = []
         for option in fields(self):
             value: Any = getattr(self, option.name)
-            if value == option.default or option.name == "key":
+            if value == option.default or option.name in {"key", *leave_out}:
                 continue
-            name = option.name.replace("_", "-")
-            args += [f"--{name}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+            values = value if isinstance(value, tuple) else (value,)
+            args += [f"--{option.name.replace('_', '-')}={each}" for each in values]
         return args
 
+    def feed_name(self) -> str:
+        """Return a name of the frozen events: equal for options that give the same ones."""
+        others = [option.name for option in fields(self) if not option.metadata.get("feed")]
+        args = self.to_args(leave_out=("events", "arrivals", "late", *others))
+        return " ".join([f"--events={self.events}", *args])
 
-def _latency(text: str) -> tuple[float, float]:
-    """Read ``2`` or ``0-5``."""
-    match = _RANGE.fullmatch(text.strip())
+
+def feed_options(command: Command) -> Command:
+    """Add the options that describe the feed to a command."""
+    return _add_options(command, feed_only=True)
+
+
+def api_options(command: Command) -> Command:
+    """Add all options of the API to a command."""
+    command = click.option(
+        "--list-faults",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_list(lambda: fault_help().replace("\b\n", "")),
+        help="List all faults.",
+    )(command)
+    command = click.option(
+        "--list-malformed",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_print_list(_malformed_help),
+        help="List all kinds of malformed events.",
+    )(command)
+    command = click.option(
+        "--fault",
+        multiple=True,
+        metavar="NAME[=VALUE]@PAGE[xCOUNT]",
+        help="A fault, as listed by --list-faults; may be given several times.",
+    )(command)
+    return _add_options(command, feed_only=False)
+
+
+def fault_help() -> str:
+    """Describe every fault, for the end of a help text."""
+    lines = [
+        "\b",
+        "Faults (--fault NAME[=VALUE]@PAGE[xCOUNT]):",
+        "PAGE counts along a scan: the request without a cursor asks for page 1, and the",
+        "cursor that page n issued asks for page n + 1. Asking again for a page keeps its",
+        "number; a new scan counts from 1. COUNT requests for the page are hit (default 1,",
+        "or `forever`) over the life of the server; then it is served unchanged. Several",
+        "faults on one page hit one after the other. Every fault but `refused` counts",
+        "against the rate limit.",
+        "",
+        "\b",
+    ]
+    width = max(map(len, FAULTS)) + 2
+    for name, kind in FAULTS.items():
+        default = "" if kind.default is None else f" [VALUE: {kind.default:g}]"
+        lines.append(f"{name:<{width}}{kind.help}{default}")
+    return "\n".join(lines)
+
+
+def _malformed_help() -> str:
+    notes = {True: " (valid all the same)", False: "", None: " (valid or not: both are right)"}
+    width = max(map(len, MALFORMED_KINDS)) + 2
+    return "\n".join(
+        f"{name:<{width}}{kind.help}{notes[kind.valid]}" for name, kind in MALFORMED_KINDS.items()
+    )
+
+
+def _add_options(command: Command, *, feed_only: bool) -> Command:
+    # In reverse, so that the help lists them in their order.
+    for option in reversed(fields(ApiOptions)):
+        if not option.metadata or (feed_only and not option.metadata["feed"]):
+            continue
+        command = click.option(
+            f"--{option.name.replace('_', '-')}",
+            type=option.metadata["type"],
+            default=option.default,
+            show_default=option.default not in {"", 0},
+            envvar=KEY_VARIABLE if option.name == "key" else None,
+            help=option.metadata["help"],
+        )(command)
+    return command
+
+
+def _print_list(text: Callable[[], str]) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def callback(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+        if wanted:
+            click.echo(text())
+            context.exit()
+
+    return callback
+
+
+def _parse(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
+    match = pattern.fullmatch(text.strip())
     if match is None:
-        message = f"latency is seconds or a range of seconds, like 2 or 0-5, not {text!r}"
+        message = f"{expected}, not {text!r}"
         raise ValueError(message)
-    low = float(match[1])
-    return low, float(match[2]) if match[2] else low
-
-
-def _late(text: str) -> tuple[float, float]:
-    """Read ``SHARE:SECONDS``."""
-    if not text:
-        return 0.0, 0.0
-    match = _LATE.fullmatch(text.strip())
-    if match is None or float(match[1]) > 1:
-        message = f"late is SHARE:SECONDS, a share from 0 to 1, like 0.05:600, not {text!r}"
-        raise ValueError(message)
-    return float(match[1]), float(match[2])
+    return match
 
 
 def _newest(text: str) -> int:
-    """Read a timestamp or ``now``, as milliseconds since 1970."""
+    """Return milliseconds since 1970 of a timestamp, or of now."""
     if text == "now":
-        return millis_of(datetime.now(timezone.utc))
+        return to_millis(datetime.now(timezone.utc))
     try:
-        return millis_of(text)
+        return to_millis(text)
     except ValueError as error:
         message = f"newest is a timestamp in ISO 8601, or now, not {text!r}"
         raise ValueError(message) from error
 
 
 def _kinds(text: str) -> tuple[str, ...]:
-    """Read kinds of dirt."""
-    if not text:
-        return tuple(dirty.KINDS)
-    kinds = tuple(kind.strip() for kind in text.split(","))
+    """Return the kinds of malformed events of an option; all by default."""
+    kinds = tuple(kind.strip() for kind in text.split(",")) if text else tuple(MALFORMED_KINDS)
     for kind in kinds:
-        if kind not in dirty.KINDS:
-            message = f"no dirt is called {kind!r}; --list-malformed names them all"
+        if kind not in MALFORMED_KINDS:
+            message = f"unknown kind of malformed event {kind!r}; --list-malformed lists all"
             raise ValueError(message)
     return kinds

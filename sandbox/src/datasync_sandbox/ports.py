@@ -1,27 +1,32 @@
-"""Ports of this machine: taking one, and saying why it cannot be had."""
+"""Ports of this machine: binding one, and naming the process that holds it."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from datasync_sandbox.api.config import HOST
+from datasync_sandbox.errors import SandboxError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Take a port without listening on it: to clients, nobody is there yet.
+    """Bind a port without listening: connections to it are refused.
 
     Args:
         host: IPv4 address.
         port: Port; 0 picks a free one.
 
-    Returns:
-        The socket.
-
     Raises:
-        OSError: If the port cannot be had; see `refusal`.
+        OSError: If the port cannot be bound; see `bind_error`.
     """
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        # What connections of the last server have left behind is in nobody's way.
+        # Connections that a stopped server has left behind do not matter.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
     except OSError:
@@ -30,18 +35,85 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def refusal(error: OSError, host: str, port: int, wanted_for: str) -> str:
-    """Tell people in one sentence why a port cannot be had.
+def choose(port: int, *, required: bool, purpose: str, option: str) -> tuple[int, str]:
+    """Return the port to listen on, and a notice if it is another than the one asked for.
 
     Args:
-        error: What `bind`, or listening, has met.
-        host: IPv4 address.
-        port: Port.
-        wanted_for: What was to listen there, as in "the API".
+        port: Port on loopback; 0 picks a free one.
+        required: Whether no other port will do.
+        purpose: What is to listen there, as in "API".
+        option: Option that sets the port.
+
+    Returns:
+        The port, or 0 where it is in use and any other will do; and the notice, or an empty text.
+
+    Raises:
+        SandboxError: If a required port is in use, or the port is not allowed.
     """
+    try:
+        bind(HOST, port).close()
+    except OSError as error:
+        if required or error.errno != errno.EADDRINUSE:
+            raise bind_error(error, HOST, port, purpose, option) from error
+        return 0, f"Port {port} is in use by {listener(port)}; the {purpose} takes a free port."
+    return port, ""
+
+
+def bind_error(error: OSError, host: str, port: int, purpose: str, option: str) -> SandboxError:
+    """Return the error for a port that cannot be bound, for the arguments of `choose`."""
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"Port {port} on {host} is taken by another program; "
-            f"choose another one for {wanted_for}."
+        return SandboxError(
+            f"Port {port} on {host} is in use by {listener(port)}; "
+            f"choose another one for the {purpose} with {option}."
         )
-    return f"Cannot listen on port {port} of {host} for {wanted_for}: {error.strerror}."
+    return SandboxError(
+        f"Cannot listen on port {port} of {host} for the {purpose}: {error.strerror}; "
+        f"choose another one with {option}."
+    )
+
+
+def listener(port: int) -> str:
+    """Describe the process that listens on a port, as far as this user may see it."""
+    with suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            is_listener = connection.status == psutil.CONN_LISTEN
+            if is_listener and connection.laddr[1:] == (port,) and connection.pid:
+                return _describe(psutil.Process(connection.pid))
+    return "another process"
+
+
+def works_in(pid: int, directory: Path) -> bool:
+    """Return whether a directory is the working directory of a process.
+
+    A copy of the directory is another one; the same directory under a new name is not.
+    """
+    with suppress(psutil.Error, OSError):
+        link = Path(f"/proc/{pid}/cwd")
+        # Followed, the link leads to the directory itself, also after it was moved or deleted.
+        there = link if link.is_symlink() else Path(psutil.Process(pid).cwd())
+        return os.path.samestat(there.stat(), directory.stat())
+    return False
+
+
+def _describe(process: psutil.Process) -> str:
+    name, pid = process.name(), process.pid
+    with suppress(psutil.Error):
+        if "datasync_sandbox" in process.cmdline():
+            name = "datasync-sandbox"
+        directory = process.cwd()
+        if _is_deleted(pid, directory):
+            return (
+                f"{name} (pid {pid}), left over from the deleted directory {directory} "
+                f"(end it with: kill {pid})"
+            )
+        return f"{name} (pid {pid}) of {directory}"
+    return f"{name} (pid {pid})"
+
+
+def _is_deleted(pid: int, directory: str) -> bool:
+    """Return whether the working directory of a process was deleted."""
+    link = Path(f"/proc/{pid}/cwd")
+    with suppress(OSError):
+        if link.is_symlink() and link.stat().st_nlink == 0:
+            return True  # another directory may have its name by now
+    return not Path(directory).exists()

@@ -60,20 +60,20 @@ class TableLoader:
             schema: Schema of the table.
             table: The table; it exists.
             columns: Its columns in the order of the COPY, with their JSON schema.
-            keys: Its primary key; without one every row is inserted.
+            keys: Its primary key; without one, `write_rows` inserts every row.
         """
         self._database = database
         self._what = f'a batch of "{stream}"'
         to_sql_type = database.connector.to_sql_type
         types = {name: to_sql_type(dict(definition)) for name, definition in columns.items()}
         self._encoder = CopyEncoder(stream, columns, types, keys)
-        self._copies_directly = not keys
+        self._copies_directly = False
         target, staging = sql.Identifier(schema, table), sql.Identifier("pg_temp", STAGING_TABLE)
         names = sql.SQL(", ").join(map(sql.Identifier, columns))
         copy = sql.SQL("COPY {} ({}) FROM STDIN")
         self._copy_into_table = copy.format(target, names)
         self._copy_into_staging = copy.format(staging, names)
-        # Its types are those of the table, whatever the JSON schema says. It lives for one
+        # Its types are those of the table, whatever the JSON schema is. It lives for one
         # transaction: a pooler may run the next one in another session.
         self._create_staging = sql.SQL(
             "CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA"

@@ -84,10 +84,11 @@ class CheckpointSink(PostgresSink):
 
     @property
     def takes_lines(self) -> bool:
-        """Whether records of the stream are written as they arrive, for a table of ours."""
+        """Whether records are written as they arrive: unchanged, and into a table of ours."""
         if any(self.config.get(setting) for setting in _CHANGING_SETTINGS):
             return False
-        if not self.config["use_copy"] or self.table_name not in tables():
+        table = tables().get(self.table_name)
+        if not self.config["use_copy"] or not table or table.key != tuple(self.key_properties):
             return False
         # A map may rename or duplicate the stream, so all maps of the source stream count.
         maps = self._target.mapper.stream_maps.get(self.stream_name, [])

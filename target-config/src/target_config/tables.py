@@ -120,15 +120,19 @@ def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
     """Create what is missing, in the current transaction; nothing if all is up to date.
 
     Raises:
-        SettingsError: If a table of the same name has other columns or another key, or if the role
-            may not create the tables.
+        SettingsError: If a table of the same name has other columns or another key, if the role may
+            not create the tables, or if the database cannot store every character.
     """
+    cursor.execute("SHOW server_encoding")
+    if (row := cursor.fetchone()) and row[0] != "UTF8":
+        message = f"The database has the encoding {row[0]}: create it with ENCODING 'UTF8'."
+        raise SettingsError(message)
     present = _present_tables(cursor, schema)
     for name, table in present.items():
         if difference := _difference(tables()[name], table):
             message = (
                 f"Table {schema}.{name} {difference}. It was not created by this version: "
-                "rename or drop it, then start again."
+                "change, rename or drop it, then start again."
             )
             raise SettingsError(message)
     version = hashlib.sha256(script().encode()).hexdigest()[:16]
@@ -174,7 +178,7 @@ def _difference(expected: Table, present: Table | None) -> str | None:
     for name, column in expected.columns.items():
         found = present.columns.get(name)
         if found is None:
-            return f"has no column {name}"
+            return f"has no column {name} of type {column.type}"
         if found.type != column.type:
             return f"has column {name} of type {found.type} instead of {column.type}"
         if column.has_default and not found.has_default:

@@ -104,7 +104,8 @@ def _show_progress() -> None:
 @st.fragment(run_every=cached_queries.INTERVAL_SECONDS)
 def _show_history() -> None:
     progress: Progress | None = st.session_state.get("progress")
-    if progress is None or progress.last_page is None:
+    last_page = progress.snapshot.last_page if progress else None
+    if progress is None or last_page is None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("Over time", anchor=False, width="content")
@@ -118,9 +119,9 @@ def _show_history() -> None:
             key="period",
         )
     period = _PERIODS[chosen or _THIS_SCAN]
-    since = progress.now - period if period else progress.started_at or progress.now
+    since = progress.now - period if period else progress.totals.started_at or progress.now
     finished = progress.state is State.FINISHED
-    until = progress.last_page.received_at if finished else progress.now
+    until = last_page.received_at if finished else progress.now
     timeline: Timeline | None
     timeline, _ = _read(
         "timeline", lambda: cached_queries.timeline(_round_down(since), _round_down(until))

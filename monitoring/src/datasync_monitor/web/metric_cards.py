@@ -34,17 +34,14 @@ def scan_cards(progress: Progress) -> tuple[MetricCard, ...]:
         if progress.events_expected is None
         else f"of {formatting.count(progress.events_expected)} expected"
     )
-    took = (
-        progress.last_activity_at - progress.started_at
-        if progress.last_activity_at and progress.started_at
-        else None
-    )
+    last_activity_at, started_at = progress.snapshot.last_activity_at, progress.totals.started_at
+    took = last_activity_at - started_at if last_activity_at and started_at else None
     return (
         MetricCard("Events of this scan", formatting.count(progress.events_seen), expected),
         MetricCard(
             "Done",
             _or_dash(progress.fraction, formatting.percent),
-            formatting.plural(progress.pages, "page"),
+            formatting.plural(progress.totals.pages, "page"),
         ),
         MetricCard(
             "Throughput",
@@ -90,7 +87,7 @@ def detail_cards(progress: Progress) -> tuple[MetricCard, ...]:
             "since it was last written",
         ),
         MetricCard(
-            "Rejected events", formatting.count(progress.rejected), f"{restarts}, {retries}"
+            "Rejected events", formatting.count(progress.totals.rejected), f"{restarts}, {retries}"
         ),
     )
 

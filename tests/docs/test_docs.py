@@ -1,0 +1,276 @@
+"""The documentation agrees with the code: links, commands, settings, generated pages, messages."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from datasync_ingestion import config
+from datasync_ingestion.meltano import STATE_ID
+from tap_datasync.config import SETTINGS
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+MELTANO = yaml.safe_load((ROOT / "meltano.yml").read_text())
+ACCOUNTS = yaml.safe_load((ROOT / "examples/two-accounts/accounts.meltano.yml").read_text())
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+PLUGINS: dict[str, dict[str, Any]] = {
+    plugin["name"]: plugin for kind in MELTANO["plugins"].values() for plugin in kind
+}
+PACKAGES = ("tap_datasync", "target_config", "datasync_ingestion", "datasync_sandbox")
+OTHER_PROGRAMS = {"apt-get", "createdb", "cp", "echo", "export", "pg_dump", "pip", "psql", "set"}
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def pages() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    return [ROOT / name for name in listed or ["README.md"] if (ROOT / name).exists()]
+
+
+def commands(path: Path) -> list[str]:
+    """Return the commands of the `sh` blocks, one per line, without comments."""
+    found = []
+    for language, block in _FENCE.findall(path.read_text()):
+        for line in block.replace("\\\n", " ").splitlines() if language == "sh" else ():
+            if command := re.sub(r"(^|\s)#.*", "", line).strip():
+                found.append(re.sub(r"\s+", " ", command))
+    return found
+
+
+SHOWN = [
+    pytest.param(path, command, id=f"{path.relative_to(ROOT).as_posix()}: {command}")
+    for path in pages()
+    for command in commands(path)
+]
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).strip().replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_resolve(path):
+    for link in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", _FENCE.sub("", path.read_text())):
+        if re.match(r"[a-z]+:", link):
+            assert link.startswith(("https://", "mailto:", "http://127.0.0.1")), link
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        assert ROOT in target.parents, link
+        assert not anchor or anchor in anchors(target), link
+
+
+@cache
+def scripts() -> set[str]:
+    names = (*PACKAGES, "datasync_monitor")
+    found = entry_points(group="console_scripts")
+    return {script.name for script in found if script.module.partition(".")[0] in names}
+
+
+@cache
+def help_of(*words: str) -> str:
+    command = [BIN / words[0], *words[1:], "--help"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def options(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words if word.startswith("--")}
+
+
+def words_of(command: str) -> list[str]:
+    """Return a program and its arguments, without variables, pipes and redirections."""
+    words = list(takewhile(lambda word: word[:1] not in {"|", ">"}, shlex.split(command)))
+    while words and re.match(r"\w+=", words[0]):
+        words.pop(0)
+    return words
+
+
+def check_script(path: Path, name: str, arguments: list[str]) -> None:
+    script = ROOT / name if (ROOT / name).exists() else path.parent / name
+    text = script.read_text()
+    if name == "run-tests.sh":
+        assert all((ROOT / each).exists() for each in arguments if each.startswith("tests/"))
+        return
+    if name == "run-ingestion.sh":
+        text = help_of("datasync-sandbox", "up")
+        text += (ROOT / "ingestion/src/datasync_ingestion/help.txt").read_text()
+    elif name == "bench/run.sh":
+        text = (ROOT / "bench/datasync_bench/cli.py").read_text() + "--help"
+    assert not [option for option in options(arguments) if option not in text]
+
+
+def check_meltano(verb: str, arguments: list[str]) -> None:
+    named = [word for word in arguments if not word.startswith("-")]
+    if verb == "run":
+        jobs = [job["name"] for project in (MELTANO, ACCOUNTS) for job in project["jobs"]]
+        assert set(named) <= {*PLUGINS, *jobs}
+    elif verb == "invoke":
+        plugin, _, command = named[0].partition(":")
+        assert not command or command in PLUGINS[plugin]["commands"]
+    elif verb == "schedule":
+        assert set(named[1:]) <= {schedule["name"] for schedule in MELTANO["schedules"]}
+    elif verb == "state":
+        assert all(word == STATE_ID for word in named[1:] if ":" in word)
+    else:
+        assert verb in {"add", "config"}
+
+
+@pytest.mark.parametrize(("path", "command"), SHOWN)
+def test_command_exists(path, command):
+    words = words_of(command)
+    if not words or (words[0] == "git" and path.name == "README.md"):
+        return
+    place, program, arguments = Path(words[0]).parent, Path(words[0]).name, words[1:]
+    assert place.as_posix() in {".", ".venv/bin", ".venv-dev/bin"}
+    if program in scripts():
+        text = help_of(program, *takewhile(lambda word: not word.startswith("-"), arguments))
+        assert not [option for option in options(arguments) if option not in text]
+    elif program == "sh":
+        check_script(path, arguments[0], arguments[1:])
+    elif program == "meltano":
+        check_meltano(arguments[0], arguments[1:])
+    elif program == "docker":
+        assert arguments[0] == "compose"
+        services = {*COMPOSE["services"], *COMPOSE.get("profiles", ())}
+        verbs = {"up", "down", "run", "logs", "stop", "exec", "ps", "cp", "build", "config"}
+        assert verbs & set(arguments)
+        assert {"ingestion", "postgres", "dashboard", "sandbox"} <= services
+    elif program == "python":
+        module = arguments[arguments.index("-m") + 1] if "-m" in arguments else None
+        source = f"{module.replace('.', '/')}/__main__.py" if module else arguments[0]
+        text = (ROOT / source).read_text()
+        assert not [option for option in options(arguments) if option not in text]
+    else:
+        assert program in OTHER_PROGRAMS, f"no check for {program}"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tap-datasync", "--config", "CONFIG", "--discover"],
+        ["tap-datasync", "--about"],
+        ["datasync-sandbox", "api", "--list-faults"],
+        ["datasync-sandbox", "api", "--list-malformed"],
+        ["target-postgres-checkpoint", "--about"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_only_print_work(words, tmp_path):
+    settings = tmp_path / "config.json"
+    settings.write_text('{"api_url": "http://127.0.0.1:9/api/v1", "api_key": "none"}')
+    command = [BIN / words[0], *(settings if word == "CONFIG" else word for word in words[1:])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.strip()
+
+
+def test_env_example_has_every_name_and_its_placeholders():
+    text = (ROOT / ".env.example").read_text()
+    example = dict(re.findall(r"^#?([A-Z_]+)=(.*)$", text, re.MULTILINE))
+    assert set(config.NAMES) <= set(example)
+    assert example["API_KEY"] == config.PLACEHOLDER_KEY
+    assert example["API_BASE_URL"] == config.PLACEHOLDER_URL
+    assert example["BATCH_SIZE"] == str(config.LARGEST_PAGE)
+
+
+def test_meltano_maps_every_name_of_env_example():
+    mapped = {}
+    prefixes = (("tap-datasync", "TAP_DATASYNC_"), ("target-postgres", "TARGET_POSTGRES_"))
+    for plugin, prefix in prefixes:
+        for setting in PLUGINS[plugin]["settings"]:
+            for alias in setting.get("env_aliases", []):
+                mapped[prefix + setting["name"].upper()] = alias
+    assert mapped == config.MELTANO_NAMES
+
+
+def test_meltano_declares_the_settings_of_the_tap_with_their_defaults():
+    about = subprocess.run(
+        [BIN / "tap-datasync", "--about", "--format=json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    known = json.loads(about)["settings"]["properties"]
+    declared = {setting["name"]: setting for setting in PLUGINS["tap-datasync"]["settings"]}
+    assert set(SETTINGS.to_dict()["properties"]) <= declared.keys() <= known.keys()
+    for name, setting in declared.items():
+        if "value" in setting and "default" in known[name]:
+            assert setting["value"] == known[name]["default"]
+
+
+@pytest.mark.parametrize(
+    ("plugin", "name"), [("tap-datasync", "api_key"), ("target-postgres", "password")]
+)
+def test_secrets_are_marked_as_sensitive(plugin, name):
+    setting = next(each for each in PLUGINS[plugin]["settings"] if each["name"] == name)
+    assert setting["sensitive"] is True
+
+
+def test_generated_pages_are_up_to_date_in_any_environment():
+    url = "postgresql+psycopg://user:none@127.0.0.1:9/other"
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"],
+        env={**os.environ, "TARGET_POSTGRES_SQLALCHEMY_URL": url},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def code_strings() -> str:
+    """Return all strings of the packages and of the shell scripts, variables as `…`."""
+    found = []
+    for package in ("tap-datasync", "target-config", "ingestion", "sandbox", "monitoring"):
+        for path in (ROOT / package / "src").rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    parts = node.values
+                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(re.sub(r"%[sd]|\{[^}]*\}", "…", node.value))
+    for path in [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*"), *ROOT.glob("docker/*.sh")]:
+        if path.is_file():
+            found.append(re.sub(r"\$\{?\w+\}?|\{[^}]*\}", "…", path.read_text()))
+    found += [path.read_text() for path in (ROOT / "target-config" / "sql").glob("*.sql")]
+    return "\n".join(found)
+
+
+def documented_messages() -> list[str]:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    section = page.partition("\n## Error messages")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \| ", section, re.MULTILINE)
+    return [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+
+
+def test_documented_error_messages_are_in_the_code():
+    text = code_strings()
+    messages = documented_messages()
+    assert len(messages) > 20
+    missing = [
+        fragment
+        for message in messages
+        for fragment in message.split("…")
+        if len(fragment) > 8 and fragment not in text
+    ]
+    assert not missing
