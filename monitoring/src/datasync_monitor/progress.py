@@ -127,8 +127,7 @@ class Progress:
         if self.state is State.STUCK:
             return self._reason_stuck()
         if self.wait:
-            whole = formatting.duration(formatting.whole_seconds(self.wait))
-            return f"waiting {whole} for the rate limit"
+            return f"waiting {formatting.duration(self.wait)} for the rate limit"
         if self.state is State.FINISHED:
             if self.scan.high_watermark is None:
                 return "nothing to load"
