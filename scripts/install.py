@@ -188,7 +188,7 @@ def install(name: str) -> None:
 
 
 def remove_unused() -> None:
-    """Remove the environments that no link points to and no process runs in."""
+    """Remove what is incomplete, and the environments that nothing uses any more."""
     program = "import psutil; print(*(p.info['cmdline'] for p in psutil.process_iter(['cmdline'])))"
     running = output_of(link("run") / "bin" / "python", "-c", program)
     current = {path.resolve() for path in ROOT.glob(".venv*")}
@@ -207,10 +207,12 @@ def install_missing(names: list[str]) -> None:
             print("Waiting for another installation.", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         LOG.write_text("")
-        for name in names:
-            if not is_complete(name):
-                install(name)
-        remove_unused()
+        try:
+            for name in names:
+                if not is_complete(name):
+                    install(name)
+        finally:
+            remove_unused()
 
 
 def main() -> None:

@@ -1,19 +1,13 @@
-"""The two commands, before anything is installed."""
+"""The commands of the project, before anything is installed."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from datasync_ingestion import cli
-from datasync_ingestion.cli import parse
-from datasync_sandbox.cli import up
-from datasync_sandbox.testing import ApiOptions
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = [
@@ -55,50 +49,6 @@ def test_help_needs_nothing_installed_not_even_python(tmp_path: Path, option: st
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout == (ROOT / "ingestion" / "src" / "datasync_ingestion" / "help.txt").read_text()
-    )
-
-
-def test_the_supervisor_shows_the_same_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        parse(["--help"])
-    assert caught.value.code == 0
-    help_text = (ROOT / "ingestion" / "src" / "datasync_ingestion" / "help.txt").read_text()
-    assert capsys.readouterr().out == help_text
-
-
-def test_help_says_every_option_and_exit_code() -> None:
-    help_text = (ROOT / "ingestion" / "src" / "datasync_ingestion" / "help.txt").read_text()
-    options = re.findall(r"add_argument\(\"(--[a-z-]+)\"", Path(cli.__file__).read_text())
-    options += re.findall(r"(--[a-z-]+)\)$", (ROOT / "run-ingestion.sh").read_text(), re.MULTILINE)
-    assert {"--bulk", "--docker", "--help"} < set(options)
-    assert [option for option in options if f"\n  {option} " not in help_text] in (
-        [],
-        ["--stop-sandbox"],
-    )
-    for code in (0, 1, 2, 3, 75, 129, 130):
-        assert f"\n  {code} " in help_text
-    assert max(map(len, help_text.splitlines())) <= 80
-
-
-def test_options_of_the_sandbox_that_a_load_has_no_use_for_are_refused(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """They would start half of it, start it elsewhere, or nothing at all."""
-    of_the_api = {f"--{field.name.replace('_', '-')}" for field in fields(ApiOptions)}
-    known = {name for param in up.params for name in param.opts}
-    assert set(cli._FOR_THE_SANDBOX_ALONE) == known - of_the_api - {"--db-port"}
-    for option in (*cli._FOR_THE_SANDBOX_ALONE, "--dir=/tmp/x"):
-        with pytest.raises(SystemExit) as caught:
-            parse(["--events", "5", option])
-        assert caught.value.code == 2
-        assert capsys.readouterr().err == (
-            f"'{option}' is an option of .venv/bin/datasync-sandbox alone; "
-            "see `sh run-ingestion.sh --help`.\n"
-        )
-    assert parse(["--malformed=0.1", "--db-port", "0"])[0].sandbox == (
-        "--malformed=0.1",
-        "--db-port",
-        "0",
     )
 
 

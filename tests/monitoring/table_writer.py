@@ -121,20 +121,17 @@ class TableWriter:
             (json.dumps(state), self.now),
         )
 
-    def page_not_accepted(self, *, events: int = 5000) -> None:
-        """Receive a page after which the scan has seen nothing.
-
-        The tap writes it where a sync fails on the first page of a scan, and where a page makes
-        the scan start again.
-        """
+    def fail_on_first_page(self, *, events: int = 5000) -> None:
+        """Receive the first page of a scan, on which the sync fails: the state stays before it."""
+        self.new_scan()
+        before = dict(self.bookmark)
         self.page(events=events, checkpoint=False)
         self.connection.execute(
-            """UPDATE pages SET cursor_expires_at = NULL, events_seen = 0, events_expected = NULL,
-                   total_events = NULL WHERE sync_id = %s AND page = %s""",
+            "UPDATE pages SET cursor_expires_at = NULL WHERE sync_id = %s AND page = %s",
             (self.sync_id, self.page_number),
         )
-        self.new_scan()
-        self.bookmark |= {"cursor_expires_at": None, "events_expected": None, "total_events": None}
+        self.bookmark = before
+        self.events_seen = 0
         self.write_checkpoint()
 
     def finish(self) -> None:
@@ -161,10 +158,13 @@ class TableWriter:
         self.events_seen = 0
         self.bookmark |= {
             "cursor": None,
+            "cursor_expires_at": None,
             "scan_newest_at": None,
             "scan_oldest_at": None,
             "events_seen": 0,
             "events_emitted": 0,
+            "events_expected": None,
+            "total_events": None,
         }
 
     def start_run(self) -> None:

@@ -47,6 +47,7 @@ def test_syncs_have_times_outcome_and_sums(
     writer.page(rejected=2, retries={"timeout": 3}, waited=1.5)
     writer.new_sync("second")
     writer.advance(10)
+    writer.total = 15_000
     writer.page(skipped=1000)
     writer.finish()
     writer.new_sync("third")
@@ -63,17 +64,38 @@ def test_syncs_have_times_outcome_and_sums(
     assert (row["duration"], row["rate limit wait"]) == ("2 s", "2 s")
 
 
-def test_a_sync_that_fails_on_its_first_page_is_not_finished(
+def test_a_sync_that_fails_at_a_false_end_is_not_finished(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
-    writer.page_not_accepted()
+    writer.fail_on_first_page()
     assert [s.outcome for s in database.run(lambda c: read_syncs(c, "public"))] == ["open"]
     writer.advance(10)
     writer.new_sync("second")
+    writer.total = 5000
     writer.page()
     writer.finish()
     outcomes = [s.outcome for s in database.run(lambda c: read_syncs(c, "public"))]
     assert outcomes == ["finished", "interrupted"]
+
+
+@pytest.mark.parametrize(("events", "outcome"), [(4900, "open"), (4950, "finished")])
+def test_a_finished_sync_may_have_seen_a_little_less_than_expected(
+    writer: TableWriter, database: ReconnectingConnection, events: int, outcome: str
+) -> None:
+    """Events may be deleted during a scan."""
+    writer.total = 5000
+    writer.page(events=events)
+    writer.finish()
+    assert [s.outcome for s in database.run(lambda c: read_syncs(c, "public"))] == [outcome]
+
+
+def test_an_incremental_sync_finishes_where_its_scan_was_to_end(
+    writer: TableWriter, database: ReconnectingConnection
+) -> None:
+    writer.incremental_to = T0 - timedelta(minutes=60)
+    writer.page()
+    writer.finish()
+    assert [s.outcome for s in database.run(lambda c: read_syncs(c, "public"))] == ["finished"]
 
 
 def test_the_timeline_has_every_page_once_and_no_gaps(

@@ -224,9 +224,18 @@ def test_role_without_create_privilege_on_the_database(
     try:
         with pytest.raises(SettingsError) as caught:
             make_target(default_target_schema="other").load(stdin(scan(1)))
+        # A schema that exists needs no privilege on the database.
+        make_target().load(stdin(scan(1)))
     finally:
         database.execute(f"GRANT CREATE ON DATABASE {database.name} TO {user}")
     assert f"GRANT CREATE ON DATABASE {database.name} TO {user};" in str(caught.value)
+
+
+def test_database_of_another_encoding_is_refused(database: Database, make_target: Make) -> None:
+    database.execute("DROP DATABASE IF EXISTS ascii")
+    database.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    with pytest.raises(SettingsError, match="has the encoding SQL_ASCII: create it with ENCODING"):
+        make_target(database="ascii").load(stdin([]))
 
 
 def test_values_keep_their_precision(database: Database, make_target: Make) -> None:

@@ -6,8 +6,8 @@ API announced: until the rate limit allows the next request, the load waits; aft
 `stall_timeout` to request and load one page. After a longer time the load is stuck, whether its
 process hangs, has ended, or gets no reply from the API.
 
-`pipeline_runs` adds what only the supervisor of a run knows: that a run has started and not ended,
-or how it ended.
+`pipeline_runs`, written by the command that runs the pipeline, adds that a run has started, and how
+it ended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class State(str, Enum):
 
     @property
     def healthy(self) -> bool:
-        """Whether no one has to act."""
+        """Whether the load needs no attention."""
         return self is not State.STUCK
 
 
@@ -103,7 +103,13 @@ def unsuccessful_run(snapshot: Snapshot) -> PipelineRun | None:
 def scan_ended(snapshot: Snapshot) -> bool:
     """Whether the last scan reached its end.
 
-    No scan is in progress then, but neither is one whose sync failed on its first page.
+    Otherwise it is in progress, or failed on its first page: then the page is in `pages`, but not
+    counted by the checkpoint, which still describes a scan without pages.
     """
-    page = snapshot.last_page
-    return not snapshot.scan.scan_in_progress and (page is None or page.accepted)
+    scan, page = snapshot.scan, snapshot.last_page
+    if scan.scan_in_progress:
+        return False
+    return page is None or (page.events_seen, page.total_events) == (
+        scan.events_seen,
+        scan.total_events,
+    )

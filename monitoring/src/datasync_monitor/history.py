@@ -66,13 +66,15 @@ class Timeline:
     retries: tuple[RetryCount, ...] = ()
 
 
-# After the page that ends a scan there is no cursor. A page that was not accepted (see
-# `snapshot.Page.accepted`) has none either, but ends nothing. A sync may end one scan and be
-# interrupted in the next, so its last page decides.
+# After the page that ends a scan there is no cursor, but neither is there after an end that came
+# too early and failed the sync: a scan ends where an incremental one was to end, or with all events
+# expected but for the deletions that the tap tolerates. The last page of a sync decides.
 _SYNCS = """
     SELECT sync_id, min(requested_at) AS started_at, max(received_at) AS ended_at,
-           CASE WHEN (array_agg(cursor_expires_at IS NULL AND total_events IS NOT NULL
-                                ORDER BY page DESC))[1] THEN 'finished'
+           CASE WHEN (array_agg(
+                    cursor_expires_at IS NULL AND (oldest_event_at <= incremental_to OR
+                        events_seen >= events_expected - least(1000, events_expected / 100))
+                    ORDER BY page DESC))[1] THEN 'finished'
                 WHEN max(received_at) = (SELECT max(received_at) FROM {schema}.pages) THEN 'open'
                 ELSE 'interrupted' END AS outcome,
            count(*)::int AS pages, coalesce(sum(events), 0)::bigint AS events,

@@ -66,15 +66,6 @@ class Page:
     total_events: int | None = None
     incremental_to: datetime | None = None
 
-    @property
-    def accepted(self) -> bool:
-        """Whether the scan continues, or ends, after this page.
-
-        It does neither where a sync fails on the first page of a scan or starts the scan again:
-        that row describes a scan without events and without a total.
-        """
-        return self.total_events is not None
-
 
 @dataclass(frozen=True, slots=True)
 class PageTotals:
@@ -135,7 +126,7 @@ class Snapshot:
         return Checkpoint(
             updated_at=page.received_at,
             cursor_expires_at=page.cursor_expires_at,
-            scan_in_progress=page.cursor_expires_at is not None or not page.accepted,
+            scan_in_progress=page.cursor_expires_at is not None,
             events_seen=page.events_seen,
             events_expected=page.events_expected,
             total_events=page.total_events,
