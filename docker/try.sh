@@ -181,7 +181,7 @@ expect "metrics profile" 0 "$(code docker compose --profile metrics up --detach 
 page() { python3 -c 'import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())' "$1"; }
 expect "  the dashboard answers" ok "$(page "http://127.0.0.1:$DASHBOARD_PORT/_stcore/health")"
 tries=0
-until page "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query?query=datasync_events_total" 2>/dev/null | grep -q '"value"'; do
+until page "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/query?query=datasync_database_up" 2>/dev/null | grep -q '"value"'; do
     tries=$((tries + 1))
     [ $tries -lt 60 ] || expect "Prometheus has the metrics within a minute" yes no
     sleep 1

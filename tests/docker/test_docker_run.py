@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from datasync_ingestion.settings import PLACEHOLDER_KEY
+from datasync_ingestion.config import PLACEHOLDER_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 
