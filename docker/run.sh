@@ -44,6 +44,11 @@ fi
 
 # Compose alone reads .env.
 config=$(docker compose config ingestion) || fail 2 "Compose cannot read its configuration: correct .env or the environment."
+case $config in
+*'DB_HOST: localhost'* | *'DB_HOST: 127.'* | *'API_BASE_URL: http://localhost'* | *'API_BASE_URL: http://127.'*)
+    fail 2 "DB_HOST or API_BASE_URL is an address of this machine, which in a container is the container itself. Use the name host.docker.internal, and let the server there listen for the containers."
+    ;;
+esac
 sandbox=
 case $config in
 *'API_KEY: ""'*'API_KEY_FILE: ""'* | *'API_KEY: put-your-api-key-here'*'API_KEY_FILE: ""'*) sandbox=sandbox ;;

@@ -144,6 +144,15 @@ def test_refuses_options_that_would_have_no_effect(
     assert "secret" not in errors
 
 
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_refuses_an_address_that_means_the_container(checkout: Checkout, host: str) -> None:
+    with (checkout.bin / "config").open("a") as config:
+        config.write(f"      DB_HOST: {host}\n")
+    code, errors = checkout.run()
+    assert code == 2
+    assert "host.docker.internal" in errors
+
+
 def test_stops_the_containers(checkout: Checkout) -> None:
     assert checkout.run("--stop-sandbox") == (0, "")
     assert checkout.commands()[-1] == "compose --profile sandbox --profile metrics stop"
@@ -177,7 +186,9 @@ def test_a_signal_stops_the_load(checkout: Checkout, number: signal.Signals) -> 
 
 def test_a_signal_during_the_build_ends_it(checkout: Checkout) -> None:
     docker = checkout.bin / "docker"
-    docker.write_text(DOCKER.replace("esac", '*" build ingestion dashboard") exec sleep 60 ;;\nesac'))
+    docker.write_text(
+        DOCKER.replace("esac", '*" build ingestion dashboard") exec sleep 60 ;;\nesac')
+    )
     process = checkout.start()
     try:
         deadline = time.monotonic() + 60
