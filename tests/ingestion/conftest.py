@@ -1,4 +1,4 @@
-"""A checkout whose Meltano and sandbox are stand-ins that do as they are told."""
+"""A checkout with a fake Meltano and a fake sandbox, and a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from datasync_ingestion.database import Door
+from datasync_monitor.database import ReconnectingConnection
 from datasync_sandbox.testing import temporary_postgres
 
 # Tests are imported by their path, as modules of no package: what they share has to be found.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ingestion_helpers import Checkout, make_checkout, place
+from ingestion_helpers import Checkout, make_checkout, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
     checkout = make_checkout(tmp_path / "check out")
     yield checkout
-    checkout.end_leftovers()
+    checkout.kill_remaining()
 
 
 @pytest.fixture(scope="session")
@@ -36,14 +36,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def empty(cluster: Cluster) -> Cluster:
-    """Give the server, its database without a table."""
+    """The server, its database without a table."""
     cluster.start()
     cluster.sql("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     return cluster
 
 
 @pytest.fixture
-def door(empty: Cluster) -> Iterator[Door]:
-    """Give a door to it that never waits."""
-    with Door(place(empty), lambda _seconds: None) as door:
-        yield door
+def ready(checkout: Checkout, empty: Cluster) -> Checkout:
+    """A checkout whose sandbox reports the empty database."""
+    checkout.use(empty)
+    return checkout
+
+
+@pytest.fixture
+def connection(empty: Cluster) -> Iterator[ReconnectingConnection]:
+    """A connection to it that does not sleep."""
+    with ReconnectingConnection(
+        settings_of(empty), read_only=False, sleep=lambda _seconds: None
+    ) as connection:
+        yield connection

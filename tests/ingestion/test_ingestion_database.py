@@ -1,75 +1,132 @@
-"""What the supervisor reads from PostgreSQL, and what it says when it cannot."""
+"""What a run checks in PostgreSQL and stores there."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from datasync_ingestion import database, runs
-from datasync_ingestion.database import Door
-from datasync_ingestion.errors import IngestionError, UsageError
-from ingestion_helpers import nowhere, place
+from datasync_ingestion import database
+from datasync_ingestion.errors import ConfigError
+from ingestion_helpers import load, settings_of
 
 if TYPE_CHECKING:
+    from datasync_ingestion.database import PipelineRun
+    from datasync_monitor.database import ReconnectingConnection
     from datasync_sandbox.testing import Cluster
 
 
-def test_a_refused_connection_is_told_from_one_that_fails(empty: Cluster) -> None:
-    """By the cause, which is the first line; below it libpq guesses at reasons."""
-    wrong = replace(place(empty), name="nope")
-    with pytest.raises(UsageError, match=r'FATAL:  database "nope" does not exist\.$'):
-        Door(wrong, lambda _: None).ask(database.now)
-    away = nowhere()
-    with pytest.raises(IngestionError, match=r"Connection refused\.$") as caught:
-        Door(away, lambda _: None).ask(database.now, attempts=1)
-    assert not isinstance(caught.value, UsageError)
-    assert f"events at 127.0.0.1:{away.port}: connection to server" in str(caught.value)
+def begin(connection: ReconnectingConnection, source: str) -> PipelineRun:
+    settings = connection.settings
+    return connection.run(lambda conn: database.begin_run(conn, settings, source))
+
+
+def end(connection: ReconnectingConnection, run: PipelineRun, outcome: str) -> None:
+    connection.run(lambda conn: database.end_run(conn, run, outcome))
+
+
+def test_a_run_counts_as_the_source_once_it_has_loaded_something(
+    empty: Cluster, connection: ReconnectingConnection
+) -> None:
+    """Whatever its outcome, and also where every event existed already."""
+
+    def last_source() -> str | None:
+        return connection.run(database.last_source)
+
+    first = begin(connection, "a")
+    assert last_source() is None
+    empty.sql("CREATE TABLE checkpoint (id INT PRIMARY KEY DEFAULT 1, updated_at TIMESTAMPTZ)")
+    empty.sql("INSERT INTO checkpoint VALUES (1, clock_timestamp())")
+    assert last_source() == "a"
+    end(connection, first, "failed")
+    # Killed before it had loaded anything.
+    begin(connection, "b")
+    assert last_source() == "a"
+    # Events that existed already: not one row more.
+    second = begin(connection, "c")
+    empty.sql("UPDATE checkpoint SET updated_at = clock_timestamp()")
+    end(connection, second, "failed")
+    assert last_source() == "c"
+    # Rows of a page whose checkpoint was not reached.
+    third = begin(connection, "d")
+    empty.sql("CREATE TABLE events (id TEXT PRIMARY KEY); INSERT INTO events VALUES ('e')")
+    end(connection, third, "failed")
+    assert last_source() == "d"
+
+
+def test_a_run_that_never_ended_is_marked_as_killed(
+    empty: Cluster, connection: ReconnectingConnection
+) -> None:
+    begin(connection, "a")
+    begin(connection, "a")
+    rows = empty.sql("SELECT coalesce(outcome, 'in progress') FROM pipeline_runs ORDER BY id")
+    assert rows.splitlines() == ["killed", "in progress"]
 
 
 @pytest.mark.parametrize(
-    ("said", "refused"),
+    ("table", "missing"),
     [
-        ('FATAL:  role "u" does not exist', True),
-        ("FATAL:  password authentication failed for user", True),
-        ("server does not support SSL, but SSL was required", True),
-        ('FATAL:  permission denied for database "events"', True),
-        # It may come up yet: its socket, or the file that holds it.
-        ('"/run/postgresql/.s.PGSQL.5432" failed: No such file, it does not exist', False),
-        ('"/run/postgresql/.s.PGSQL.5432" failed: permission denied', False),
-        ("FATAL:  the database system is starting up", False),
+        ("events (id INTEGER PRIMARY KEY, title TEXT)", "no column id text"),
+        ("checkpoint (id INTEGER, state TEXT)", "no column state jsonb"),
+        ("pipeline_runs (id BIGINT, name TEXT)", "no column source text"),
     ],
 )
-def test_words_of_a_server_that_will_go_on_refusing(said: str, refused: bool) -> None:  # noqa: FBT001
-    assert bool(database._REFUSED.search(f"connection failed: {said}\n\tA hint")) is refused
+def test_a_table_of_another_application_is_named(
+    empty: Cluster, connection: ReconnectingConnection, table: str, missing: str
+) -> None:
+    empty.sql(f"CREATE TABLE {table}")
+    name = table.partition(" ")[0]
+    settings = connection.settings
+    with pytest.raises(ConfigError, match=rf"public\.{name} .* was not made by .*{missing}"):
+        connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def loaded(connection: Any) -> None:
-    connection.execute("UPDATE checkpoint SET updated_at = clock_timestamp()")
+def test_our_own_tables_pass_the_check(empty: Cluster, connection: ReconnectingConnection) -> None:
+    settings = connection.settings
+    connection.run(lambda conn: database.check_tables(conn, settings))
+    empty.sql(load(5))
+    begin(connection, "a")
+    connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def test_a_run_counts_as_a_source_when_it_has_loaded_something(empty: Cluster, door: Door) -> None:
-    """Whatever its end, and also when all that came was in the table already."""
+def test_a_role_that_may_not_create_tables_is_told_the_grant(
+    empty: Cluster, connection: ReconnectingConnection
+) -> None:
+    empty.sql(f"REVOKE CREATE ON SCHEMA public FROM {empty.user}, PUBLIC")
+    with pytest.raises(ConfigError, match=f'GRANT CREATE ON SCHEMA public TO "{empty.user}"'):
+        begin(connection, "a")
 
-    def begin(source: str) -> runs.Run:
-        return door.ask(lambda connection: runs.begin(connection, source))
 
-    first = begin("a")
-    assert door.ask(runs.last_source) is None
-    empty.sql("CREATE TABLE checkpoint (id INT PRIMARY KEY DEFAULT 1, updated_at TIMESTAMPTZ)")
-    empty.sql("INSERT INTO checkpoint VALUES (1, clock_timestamp())")
-    assert door.ask(runs.last_source) == "a"
-    door.ask(lambda connection: runs.end(connection, first, "failed"))
-    # Killed before it had loaded anything.
-    begin("b")
-    assert door.ask(runs.last_source) == "a"
-    # Events that were there already: not one row more.
-    second = begin("c")
-    door.ask(loaded)
-    door.ask(lambda connection: runs.end(connection, second, "failed"))
-    assert door.ask(runs.last_source) == "c"
-    # Rows of a page whose checkpoint was not reached.
-    third = begin("d")
-    empty.sql("CREATE TABLE events (id TEXT PRIMARY KEY); INSERT INTO events VALUES ('e')")
-    door.ask(lambda connection: runs.end(connection, third, "failed"))
-    assert door.ask(runs.last_source) == "d"
+def test_the_holder_of_the_load_lock_is_described(
+    empty: Cluster, connection: ReconnectingConnection
+) -> None:
+    assert connection.run(database.load_lock_holder) is None
+    at = settings_of(empty)
+    parameters: dict[str, Any] = {
+        "host": at.host,
+        "port": at.port,
+        "user": at.user,
+        "password": at.password,
+        "dbname": at.name,
+    }
+    with psycopg.connect(**parameters, application_name="target-postgres-checkpoint") as holder:
+        key = (database._LOAD_LOCK_CLASS, "public")
+        holder.execute("SELECT pg_try_advisory_xact_lock(%s, hashtext(%s))", key)
+        found = connection.run(database.load_lock_holder)
+        assert found is not None
+        assert found.startswith(
+            f"target-postgres-checkpoint, server process {holder.info.backend_pid}"
+        )
+        assert found.endswith(" UTC")
+    assert connection.run(database.load_lock_holder) is None
+
+
+def test_truncating_leaves_other_tables_alone(
+    empty: Cluster, connection: ReconnectingConnection
+) -> None:
+    connection.run(database.truncate_load)
+    empty.sql(load(5))
+    begin(connection, "a")
+    connection.run(database.truncate_load)
+    assert connection.run(lambda conn: database.count_rows(conn, "events")) == 0
+    assert connection.run(lambda conn: database.count_rows(conn, "pipeline_runs")) == 1

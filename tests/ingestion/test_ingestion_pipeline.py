@@ -1,9 +1,8 @@
-"""Meltano as a child: followed, stopped in order, and cleared away when it was killed."""
+"""Meltano as a child process: followed, stopped in order, and cleaned up after a kill."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -11,18 +10,23 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
-from datasync_ingestion import lock, pipeline, processes
+from datasync_ingestion import meltano
 from datasync_ingestion.errors import BusyError
-from datasync_ingestion.lock import only_one
-from datasync_ingestion.logs import parse
-from datasync_ingestion.pipeline import Pipeline, clear_the_way
-from ingestion_helpers import is_alive, until
+from datasync_ingestion.meltano import (
+    PIPELINE_VARIABLE,
+    Pipeline,
+    exclusive_lock,
+    parse_line,
+    pipeline_processes,
+    stop_orphaned_pipeline,
+)
+from ingestion_helpers import is_alive, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import psutil
     from ingestion_helpers import Checkout
 
 
@@ -33,16 +37,16 @@ def start(checkout: Checkout) -> Pipeline:
 
 def lines(running: Pipeline) -> list[str]:
     """All that it logs, to the end."""
-    said = []
+    found = []
     while (text := running.next_line(0.1)) is not None:
         if text:
-            said.append(parse(text).text)
-    return said
+            found.append(parse_line(text).text)
+    return found
 
 
-def until_the_tap_runs(running: Pipeline) -> psutil.Process:
-    until(lambda: "Page 1" in (running.next_line(0.1) or ""))
-    (tap,) = processes.taps(running.session)
+def wait_for_tap(checkout: Checkout, running: Pipeline) -> psutil.Process:
+    wait_for(lambda: "Page 1" in (running.next_line(0.1) or ""))
+    (tap,) = [p for p in pipeline_processes(checkout.root) if meltano._is_tap(p)]
     return tap
 
 
@@ -50,219 +54,147 @@ def configs(checkout: Checkout) -> list[Path]:
     return list((checkout.root / ".meltano" / "run").glob("*/*.config.json"))
 
 
-def record(checkout: Checkout) -> Path:
-    return checkout.root / ".run" / "pipeline.json"
+def meltano_pid(checkout: Checkout) -> int:
+    return int(checkout.calls("run")[0]["pid"])
 
 
-def test_the_log_comes_line_by_line_and_ends_with_the_process(checkout: Checkout) -> None:
-    checkout.play({"log": [{"event": "one"}, {"event": "two"}], "exit": 3})
+def test_the_log_is_returned_line_by_line_to_the_end_of_the_process(checkout: Checkout) -> None:
+    checkout.plan({"log": [{"event": "one"}, {"event": "two"}], "exit": 3})
     running = start(checkout)
     assert lines(running) == ["Running job", "one", "two"]
     assert running.wait() == 3
-    (asked,) = checkout.asked("run")
-    assert asked["words"] == [
+    (call,) = checkout.calls("run")
+    assert call["words"] == [
         *("--log-format=json", "--environment=dev", "run", "--no-install", "--force"),
         *("tap-datasync", "target-postgres"),
     ]
 
 
-def test_it_has_a_session_of_its_own(checkout: Checkout) -> None:
-    """So that Ctrl-C in the terminal does not reach it before we have stopped it in order."""
-    checkout.play({})
+def test_the_tap_is_stopped_first_so_that_meltano_saves_the_state(checkout: Checkout) -> None:
+    checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
-    running.wait()
-    assert checkout.asked("run")[0]["session"] == running.session != os.getsid(0)
-
-
-def test_the_tap_is_stopped_first_so_that_meltano_saves_and_ends_by_itself(
-    checkout: Checkout,
-) -> None:
-    checkout.play({"tap": {"seconds": 60}})
-    running = start(checkout)
-    until_the_tap_runs(running)
+    tap = wait_for_tap(checkout, running)
+    # Ctrl-C in the terminal must not reach it before.
+    assert os.getsid(tap.pid) == meltano_pid(checkout) != os.getsid(0)
     running.stop()
-    assert processes.members(running.session) == []
-    said = [parse(text).facts for text in iter(lambda: running.next_line(0.1), None) if text]
-    assert said[-1]["exit_codes"] == {"extractors": 143}
+    assert pipeline_processes(checkout.root) == []
+    found = [parse_line(text).fields for text in iter(lambda: running.next_line(0.1), None) if text]
+    assert found[-1]["exit_codes"] == {"extractors": 143}
 
 
-def test_a_tap_that_is_deaf_is_killed_in_time(
+def test_a_tap_that_ignores_sigterm_is_killed_in_time(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "TAP_GRACE_S", 0.3)
-    monkeypatch.setattr(pipeline, "MELTANO_GRACE_S", 0.3)
-    monkeypatch.setattr(pipeline, "LEFTOVER_GRACE_S", 0.3)
-    checkout.play({"tap": {"seconds": 60, "deaf": True}})
+    for name in ("TAP_STOP_SECONDS", "MELTANO_STOP_SECONDS", "REMAINING_STOP_SECONDS"):
+        monkeypatch.setattr(meltano, name, 0.2)
+    checkout.plan({"tap": {"seconds": 60, "ignores_sigterm": True}})
     running = start(checkout)
-    tap = until_the_tap_runs(running)
+    tap = wait_for_tap(checkout, running)
     running.stop()
     assert not is_alive(tap.pid)
-    assert processes.members(running.session) == []
+    assert pipeline_processes(checkout.root) == []
 
 
-def test_the_graces_together_leave_time_within_ten_seconds() -> None:
-    graces = (pipeline.TAP_GRACE_S, pipeline.MELTANO_GRACE_S, pipeline.LEFTOVER_GRACE_S)
-    assert sum(graces) < 8
+def test_stopping_takes_less_than_the_ten_seconds_of_docker() -> None:
+    steps = (meltano.TAP_STOP_SECONDS, meltano.MELTANO_STOP_SECONDS, meltano.REMAINING_STOP_SECONDS)
+    assert sum(steps) < 8
 
 
 def test_a_pipeline_without_a_tap_yet_is_stopped_too(checkout: Checkout) -> None:
-    checkout.play({"tap": {"seconds": 60}})
+    checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
     running.stop()
-    assert processes.members(running.session) == []
+    assert pipeline_processes(checkout.root) == []
 
 
-def test_what_a_killed_meltano_leaves_behind_is_ended(checkout: Checkout) -> None:
-    """No old tap may go on writing beside a new one, and no file may keep the key."""
-    checkout.play({"tap": {"seconds": 60}})
+def test_the_remains_of_a_killed_meltano_are_removed(checkout: Checkout) -> None:
+    """No old tap may keep sending beside a new one, and no file may keep the key."""
+    checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
-    tap = until_the_tap_runs(running)
+    tap = wait_for_tap(checkout, running)
     assert configs(checkout)
-    os.kill(running.session, signal.SIGKILL)
+    os.kill(meltano_pid(checkout), signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
     assert not is_alive(tap.pid)
     assert configs(checkout) == []
 
 
-def test_the_pipeline_of_a_killed_supervisor_is_ended(checkout: Checkout) -> None:
-    checkout.play({"tap": {"seconds": 60}})
+@pytest.mark.parametrize("killed_too", ["nothing", "meltano"])
+def test_the_pipeline_of_a_killed_run_is_stopped(checkout: Checkout, killed_too: str) -> None:
+    checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
-    tap = until_the_tap_runs(running)
-    assert clear_the_way(checkout.root)
+    tap = wait_for_tap(checkout, running)
+    if killed_too == "meltano":
+        os.kill(meltano_pid(checkout), signal.SIGKILL)
+        wait_for(lambda: not is_alive(meltano_pid(checkout)))
+    assert is_alive(tap.pid)
+    assert stop_orphaned_pipeline(checkout.root)
     assert not is_alive(tap.pid)
-    assert processes.members(running.session) == []
+    assert pipeline_processes(checkout.root) == []
     assert configs(checkout) == []
     running.wait()
-    assert not clear_the_way(checkout.root)
+    assert not stop_orphaned_pipeline(checkout.root)
 
 
-def test_the_tap_alone_is_ended_when_meltano_was_killed_too(checkout: Checkout) -> None:
-    """The session has lost its leader then; its number still tells whose it is."""
-    checkout.play({"tap": {"seconds": 60}})
-    running = start(checkout)
-    tap = until_the_tap_runs(running)
-    os.kill(running.session, signal.SIGKILL)
-    until(lambda: not is_alive(running.session))
-    assert is_alive(tap.pid)
-    assert clear_the_way(checkout.root)
-    assert not is_alive(tap.pid)
-    running.wait()
+def test_processes_of_other_pipelines_are_left_alone(checkout: Checkout) -> None:
+    """A pipeline started by hand, and that of another checkout."""
+    tap = [checkout.root / ".venv/bin/tap-datasync", "{}"]
+    by_hand = {name: value for name, value in os.environ.items() if name != PIPELINE_VARIABLE}
+    elsewhere = {**by_hand, PIPELINE_VARIABLE: f"{checkout.root}-2"}
+    others = [
+        subprocess.Popen(tap, env=env, stdout=subprocess.PIPE) for env in (by_hand, elsewhere)
+    ]
+    try:
+        for other in others:
+            assert other.stdout is not None
+            other.stdout.readline()
+        assert not stop_orphaned_pipeline(checkout.root)
+        assert [other.poll() for other in others] == [None, None]
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate()
 
 
-def test_what_is_started_carries_the_mark_that_is_noted(checkout: Checkout) -> None:
-    checkout.play({"tap": {"seconds": 60}})
-    running = start(checkout)
-    tap = until_the_tap_runs(running)
-    noted = json.loads(record(checkout).read_text())
-    assert noted["session"] == running.session
-    assert tap.environ()[pipeline.MARK] == noted["mark"]
-    running.stop()
-    assert not record(checkout).exists()
-
-
-def test_what_cannot_be_noted_is_not_left_running(checkout: Checkout) -> None:
-    """A supervisor that comes later would not find it."""
-    before = psutil.Process().children(recursive=True)
-    record(checkout).mkdir()
-    checkout.play({"tap": {"seconds": 60}})
-    with pytest.raises(OSError, match=r"pipeline\.json"):
-        start(checkout)
-    assert psutil.Process().children(recursive=True) == before
-
-
-@pytest.mark.parametrize("leader", ["alive", "gone"])
-def test_a_session_of_somebody_else_with_the_same_number_is_left_alone(
-    checkout: Checkout, leader: str
-) -> None:
-    """The number was given out again, as it is after a restart of the machine."""
-    program = "import sys; print('here', flush=True); input()"
-    if leader == "gone":
-        program = (
-            "import os, sys\nif os.fork(): os._exit(0)\nprint(os.getpid(), flush=True); input()"
-        )
-    with subprocess.Popen(
-        [sys.executable, "-c", program],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    ) as other:
-        assert other.stdout is not None
-        word = other.stdout.readline().strip()
-        pid = int(word) if leader == "gone" else other.pid
-        if leader == "gone":
-            other.wait()
-        assert [process.pid for process in processes.members(other.pid)] == [pid]
-        record(checkout).write_text(json.dumps({"session": other.pid, "mark": "ours"}))
-        assert not clear_the_way(checkout.root)
-        assert is_alive(pid)
-        assert not record(checkout).exists()
-        os.kill(pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    "note", ["", "{", "{}", "[]", '{"session": "x"}', '{"session": 1, "created": 1.0}']
-)
-def test_a_broken_note_is_no_obstacle(checkout: Checkout, note: str) -> None:
-    path = record(checkout)
-    path.write_text(note)
-    assert not clear_the_way(checkout.root)
-    assert not path.exists()
-
-
-def test_a_pipeline_started_by_hand_is_left_alone_and_said(checkout: Checkout) -> None:
-    tap = checkout.root / ".venv/bin/tap-datasync"
-    with subprocess.Popen([tap, json.dumps({})], stdout=subprocess.PIPE) as by_hand:
-        assert by_hand.stdout is not None
-        by_hand.stdout.readline()
-        with pytest.raises(BusyError, match=f"started by hand is running .process {by_hand.pid}"):
-            clear_the_way(checkout.root)
-        assert by_hand.poll() is None
-        by_hand.kill()
-
-
-def test_the_bulk_lane_is_a_setting_of_the_tap(tmp_path: Path) -> None:
-    config = json.loads(pipeline.batch_config(tmp_path / "a b"))
-    assert config["encoding"] == {"format": "jsonl", "compression": "none"}
-    assert config["storage"]["root"] == f"file://{tmp_path}/a%20b"
-
-
-def test_one_run_at_a_time_and_the_lock_goes_with_its_owner(tmp_path: Path) -> None:
+def test_the_lock_is_exclusive_and_released_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     program = (
         "import sys, pathlib\n"
-        "from datasync_ingestion.lock import only_one\n"
-        "with only_one(pathlib.Path(sys.argv[1])):\n"
+        "from datasync_ingestion.meltano import exclusive_lock\n"
+        "with exclusive_lock(pathlib.Path(sys.argv[1])):\n"
         "    print('held', flush=True); input()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as owner:
-        assert owner.stdout is not None
-        owner.stdout.readline()
-        with pytest.raises(BusyError, match=f"process {owner.pid}") as caught, only_one(path):
+    ) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with (
+            pytest.raises(
+                BusyError, match=rf"\(process {holder.pid}\): wait for it, or x\."
+            ) as error,
+            exclusive_lock(path, ", or x"),
+        ):
             pass
-        assert caught.value.exit_code == 75
-        owner.kill()
-        owner.wait()
-    with only_one(path):
+        assert error.value.exit_code == 75
+        holder.kill()
+        holder.wait()
+    with exclusive_lock(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_a_lock_that_cannot_be_had_at_all_is_not_taken_for_a_run(
+def test_an_error_of_locking_is_not_taken_for_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
-    with pytest.raises(OSError, match="No locks available"), only_one(tmp_path / "run.lock"):
+    monkeypatch.setattr(meltano.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"), exclusive_lock(tmp_path / "run.lock"):
         pass
 
 
-def test_ending_a_session_that_has_ended_takes_no_time(checkout: Checkout) -> None:
-    checkout.play({})
-    running = start(checkout)
-    running.wait()
+def test_stopping_what_has_ended_takes_no_time(checkout: Checkout) -> None:
     started = time.monotonic()
-    processes.end(running.session, grace=60)
+    assert not meltano._stop(checkout.root, seconds=60)
     assert time.monotonic() - started < 30

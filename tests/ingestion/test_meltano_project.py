@@ -1,4 +1,4 @@
-"""The Meltano project, asked through Meltano itself: names, defaults, secrets, and no hub."""
+"""The Meltano project through Meltano itself: names, defaults, secrets, no telemetry."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from datasync_ingestion.config import NAMES, UNSUPPORTED_NAMES
 from datasync_ingestion.errors import IngestionError
-from datasync_ingestion.interrupts import Interrupts
-from datasync_ingestion.settings import NAMES, UNWATCHED
-from datasync_ingestion.states import MeltanoState
+from datasync_ingestion.meltano import AttemptSummary, parse_line
+from datasync_ingestion.signals import SignalWatcher
+from datasync_ingestion.state_sync import MeltanoState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,9 +41,10 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(copy: Path) -> Iterator[Path]:
-    """The same one for all, because Meltano takes long to make its database; without `.env`."""
+    """The same one for all, because Meltano takes long to create its database; without `.env`."""
     yield copy
     (copy / ".env").unlink(missing_ok=True)
+    shutil.rmtree(copy / ".sandbox", ignore_errors=True)
 
 
 def meltano(project: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -83,21 +85,41 @@ def proxy() -> Iterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
 
 
-def test_with_nothing_set_both_ends_are_the_sandbox(project: Path) -> None:
+def sandbox_file(project: Path, **values: str) -> None:
+    """Write what `datasync-sandbox up` writes for Meltano."""
+    directory = project / ".sandbox"
+    directory.mkdir(exist_ok=True)
+    document = {"env": {f"SANDBOX_{name}": value for name, value in values.items()}}
+    (directory / "meltano.yml").write_text(yaml.safe_dump(document))
+
+
+def test_without_settings_both_ends_are_the_running_sandbox(project: Path) -> None:
+    """At the ports that it has chosen."""
+    sandbox_file(
+        project,
+        API_URL="http://127.0.0.1:1/api/v1",
+        API_KEY="k",
+        DB_HOST="127.0.0.1",
+        DB_PORT="2",
+        DB_USER="datasync",
+        DB_PASSWORD="pw",  # noqa: S106
+        DB_NAME="events",
+    )
     tap = config(project, "tap-datasync")
-    assert tap["api_url"] == "http://127.0.0.1:8765/api/v1"
-    assert tap["api_key"] == "sandbox-key"
-    assert tap["page_size"] == 5000
-    loader = config(project, "target-postgres")
-    place = {name: loader[name] for name in ("host", "port", "user", "password", "database")}
-    assert place == {
-        "host": "127.0.0.1",
-        "port": 54329,
-        "user": "datasync",
-        "password": "sandbox",
-        "database": "events",
-    }
-    assert loader["default_target_schema"] == "public"
+    assert (tap["api_url"], tap["page_size"]) == ("http://127.0.0.1:1/api/v1", 5000)
+    target = config(project, "target-postgres")
+    names = ("host", "port", "user", "password", "database")
+    assert [target[name] for name in names] == ["127.0.0.1", 2, "datasync", "pw", "events"]
+    assert target["default_target_schema"] == "public"
+    # A setting of the user's own wins.
+    assert config(project, "tap-datasync", API_BASE_URL="u")["api_url"] == "u"
+
+
+def test_without_settings_and_sandbox_nothing_is_guessed(project: Path) -> None:
+    """The default ports may be those of the sandbox of another checkout."""
+    tap, target = config(project, "tap-datasync"), config(project, "target-postgres")
+    assert not {"api_url", "api_key"} & tap.keys()
+    assert not {"host", "port", "user", "password", "database"} & target.keys()
 
 
 def test_the_fixed_names_set_the_settings_and_the_environment_wins(project: Path) -> None:
@@ -112,9 +134,9 @@ def test_the_fixed_names_set_the_settings_and_the_environment_wins(project: Path
         100,
     )
     for plugin in ("target-postgres", "target-postgres-stock"):
-        loader = config(project, plugin, DB_PORT="2")
+        target = config(project, plugin, DB_PORT="2")
         names = ("host", "port", "user", "password", "database")
-        assert [loader[name] for name in names] == ["h", 2, "u", "p", "n"]
+        assert [target[name] for name in names] == ["h", 2, "u", "p", "n"]
 
 
 def test_secrets_are_hidden_when_settings_are_shown(project: Path) -> None:
@@ -125,15 +147,16 @@ def test_secrets_are_hidden_when_settings_are_shown(project: Path) -> None:
         assert "real-pw-456" not in done.stdout + done.stderr
 
 
-def test_the_bulk_lane_can_be_turned_on_from_outside(project: Path) -> None:
-    batch = {"encoding": {"format": "jsonl"}, "storage": {"root": "file:///x"}}
-    tap = config(project, "tap-datasync", TAP_DATASYNC_BATCH_CONFIG=json.dumps(batch))
-    assert tap["batch_config"] == batch
-    assert "batch_config" not in config(project, "tap-datasync")
+@pytest.mark.parametrize("password", ["p${HOME}w", "a b", "it's", 'q"q', "$x", "#1", "\\"])
+def test_a_password_from_the_environment_reaches_the_target_unchanged(
+    project: Path, password: str
+) -> None:
+    """run-ingestion.sh passes all settings that way; Meltano expands those of `.env`."""
+    assert config(project, "target-postgres", DB_PASSWORD=password)["password"] == password
 
 
-def test_discovery_needs_nobody_but_us(proxy: tuple[str, list[str]]) -> None:
-    """No hub, no telemetry, no look for a newer version: not one connection goes out."""
+def test_discovery_opens_no_connection(proxy: tuple[str, list[str]]) -> None:
+    """No hub, no telemetry, no check for a newer version."""
     address, asked = proxy
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
     env = dict.fromkeys(names, address) | {"MELTANO_HUB_URL": "http://127.0.0.1:1", "NO_PROXY": ""}
@@ -151,11 +174,11 @@ def about(program: str) -> dict[str, Any]:
     return found
 
 
-def test_the_lock_of_the_loader_is_what_the_loader_says() -> None:
-    said = about("target-postgres")
+def test_the_plugin_lock_matches_the_installed_target() -> None:
+    described = about("target-postgres")
     made = subprocess.run(
         [sys.executable, ROOT / "plugins" / "lock.py"],
-        input=json.dumps(said),
+        input=json.dumps(described),
         capture_output=True,
         text=True,
         check=True,
@@ -164,23 +187,40 @@ def test_the_lock_of_the_loader_is_what_the_loader_says() -> None:
     assert lock.read_text() == made.stdout
 
 
-def test_meltano_knows_every_capability_of_the_tap() -> None:
-    said = about("tap-datasync")
+def test_the_plugin_definition_has_every_capability_of_the_tap() -> None:
+    described = about("tap-datasync")
     (tap,) = yaml.safe_load((ROOT / "meltano.yml").read_text())["plugins"]["extractors"]
-    assert set(tap["capabilities"]) == set(said["capabilities"])
+    assert set(tap["capabilities"]) == set(described["capabilities"])
 
 
-def test_what_is_refused_is_what_meltano_would_hand_on(project: Path) -> None:
-    """A name that Meltano does not know would be refused for nothing."""
+def test_every_unsupported_name_is_a_setting_of_meltano(project: Path) -> None:
+    """A name that Meltano ignores would be refused without a reason."""
     values = ("postgresql+psycopg://u@elsewhere/d", "other", "true")
-    loader = config(project, "target-postgres", **dict(zip(UNWATCHED, values, strict=True)))
-    assert loader["sqlalchemy_url"] == values[0]
-    assert loader["default_target_schema"] == values[1]
-    assert loader["ssh_tunnel"]["enable"] is True
+    target = config(project, "target-postgres", **dict(zip(UNSUPPORTED_NAMES, values, strict=True)))
+    assert target["sqlalchemy_url"] == values[0]
+    assert target["default_target_schema"] == values[1]
+    assert target["ssh_tunnel"]["enable"] is True
 
 
-def test_why_the_state_cannot_be_read_is_found_in_what_meltano_says(tmp_path: Path) -> None:
-    place = f"sqlite:///{tmp_path}/no/meltano.db"
-    env = {**os.environ, "MELTANO_DATABASE_URI": place, "MELTANO_DATABASE_MAX_RETRIES": "0"}
+def test_the_reason_is_found_when_meltano_cannot_read_the_state(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/no/meltano.db"
+    env = {**os.environ, "MELTANO_DATABASE_URI": uri, "MELTANO_DATABASE_MAX_RETRIES": "0"}
     with pytest.raises(IngestionError, match=r"failed: .*unable to open database file"):
-        MeltanoState(ROOT, env, Interrupts()).read()
+        MeltanoState(ROOT, env, SignalWatcher()).read()
+
+
+def test_a_setting_that_cannot_be_read_is_recognised_in_meltanos_log(project: Path) -> None:
+    env = {**os.environ, "MELTANO_PROJECT_ROOT": str(project), "TAP_DATASYNC_LOOKBACK": "abc"}
+    done = subprocess.run(
+        [MELTANO, "--log-format=json", "run", "--no-install", "tap-datasync", "target-postgres"],
+        cwd=project,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    summary = AttemptSummary()
+    for line in (done.stdout + done.stderr).splitlines():
+        summary.add(parse_line(line))
+    assert done.returncode == 1
+    assert summary.invalid_setting

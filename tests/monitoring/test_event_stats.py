@@ -60,7 +60,7 @@ def test_a_small_table_is_counted_exactly(
 
 
 @pytest.mark.parametrize("partitioned", [False, True])
-def test_a_large_table_is_sampled_and_the_estimate_is_close(
+def test_a_large_table_is_sampled_by_its_blocks(
     writer: TableWriter, database: ReconnectingConnection, *, partitioned: bool
 ) -> None:
     write_load(writer, "finished")
@@ -73,16 +73,6 @@ def test_a_large_table_is_sampled_and_the_estimate_is_close(
     assert stats.sampling_interval > 5
     assert stats.events == pytest.approx(100_000, rel=0.02)
     assert stats.by_type()["page_view"] == pytest.approx(35_000, rel=0.05)
-
-
-@pytest.mark.parametrize("partitioned", [False, True])
-def test_a_sample_reads_its_blocks_only(
-    writer: TableWriter, database: ReconnectingConnection, *, partitioned: bool
-) -> None:
-    write_load(writer, "finished")
-    if partitioned:
-        partition_events(writer.connection)
-    writer.connection.execute("ANALYZE events")
     where = sql.SQL(event_stats._EVERY_NTH_BLOCK)
     query = in_schema("public", event_stats._COUNT, where=where)
     plan = explain(database, query, {"blocks": 3000, "interval": 100, "rows": 60})

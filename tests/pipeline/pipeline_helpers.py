@@ -1,12 +1,13 @@
 """The real pipeline, against the sandbox's API over HTTP and an embedded PostgreSQL.
 
-For the tests of this folder, and for the storm.
+For the tests of this folder, and for the chaos test.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from datasync_sandbox.testing import Cluster, RunningApi
 
 ROOT = Path(__file__).resolve().parents[2]
 TAP = ROOT / ".venv/bin/tap-datasync"
 TARGET = ROOT / ".venv/bin/target-postgres-checkpoint"
-MELTANO = ROOT / ".venv/bin/meltano"
-KEY = "a-key-that-nobody-may-see"
+KEY = "a-key-that-must-not-appear"
 STATE_ID = "dev:tap-datasync-to-target-postgres"
+PIPELINE = ("tap-datasync", "target-postgres")
 
 
 @dataclass
@@ -41,8 +44,14 @@ class Database:
         with psycopg.connect(self.url) as connection:
             return connection.execute(query.encode()).fetchall()
 
+    def count(self, table: str = "events") -> int:
+        """Count the rows of a table; 0 where it does not exist."""
+        if self.rows(f"SELECT to_regclass('{table}') IS NULL")[0][0]:
+            return 0
+        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
+
     def target_config(self) -> dict[str, Any]:
-        """Return where the loader finds it; its other settings have defaults that are right."""
+        """Return where the target finds it."""
         return {
             "host": self.cluster.host,
             "port": self.cluster.port,
@@ -52,19 +61,59 @@ class Database:
         }
 
 
-def pipeline_env(api: RunningApi, database: Database, directory: Path) -> dict[str, str]:
-    """Return the environment in which Meltano loads from the API into the database."""
+@dataclass
+class Project:
+    """A Meltano project of one test: the checkout's, with a state of its own."""
+
+    root: Path
+    env: dict[str, str]
+
+    @property
+    def meltano_path(self) -> Path:
+        return self.root / ".venv/bin/meltano"
+
+    def meltano(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Meltano to its end."""
+        return subprocess.run(
+            [self.meltano_path, *arguments],
+            check=False,
+            cwd=self.root,
+            env=self.env,
+            capture_output=True,
+            text=True,
+        )
+
+    def bookmark(self) -> dict[str, Any]:
+        """Return the state of `events`; empty where there is none."""
+        done = self.meltano("state", "get", STATE_ID)
+        state = json.loads(done.stdout or "{}").get("singer_state", {})
+        bookmark = state.get("bookmarks", {}).get("events", {})
+        assert isinstance(bookmark, dict)
+        return bookmark
+
+
+def make_project(api: RunningApi, database: Database, directory: Path) -> Project:
+    """Copy what makes the checkout a Meltano project; the programs are the installed ones."""
+    root = directory / "project"
+    root.mkdir()
+    shutil.copy(ROOT / "meltano.yml", root)
+    shutil.copytree(ROOT / "plugins", root / "plugins", symlinks=True)
+    (root / ".venv").symlink_to(ROOT / ".venv")
+    return Project(root, {**pipeline_env(api, database), "MELTANO_PROJECT_ROOT": str(root)})
+
+
+def pipeline_env(api: RunningApi, database: Database) -> dict[str, str]:
+    """Return the environment in which a pipeline loads from the API into the database."""
+    config = database.target_config()
     return {
         **os.environ,
         "API_BASE_URL": api.url,
         "API_KEY": api.key,
-        "DB_HOST": database.cluster.host,
-        "DB_PORT": str(database.cluster.port),
-        "DB_USER": database.cluster.user,
-        "DB_PASSWORD": database.cluster.password,
-        "DB_NAME": database.name,
-        # A database of Meltano's own: the state of whoever works here stays as it is.
-        "MELTANO_DATABASE_URI": f"sqlite:///{directory / 'meltano.db'}",
+        "DB_HOST": config["host"],
+        "DB_PORT": str(config["port"]),
+        "DB_USER": config["user"],
+        "DB_PASSWORD": config["password"],
+        "DB_NAME": config["database"],
         "NO_COLOR": "1",
     }
 
@@ -99,3 +148,8 @@ def pipe(
     if lines := done.stdout.decode().splitlines():
         state.write_text(lines[-1])
     return code, done.returncode, (directory / "log.txt").read_text()
+
+
+def feed_ids(api: RunningApi) -> Iterator[str]:
+    """Yield the ids of all events of the feed."""
+    return (row.id for row in api.model.feed.rows() if row.id is not None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from singer_sdk.plugin_base import _ConfigInput
-from tap_datasync.failures import TapDataSyncError
+from tap_datasync.errors import TapDataSyncError
 from tap_datasync.tap import TapDataSync
 
 

@@ -23,7 +23,14 @@ LOOKBACK = 60
 
 SURVIVED = [
     *("500@3x3", "502@1x2", "502@4x3", "503@5x3", "504@10x2", "500@2x2", "refused=0.02@3"),
-    *("reset@2x2", "reset-body@4x2", "reset-body=0.99@5", "hang@3", "drip-body=3@6", "late-reply=2@7"),
+    *(
+        "reset@2x2",
+        "reset-body@4x2",
+        "reset-body=0.99@5",
+        "hang@3",
+        "drip-body=3@6",
+        "late-reply=2@7",
+    ),
     *("truncated@2x2", "truncated=0.999@3", "null@2x2", "list@2", "empty@3x2", "html@4x2"),
     *("nan@2", "infinity@3", "nan@4xforever", "bad-utf8@5", "no-data@3", "null-data@3"),
     *("no-pagination@2x2", "null-pagination@3x2", "no-meta@4", "null-meta@5", "no-meta@1x2"),

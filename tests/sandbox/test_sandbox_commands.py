@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import signal
 import socket
 import stat
@@ -20,34 +19,28 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from datasync_sandbox import background, ports, sandbox
+from datasync_sandbox.background import BackgroundApi, fetch_stats
 from datasync_sandbox.cli import main
 from datasync_sandbox.data.malformed import MALFORMED_KINDS
 from datasync_sandbox.options import KEY_VARIABLE
 from datasync_sandbox.sandbox import Sandbox
-from datasync_sandbox.testing import (
-    FAULTS,
-    ApiOptions,
-    BackgroundApi,
-    Cluster,
-    Feed,
-    SandboxError,
-    fetch_stats,
-)
+from datasync_sandbox.testing import FAULTS, ApiOptions, Cluster, Feed, SandboxError
 
 from tests.sandbox.sandbox_helpers import request
 
 COMMAND = [sys.executable, "-m", "datasync_sandbox"]
 API_ONLY = ("up", "--api-only", "--port=0", "--events=10")
+API_NAMES = ["API_BASE_URL", "API_KEY"]
+DATABASE_NAMES = ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME"]
+NOTHING_RUNS = "API:      not running\nDatabase: not running\n"
+BOTH_STOPPED = "API:      stopped\nDatabase: stopped\n"
 
 
-def run(project, *arguments, **environment):
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        cwd=project,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
+def run(directory, *arguments, **environment):
+    """Run a command for the sandbox of a directory, within this process."""
+    command, *rest = arguments
+    return CliRunner().invoke(
+        main, [command, f"--dir={directory / '.sandbox'}", *rest], env=environment
     )
 
 
@@ -58,96 +51,89 @@ def project(tmp_path):
     stop_all(tmp_path)
 
 
+def invoke(*arguments):
+    return CliRunner().invoke(main, arguments)
+
+
 def stop_all(project):
     BackgroundApi(project / ".sandbox").stop()
     Cluster(project / ".sandbox/pg").remove()
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """Run a command within this process."""
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: CliRunner().invoke(main, arguments)
+def status_of(project):
+    return json.loads(run(project, "status", "--json").stdout)
+
+
+def api_of(project):
+    return BackgroundApi(project / ".sandbox").find()
 
 
 def environment_of(project):
     """Read .sandbox/env as a shell does."""
-    text = (project / ".sandbox/env").read_text()
+    path = project / ".sandbox/env"
     done = subprocess.run(
-        ["sh", "-c", "set -a; . ./.sandbox/env; exec env"],
-        cwd=project,
+        ["sh", "-c", f"set -a; . '{path}'; exec env"],
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
         check=True,
     )
-    names = [line.split("=", 1)[0] for line in text.splitlines()]
     values = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    names = [line.split("=", 1)[0] for line in path.read_text().splitlines()]
     return {name: values[name] for name in names}
 
 
-def running_api_of(project):
-    return BackgroundApi(project / ".sandbox").find()
-
-
-def listening_socket(port=0):
+def listening_socket():
     listening = socket.socket()
-    listening.bind(("127.0.0.1", port))
+    listening.bind(("127.0.0.1", 0))
     listening.listen()
     return listening
 
 
-API_NAMES = ["API_BASE_URL", "API_KEY"]
-DATABASE_NAMES = ["DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME"]
+def kill(pid):
+    process = psutil.Process(pid)
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
 
 
 def test_up_starts_both_and_down_stops_both(project):
-    first = run(project, "up", "--port", "0", "--db-port", "0", "--events", "300")
-    assert (first.returncode, first.stderr) == (0, "")
+    first = run(project, "up", "--port=0", "--db-port=0", "--events=300")
+    assert (first.exit_code, first.stderr) == (0, "")
     variables = environment_of(project)
     assert list(variables) == API_NAMES + DATABASE_NAMES
-    assert stat.S_IMODE((project / ".sandbox/env").stat().st_mode) == 0o600
     api = SimpleNamespace(url=variables["API_BASE_URL"], key=variables["API_KEY"])
     assert request(api).json["meta"]["total"] == 300
-    assert run(project, "db", "psql", "-At", "-c", "SELECT 7").stdout == "7\n"
-    assert run(project, "status").returncode == 0
+    for name in ("env", "meltano.yml", "api.json"):
+        assert stat.S_IMODE((project / ".sandbox" / name).stat().st_mode) == 0o600
+    meltano = yaml.safe_load((project / ".sandbox/meltano.yml").read_text())
+    names = ["SANDBOX_API_URL", "SANDBOX_API_KEY", *(f"SANDBOX_{name}" for name in DATABASE_NAMES)]
+    assert meltano == {"env": dict(zip(names, variables.values(), strict=True))}
+    assert run(project, "status").exit_code == 0
 
-    pid = running_api_of(project).pid
+    pid = api_of(project).pid
     assert os.getsid(pid) == pid  # Ctrl-C in the terminal that started it does not reach it
-    for options in ((), ("--port", "0", "--events", "300")):
+    for options in ((), ("--port=0", "--events=300")):
         again = run(project, "up", *options)
         assert again.stdout.count("already running") == 2
-        assert running_api_of(project).pid == pid
+        assert api_of(project).pid == pid
     assert environment_of(project) == variables
 
-    run(project, "up", "--events", "301")
+    run(project, "up", "--events=301")
     assert not psutil.pid_exists(pid)
-    assert fetch_stats(running_api_of(project).url)["total"] == 301
+    assert fetch_stats(api_of(project).url)["total"] == 301
 
-    down = run(project, "down")
-    assert down.stdout == "API:      stopped\nDatabase: stopped\n"
-    assert not (project / ".sandbox/env").exists()
-    assert not (project / ".sandbox/meltano.yml").exists()
-    assert run(project, "status").returncode == 3
-    assert run(project, "down").stdout.count("was not running") == 2
-
-
-def test_files_name_what_runs(project):
-    run(project, *API_ONLY)
-    assert list(environment_of(project)) == API_NAMES
-    run(project, "up", "--db-only", "--db-port=0")
-    both = environment_of(project)
-    assert list(both) == API_NAMES + DATABASE_NAMES
-    env = yaml.safe_load((project / ".sandbox/meltano.yml").read_text())["env"]
-    names = ["SANDBOX_API_URL", "SANDBOX_API_KEY", *(f"SANDBOX_{name}" for name in DATABASE_NAMES)]
-    assert env == dict(zip(names, both.values(), strict=True))
     run(project, "down", "--api-only")
     assert list(environment_of(project)) == DATABASE_NAMES
+    assert run(project, "down").stdout == "API:      was not running\nDatabase: stopped\n"
+    assert not (project / ".sandbox/env").exists()
+    assert not (project / ".sandbox/meltano.yml").exists()
+    assert run(project, "status").exit_code == 3
+    assert run(project, "down").stdout.count("was not running") == 2
 
 
 def test_json_names_what_runs(project):
     started = json.loads(run(project, *API_ONLY, "--json").stdout)
-    api = running_api_of(project)
+    api = api_of(project)
     assert started == {
         "api": {
             "url": api.url,
@@ -160,43 +146,46 @@ def test_json_names_what_runs(project):
     }
     again = json.loads(run(project, "up", "--api-only", "--json").stdout)
     assert again["api"] == {**started["api"], "started": False}
-    assert json.loads(run(project, "status", "--json").stdout) == again
+    assert status_of(project) == again
 
 
-def test_each_sandbox_has_its_own_key_and_password(tmp_path):
+def test_each_sandbox_has_its_own_key_and_password(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasync_sandbox.postgres.initdb.initialise", lambda *_, **__: None)
+    monkeypatch.setattr("datasync_sandbox.postgres.initdb.configure", lambda *_, **__: None)
+    monkeypatch.setattr(Cluster, "_start", lambda _: None)
     credentials = []
     for name in ("one", "two"):
-        project = tmp_path / name
-        project.mkdir()
         try:
-            done = run(project, "up", "--port=0", "--db-port=0", "--events=1", "--json")
-            status = json.loads(done.stdout)
-            credentials += [status["api"]["key"], status["database"]["password"]]
+            run(tmp_path / name, *API_ONLY)
+            credentials.append(api_of(tmp_path / name).key)
         finally:
-            stop_all(project)
+            run(tmp_path / name, "down", "--api-only")
+        cluster = Cluster(tmp_path / name / "pg")
+        cluster.start(0)
+        credentials.append(cluster.password)
     assert len(set(credentials)) == 4
 
 
 def test_key_stays_until_down(project):
     run(project, *API_ONLY)
-    key = running_api_of(project).key
-    kill(running_api_of(project).pid)
-    run(project, "up", "--api-only", "--port=0", "--events=11")
-    assert running_api_of(project).key == key
+    key = api_of(project).key
+    kill(api_of(project).pid)
+    run(project, *API_ONLY, "--events=11")
+    assert api_of(project).key == key
 
 
-def test_required_port_in_use_names_process_and_option(project):
+@pytest.mark.parametrize(
+    ("half", "option", "name"), [("api", "--port", "API"), ("db", "--db-port", "database")]
+)
+def test_required_port_in_use_names_process_and_option(project, half, option, name):
     with listening_socket() as other:
         port = other.getsockname()[1]
-        done = run(project, "up", "--api-only", "--port", str(port))
-        database = run(project, "up", "--db-only", "--db-port", str(port))
-    for result, half, option in ((done, "API", "--port"), (database, "database", "--db-port")):
-        assert result.returncode == 1
-        assert result.stderr == (
-            f"Error: Port {port} on 127.0.0.1 is in use by {psutil.Process().name()} "
-            f"(pid {os.getpid()}) of {Path.cwd()}; "
-            f"choose another one for the {half} with {option}.\n"
-        )
+        done = run(project, "up", f"--{half}-only", option, str(port))
+    assert done.exit_code == 1
+    assert done.stderr == (
+        f"Error: Port {port} on 127.0.0.1 is in use by {psutil.Process().name()} "
+        f"(pid {os.getpid()}) of {Path.cwd()}; choose another one for the {name} with {option}.\n"
+    )
     assert not (project / ".sandbox/env").exists()
 
 
@@ -205,15 +194,16 @@ def test_default_port_in_use_is_replaced_by_a_free_one(project, monkeypatch):
         port = other.getsockname()[1]
         box = Sandbox(project / ".sandbox")
         box.up(ApiOptions(port=port, events=1), given=(), database=False)
-        assert running_api_of(project).port != port
+        assert api_of(project).port != port
         assert box.api.notice.startswith(f"Port {port} is in use by ")
+        pid = api_of(project).pid
+        # The default port is not an option that was given.
+        box.up(ApiOptions(port=port, events=1), given=("events",), database=False)
+        assert api_of(project).pid == pid
         monkeypatch.setattr("datasync_sandbox.postgres.cluster.DEFAULT_DB_PORT", port)
         box.up(ApiOptions(), given=(), api=False)
         assert box.database.port != port
         assert box.database.notice.endswith("; the database takes a free port.")
-        # The options are those of the default port: nothing is started again.
-        box.up(ApiOptions(port=port, events=1), given=("events",), database=False)
-        assert box.api.notice.startswith(f"Port {port} is in use by ")
 
 
 def test_process_left_over_from_a_deleted_directory_is_named(tmp_path):
@@ -237,13 +227,11 @@ def test_process_left_over_from_a_deleted_directory_is_named(tmp_path):
 
 def test_copy_neither_uses_nor_stops_the_processes_of_the_original(tmp_path):
     original, copy = tmp_path / "original", tmp_path / "copy"
-    original.mkdir()
     try:
         run(original, "up", "--port=0", "--db-port=0", "--events=10")
-        before = json.loads(run(original, "status", "--json").stdout)
-        Cluster(original / ".sandbox/pg").sql("CREATE TABLE t AS SELECT 1 AS n")
+        before = status_of(original)
         subprocess.run(["cp", "-a", original, copy], check=True)
-        assert run(copy, "status").stdout == "API:      not running\nDatabase: not running\n"
+        assert run(copy, "status").stdout == NOTHING_RUNS
         assert run(copy, "down").stdout.count("was not running") == 2
         started = json.loads(run(copy, "up", "--events=10", "--json").stdout)
         for half in ("api", "database"):
@@ -251,85 +239,66 @@ def test_copy_neither_uses_nor_stops_the_processes_of_the_original(tmp_path):
             assert started[half]["pid"] != before[half]["pid"]
         assert started["database"]["port"] != before["database"]["port"]
         run(copy, "down")
-        assert json.loads(run(original, "status", "--json").stdout) == before
+        assert status_of(original) == before
     finally:
         stop_all(original)
         stop_all(copy)
 
 
-def test_moved_directory_keeps_its_processes(tmp_path):
+def test_moved_directory_keeps_its_processes_and_restore_starts_what_has_died(tmp_path):
     old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
     try:
         run(old, "up", "--port=0", "--db-port=0", "--events=10")
-        before = run(old, "status", "--json").stdout
+        before = status_of(old)
         old.rename(new)
-        assert run(new, "status", "--json").stdout == before
-        assert run(new, "down").stdout == "API:      stopped\nDatabase: stopped\n"
+        assert status_of(new) == before
+        kill(before["api"]["pid"])
+        Cluster(new / ".sandbox/pg").stop()
+        after = json.loads(run(new, "up", "--restore", "--json").stdout)
+        for half, names in (("api", ("url", "key", "feed")), ("database", ("port", "password"))):
+            assert after[half]["started"]
+            assert [after[half][name] for name in names] == [before[half][name] for name in names]
+        assert run(new, "down").stdout == BOTH_STOPPED
+        restored = json.loads(run(new, "up", "--restore", "--json").stdout)
+        assert restored == {"api": None, "database": None}
     finally:
         stop_all(new)
 
 
-def kill(pid):
-    process = psutil.Process(pid)
-    process.kill()
-    psutil.wait_procs([process], timeout=10)
-
-
-def test_restore_starts_what_has_died_as_it_was(project):
-    run(project, "up", "--port=0", "--db-port=0", "--events=10")
-    before = json.loads(run(project, "status", "--json").stdout)
-    kill(before["api"]["pid"])
-    Cluster(project / ".sandbox/pg").stop()
-    after = json.loads(run(project, "up", "--restore", "--json").stdout)
-    for half, names in (("api", ("url", "key", "feed")), ("database", ("port", "password"))):
-        assert after[half]["started"]
-        assert [after[half][name] for name in names] == [before[half][name] for name in names]
-    run(project, "down")
-    assert json.loads(run(project, "up", "--restore", "--json").stdout) == {
-        "api": None,
-        "database": None,
-    }
-
-
-@pytest.mark.parametrize("half", ["api", "database"])
-def test_if_one_half_fails_the_other_does_not_stay(project, half):
+@pytest.mark.parametrize(("taken", "free"), [("--port", "--db-port"), ("--db-port", "--port")])
+def test_if_one_half_fails_the_other_does_not_stay(project, taken, free):
     with listening_socket() as other:
         port = other.getsockname()[1]
-        options = {"api": ("--port", "--db-port"), "database": ("--db-port", "--port")}[half]
-        done = run(project, "up", options[0], str(port), options[1], "0", "--events=10")
-    assert done.returncode == 1
-    assert run(project, "status").stdout == "API:      not running\nDatabase: not running\n"
+        assert run(project, "up", taken, str(port), free, "0", "--events=10").exit_code == 1
+    assert run(project, "status").stdout == NOTHING_RUNS
     assert not (project / ".sandbox/env").exists()
 
 
 def test_half_that_ran_before_stays_if_the_other_fails(project):
     run(project, *API_ONLY)
-    pid = running_api_of(project).pid
+    pid = api_of(project).pid
     with listening_socket() as other:
-        done = run(project, "up", "--db-port", str(other.getsockname()[1]))
-    assert done.returncode == 1
-    assert running_api_of(project).pid == pid
+        assert run(project, "up", "--db-port", str(other.getsockname()[1])).exit_code == 1
+    assert api_of(project).pid == pid
     assert list(environment_of(project)) == API_NAMES
 
 
-def test_sandbox_of_another_user_is_an_error(here, monkeypatch):
-    Path(".sandbox").mkdir()
+def test_sandbox_of_another_user_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / ".sandbox").mkdir()
     monkeypatch.setattr(sandbox.os, "geteuid", lambda: os.getuid() + 12345)
-    for words in (("up",), ("down",), ("status",)):
-        done = here(*words)
+    for command in ("up", "down", "status"):
+        done = run(tmp_path, command)
         assert done.exit_code == 1
-        assert "perhaps with sudo. Stop it as that user, then remove it with: sudo rm -r " in (
-            done.stderr
-        )
+        text = "perhaps with sudo. Stop it as that user, then remove it with: sudo rm -r "
+        assert text in done.stderr
 
 
 @pytest.mark.parametrize("command", ["up", "down"])
-def test_api_only_and_db_only_exclude_each_other(here, command):
-    done = here(command, "--api-only", "--db-only")
+def test_api_only_and_db_only_exclude_each_other(tmp_path, command):
+    done = run(tmp_path, command, "--api-only", "--db-only")
     assert done.exit_code == 2
     assert "--api-only and --db-only exclude each other" in done.stderr
-    assert not Path(".sandbox").exists()
+    assert not (tmp_path / ".sandbox").exists()
 
 
 def test_record_of_another_process_is_ignored(project):
@@ -369,9 +338,9 @@ def test_start_that_takes_too_long_leaves_no_process(tmp_path, monkeypatch):
         ("wait", psutil.TimeoutExpired(5), "does not end, not even after SIGKILL."),
     ],
 )
-def test_api_that_does_not_end_is_an_error(here, monkeypatch, method, error, text):
-    assert here(*API_ONLY).exit_code == 0
-    pid = running_api_of(Path()).pid
+def test_api_that_does_not_end_is_an_error(tmp_path, monkeypatch, method, error, text):
+    assert run(tmp_path, *API_ONLY).exit_code == 0
+    pid = api_of(tmp_path).pid
 
     def fail(*_):
         raise error
@@ -382,7 +351,7 @@ def test_api_that_does_not_end_is_an_error(here, monkeypatch, method, error, tex
                 patched.setattr(psutil.Process, sent, lambda _: None)
             patched.setattr(psutil.Process, method, fail)
             for words in (("down", "--api-only"), (*API_ONLY, "--seed=2")):
-                done = here(*words)
+                done = run(tmp_path, *words)
                 assert done.exit_code == 1
                 assert done.stderr == f"Error: The API (pid {pid}) {text}\n"
     finally:
@@ -391,25 +360,25 @@ def test_api_that_does_not_end_is_an_error(here, monkeypatch, method, error, tex
 
 def test_proxy_is_not_used_for_loopback(project):
     proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""}
-    assert run(project, *API_ONLY, **proxy).returncode == 0
+    assert run(project, *API_ONLY, **proxy).exit_code == 0
     assert "10 events" in run(project, "status", **proxy).stdout
 
 
 def test_key_is_in_no_argument(project):
     key = "a-key; with $odd 'letters'"
-    assert run(project, *API_ONLY, **{KEY_VARIABLE: key}).returncode == 0
-    assert key not in shlex.join(psutil.Process(running_api_of(project).pid).cmdline())
+    assert run(project, *API_ONLY, **{KEY_VARIABLE: key}).exit_code == 0
+    assert key not in shlex.join(psutil.Process(api_of(project).pid).cmdline())
     assert environment_of(project)["API_KEY"] == key
 
 
 def test_other_key_of_the_environment_changes_only_the_key(project):
     run(project, *API_ONLY, **{KEY_VARIABLE: "one"})
-    first = running_api_of(project)
+    first = api_of(project)
     for variables in ({KEY_VARIABLE: "one"}, {}):
         assert "already running" in run(project, "up", "--api-only", **variables).stdout
-        assert running_api_of(project) == first
+        assert api_of(project) == first
     assert "started" in run(project, "up", "--api-only", **{KEY_VARIABLE: "two"}).stdout
-    second = running_api_of(project)
+    second = api_of(project)
     assert (second.options, second.key) == (first.options, "two")
 
 
@@ -428,8 +397,8 @@ def test_signal_ends_the_api(number):
     assert (api.returncode, out, errors) == (0, "", "")
 
 
-def test_feed_prints_the_rows(here):
-    done = here("feed", "--events", "50", "--seed", "3", "--arrived", "2")
+def test_feed_prints_the_rows():
+    done = invoke("feed", "--events", "50", "--seed", "3", "--arrived", "2")
     feed = Feed(50, seed=3)
     feed.arrive(2)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
@@ -437,18 +406,18 @@ def test_feed_prints_the_rows(here):
     ]
 
 
-def test_feed_leaves_out_rows_without_id(here):
-    done = here("feed", "--events", "40", "--malformed", "1", "--malformed-kinds", "missing-id")
+def test_feed_leaves_out_rows_without_id():
+    done = invoke("feed", "--events", "40", "--malformed", "1", "--malformed-kinds", "missing-id")
     assert (done.exit_code, done.stdout) == (0, "")
 
 
-def test_help_lists_all_faults_and_kinds_of_malformed_events(here):
+def test_help_lists_all_faults_and_kinds_of_malformed_events():
     for words in (("api", "--help"), ("api", "--list-faults")):
-        lines = here(*words).stdout.splitlines()
+        lines = invoke(*words).stdout.splitlines()
         listed = [line.partition(" [VALUE")[0].split(maxsplit=1) for line in lines]
         for name, kind in FAULTS.items():
             assert [name, kind.help] in listed
-    listed = [line.split()[0] for line in here("api", "--list-malformed").stdout.splitlines()]
+    listed = [line.split()[0] for line in invoke("api", "--list-malformed").stdout.splitlines()]
     assert listed == list(MALFORMED_KINDS)
 
 
@@ -464,14 +433,13 @@ def test_help_lists_all_faults_and_kinds_of_malformed_events(here):
         ("--newest=yesterday", "newest is a timestamp"),
     ],
 )
-def test_wrong_option_is_one_message(here, option, text):
-    for command in ("api", "up"):
-        done = here(command, "--port=0", option)
+def test_wrong_option_is_one_message(tmp_path, option, text):
+    for done in (invoke("api", "--port=0", option), run(tmp_path, "up", "--port=0", option)):
         assert done.exit_code == 2
         assert done.stderr.startswith("Error: ")
         assert text in done.stderr
         assert done.stderr.count("\n") == 1
-    assert not Path(".sandbox/api.json").exists()
+    assert not (tmp_path / ".sandbox/api.json").exists()
 
 
 def test_options_survive_arguments_and_the_record(monkeypatch):
@@ -514,13 +482,12 @@ def test_feed_name_is_equal_for_equal_events():
     assert len({options.feed_name() for options in names}) == 4
 
 
-def test_full_disk_is_named(here, monkeypatch):
+def test_full_disk_is_named(tmp_path, monkeypatch):
     def write_text(path, *_):
         raise OSError(28, "No space left on device", str(path))
 
-    assert shutil.disk_usage(".").free  # this one is not full
     monkeypatch.setattr(Path, "write_text", write_text)
-    done = here(*API_ONLY)
+    done = run(tmp_path, *API_ONLY)
     assert done.exit_code == 1
     assert "No space left on device" in done.stderr
     assert done.stderr.count("\n") == 1

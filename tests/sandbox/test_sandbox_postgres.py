@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import importlib.machinery
 import os
-import pty
 import re
 import shutil
 import socket
@@ -81,13 +80,21 @@ def test_password_is_required(cluster):
     assert login(cluster, PGUSER="postgres", PGPASSWORD="")[0] == 2
 
 
+IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
 def test_psql_does_not_ask_for_a_password_on_a_terminal(cluster):
-    # psql asks on /dev/tty, which a child with a terminal of its own has.
-    pid, terminal = pty.fork()
-    if pid == 0:
-        command = cluster.psql_command("-X", "-c", "SELECT 1")
-        os.execve(command[0], command, cluster.environment() | {"PGPASSWORD": ""})
-    os.close(terminal) if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2 else pytest.fail()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_TERMINAL, *cluster.psql_command("-X", "-c", "SELECT 1")],
+        env=cluster.environment() | {"PGPASSWORD": ""},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert "no password supplied" in done.stdout
 
 
 def test_server_listens_on_loopback_only(cluster):
@@ -220,7 +227,7 @@ def test_missing_wheel_names_the_way_out(monkeypatch):
     monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: None)
     binaries.bin_directory.cache_clear()
     try:
-        with pytest.raises(SandboxError, match="not installed.* no build for .*set DB_HOST"):
+        with pytest.raises(SandboxError, match=r"not installed.* no build for .*set DB_HOST"):
             binaries.bin_directory()
     finally:
         binaries.bin_directory.cache_clear()

@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from datasync_ingestion.settings import PLACEHOLDER_KEY, PLACEHOLDER_URL
+from datasync_ingestion.config import PLACEHOLDER_KEY, PLACEHOLDER_URL
 from ship_helpers import ROOT
 
 if TYPE_CHECKING:

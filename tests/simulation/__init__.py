@@ -1,1 +1,1 @@
-"""A deterministic simulation of whole loads; see :mod:`tests.simulation.world`."""
+"""A deterministic simulation of whole loads; see :mod:`tests.simulation.harness`."""

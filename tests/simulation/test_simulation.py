@@ -5,53 +5,88 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tap_datasync.bookmark import Span
-from tap_datasync.budget import RateLimit, RequestBudget
-from tap_datasync.walk import Walk
+from tap_datasync.rate_limit import RateLimiter
+from tap_datasync.scan import Scan
+from tap_datasync.state import ScanState, TimeRange
 
-from tests.simulation.world import check
+from tests.simulation import feeds, service
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime, timedelta
 
-CHUNK = 50
+    from tap_datasync.parsing import FetchedPage
+
+CHUNK = 40
 
 
-@pytest.mark.parametrize("first", range(0, 400, CHUNK))
-def test_simulated_loads_are_complete(first: int) -> None:
-    """Whatever fails, is killed or arrives: all events, none lost, none over the limit."""
+@pytest.mark.parametrize("check", [service.check, feeds.check], ids=["service", "feeds"])
+@pytest.mark.parametrize("first", range(0, 280, CHUNK))
+def test_simulated_loads_are_complete(first: int, check: Callable[[int], object]) -> None:
+    """Whatever fails, is killed, arrives or is wrong: nothing missing, requests bounded."""
     for seed in range(first, first + CHUNK):
         check(seed)
 
 
-def _covers_late_events_too(span: Span, moment: datetime, lookback: timedelta) -> bool:
+def _contains_late_events(loaded: TimeRange, timestamp: datetime, lookback: timedelta) -> bool:
     del lookback
-    return span.oldest < moment < span.newest
+    return loaded.oldest_at < timestamp < loaded.newest_at
 
 
-def _believes_the_end(walk: Walk, page: object) -> None:
-    del walk, page
+def _no_anomaly(scan: Scan, page: FetchedPage, ignored: object = ()) -> None:
+    del scan, page, ignored
 
 
-def _is_early(budget: RequestBudget, facts: RateLimit, now: float) -> float:
-    del budget
-    return now + facts.reset - 2
+def _too_early(limiter: RateLimiter, headers: object, now: float) -> float:
+    del limiter, headers
+    return now - 2
+
+
+def _no_repeated_event(scan: Scan, page: FetchedPage) -> set[int]:
+    del scan, page
+    return set()
+
+
+def _keep_every_anchor(scan: Scan, page: FetchedPage) -> None:
+    state = scan.state
+    anchors = [one.newest_id for one in state.loaded_ranges] + [state.high_watermark_id]
+    object.__setattr__(state, "scan_anchors", tuple(filter(None, anchors)))
+    del page
+
+
+def _trust_the_feed(state: ScanState, *, at_oldest_event: bool) -> ScanState:
+    del at_oldest_event
+    return ScanState(high_watermark=state.scan_newest_at, high_watermark_id=state.scan_newest_id)
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "broken"),
+    ("owner", "name", "broken", "check"),
     [
-        (Span, "covers", _covers_late_events_too),
-        (Walk, "doubt", _believes_the_end),
-        (RequestBudget, "_next_slot", _is_early),
+        (TimeRange, "contains", _contains_late_events, service.check),
+        (Scan, "detect_anomaly", _no_anomaly, service.check),
+        (RateLimiter, "_next_slot", _too_early, service.check),
+        (Scan, "_repeated", _no_repeated_event, feeds.check),
+        (Scan, "_meet_anchors", _keep_every_anchor, feeds.check),
+        (ScanState, "finish", _trust_the_feed, feeds.check),
     ],
-    ids=["late events are skipped", "a false end is believed", "requests are early"],
+    ids=[
+        "late events are skipped",
+        "false ends are accepted",
+        "requests are too early",
+        "repeated events count twice",
+        "anchors are not verified",
+        "an unsorted feed is trusted",
+    ],
 )
-def test_the_simulation_finds_a_planted_bug(
-    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, broken: object
+def test_the_simulation_finds_a_bug(
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    broken: object,
+    check: Callable[[int], object],
 ) -> None:
     """A simulation that cannot fail would prove nothing."""
     monkeypatch.setattr(owner, name, broken)
     with pytest.raises(AssertionError, match="seed"):
-        for seed in range(400):
+        for seed in range(1000):
             check(seed)

@@ -190,7 +190,7 @@ def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
             head = b""
             while b"\r\n\r\n" not in head and (part := connection.recv(65536)):
                 head += part
-            respond(connection, head.partition(b" ")[2].partition(b" ")[0].decode())
+            respond(connection, head.partition(b" ")[2].partition(b" ")[0].decode("latin-1"))
 
     def accept() -> None:
         with suppress(OSError):

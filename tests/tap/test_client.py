@@ -41,7 +41,6 @@ def response(status: int = 429, body: bytes = b"", **headers: str) -> RawRespons
 
 
 def test_valid_page_is_fetched_with_one_request():
-    """Without a wait, and with its metadata."""
     client, transport, clock = client_of(RawResponse(200, limits(10, 9, 60), GOOD))
     transport.latency = 3.0
     page = client.fetch("here")
@@ -67,7 +66,6 @@ def test_valid_page_is_fetched_with_one_request():
     ],
 )
 def test_transient_failures_are_retried_with_growing_delays(failure, cause):
-    """Three failures, then the page; with the same cursor each time."""
     client, transport, clock = client_of(failure, failure, failure, GOOD)
     assert client.fetch("here").returned == 1
     assert transport.cursors == ["here"] * 4
@@ -80,7 +78,6 @@ def test_transient_failures_are_retried_with_growing_delays(failure, cause):
 
 @pytest.mark.parametrize("failure", [response(503), LOST, b"null"])
 def test_attempts_are_bounded(failure):
-    """A permanent failure ends the run in about ninety seconds."""
     client, transport, clock = client_of(failure)
     with pytest.raises(RetriesExhaustedError, match=r"^Gave up after 8 attempts: .*again later\.$"):
         client.fetch(None)
@@ -90,7 +87,6 @@ def test_attempts_are_bounded(failure):
 
 
 def test_every_failure_is_logged_with_the_action(caplog):
-    """One warning for each attempt."""
     client, _, _ = client_of(response(503), GOOD, logger=LOGGER)
     with caplog.at_level(logging.INFO):
         client.fetch(None)
@@ -100,7 +96,6 @@ def test_every_failure_is_logged_with_the_action(caplog):
 
 
 def test_rate_limit_waits_do_not_use_up_attempts():
-    """Forty 429s and seven failures, then the page."""
     limited = [response(Retry_After="1") for _ in range(40)]
     client, transport, _ = client_of(*limited, *[LOST] * 7, GOOD)
     assert client.fetch(None).returned == 1
@@ -128,7 +123,6 @@ def test_rate_limit_waits_do_not_use_up_attempts():
     ],
 )
 def test_429_is_waited_out_exactly(headers, seconds):
-    """By Retry-After, by the reset, or by a default."""
     client, _, clock = client_of(response(**headers), GOOD)
     client.fetch(None)
     assert clock.sleeps == [pytest.approx(seconds, abs=0.01)]
@@ -136,7 +130,6 @@ def test_429_is_waited_out_exactly(headers, seconds):
 
 
 def test_429s_in_a_row_are_bounded():
-    """For an hour; then a later run may try again."""
     client, transport, clock = client_of(response(Retry_After="60"))
     with pytest.raises(RetriesExhaustedError, match="hour"):
         client.fetch(None)
@@ -147,7 +140,6 @@ def test_429s_in_a_row_are_bounded():
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("value", ["4000", "99999999999", "1" + "0" * 300])
 def test_wait_of_more_than_an_hour_is_not_slept(value, status):
-    """The run ends, or a new scan is needed where a cursor would expire."""
     for cursor in (None, "here"):
         client, _, clock = client_of(response(status, Retry_After=value), GOOD)
         with pytest.raises(RetriesExhaustedError, match="more than an hour"):
@@ -160,7 +152,6 @@ def test_wait_of_more_than_an_hour_is_not_slept(value, status):
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_retry_after_of_an_unavailable_service_is_respected(status, caplog):
-    """It counts as an attempt, unlike a 429."""
     client, _, clock = client_of(response(status, Retry_After="20"), GOOD, logger=LOGGER)
     client.fetch(None)
     assert clock.sleeps == [pytest.approx(20)]
@@ -172,7 +163,6 @@ def test_retry_after_of_an_unavailable_service_is_respected(status, caplog):
 
 
 def test_waits_for_the_rate_limit_before_the_request(caplog):
-    """And logs the wait."""
     client, _, clock = client_of(RawResponse(200, limits(1, 0, 60), GOOD), logger=LOGGER)
     with caplog.at_level(logging.INFO):
         client.fetch(None)
@@ -183,7 +173,6 @@ def test_waits_for_the_rate_limit_before_the_request(caplog):
 
 
 def test_no_request_is_spent_on_an_expired_cursor():
-    """By the clock, with a small tolerance."""
     client, transport, clock = client_of(GOOD)
     client.fetch("here", expires_at=NOON)
     clock.passed += CLOCK_GRACE.total_seconds() + 0.1
@@ -194,7 +183,6 @@ def test_no_request_is_spent_on_an_expired_cursor():
 
 @pytest.mark.parametrize("year", [1, 9999])
 def test_expiry_may_be_any_date(year):
-    """The saved state may hold any."""
     client, _, _ = client_of(GOOD)
     expires_at = datetime(year, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
     if year == 1:
@@ -206,7 +194,6 @@ def test_expiry_may_be_any_date(year):
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_no_wait_is_slept_for_a_cursor_that_expires_in_it(status):
-    """The new scan waits instead."""
     client, transport, clock = client_of(response(status, Retry_After="300"), GOOD)
     with pytest.raises(CursorExpiredError):
         client.fetch("here", expires_at=NOON + timedelta(seconds=100))
@@ -217,7 +204,6 @@ def test_no_wait_is_slept_for_a_cursor_that_expires_in_it(status):
 
 
 def test_retries_end_when_the_cursor_expires():
-    """Before the attempts are used up."""
     client, transport, _ = client_of(response(503))
     with pytest.raises(CursorExpiredError):
         client.fetch("here", expires_at=NOON + timedelta(seconds=10))
@@ -226,16 +212,15 @@ def test_retries_end_when_the_cursor_expires():
 
 @pytest.mark.parametrize("code", ["CURSOR_EXPIRED", "CURSOR_INVALID_FORMAT", "ANYTHING"])
 def test_rejected_cursor_is_expired(code):
-    """Without a retry."""
     client, transport, clock = client_of(response(400, b'{"code":"%s"}' % code.encode()))
     with pytest.raises(CursorExpiredError, match=code):
         client.fetch("here")
     assert (len(transport.cursors), clock.sleeps) == (1, [])
+    assert client.stats.retries == {"cursor_refused": 1}
 
 
 @pytest.mark.parametrize("cursor", ["a\ud800b", "c" * (MAX_CURSOR_CHARACTERS + 1)])
 def test_cursor_that_cannot_be_sent_is_expired(cursor):
-    """From an edited state."""
     client, transport, _ = client_of(GOOD)
     with pytest.raises(CursorExpiredError):
         client.fetch(cursor)
@@ -246,7 +231,6 @@ def test_cursor_that_cannot_be_sent_is_expired(cursor):
     ("status", "error"), [(400, ApiChangedError), (401, AccessDeniedError), (404, ApiChangedError)]
 )
 def test_permanent_failure_ends_the_run_at_once(status, error):
-    """With one request and one message."""
     client, transport, _ = client_of(response(status))
     with pytest.raises(error, match=r"\.$"):
         client.fetch(None)
@@ -268,7 +252,6 @@ def test_permanent_failure_ends_the_run_at_once(status, error):
     ],
 )
 def test_only_the_code_of_an_error_body_is_named(body, is_named):
-    """Other text may hold anything."""
     client, _, _ = client_of(response(401, body))
     with pytest.raises(AccessDeniedError) as error:
         client.fetch(None)
@@ -277,7 +260,6 @@ def test_only_the_code_of_an_error_body_is_named(body, is_named):
 
 
 def test_error_page_of_a_gateway_uses_a_slot():
-    """It has no rate limit headers, and the API may have counted the request."""
     clock = FakeClock()
     transport = FakeTransport(clock, RawResponse(200, limits(2, 1, 60), GOOD), response(502), GOOD)
     client = PageClient(transport, page_size=5000, clock=clock, logger=QUIET)
@@ -294,7 +276,6 @@ def test_error_page_of_a_gateway_uses_a_slot():
     ],
 )
 def test_unusable_values_are_ignored_with_one_warning(body, headers, warning, caplog):
-    """For the whole run."""
     client, _, _ = client_of(RawResponse(200, headers, body), logger=LOGGER)
     for _ in range(3):
         assert client.fetch(None).returned == 1
@@ -318,7 +299,6 @@ header_values = (
     cursor=st.none() | st.text(st.characters(codec=None, exclude_categories=()), max_size=5),
 )
 def test_arbitrary_responses_raise_no_unexpected_exception(status, headers, body, cursor):
-    """A page, an expired cursor, or an error of the tap; after bounded waits."""
     client, transport, clock = client_of(RawResponse(status, headers, body), GOOD)
     with contextlib.suppress(TapDataSyncError, CursorExpiredError):
         assert client.fetch(cursor).returned == 1
@@ -327,7 +307,6 @@ def test_arbitrary_responses_raise_no_unexpected_exception(status, headers, body
 
 
 def test_system_clock_is_aware_and_monotonic():
-    """A negative sleep is none."""
     clock = SystemClock()
     before = clock.monotonic()
     clock.sleep(-5)

@@ -55,7 +55,10 @@ def test_good_addresses(url):
         ({"api_key": ""}, "The setting 'api_key' is missing."),
         ({"api_key": None}, "The setting 'api_key' is missing."),
         ({"api_key": 5}, "The setting 'api_key' must be a string."),
-        ({"api_key": "a\nb"}, "The setting 'api_key' has characters that an HTTP header cannot hold."),
+        (
+            {"api_key": "a\nb"},
+            "The setting 'api_key' has characters that an HTTP header cannot hold.",
+        ),
         (
             {"api_key": "schlüssel"},
             "The setting 'api_key' has characters that an HTTP header cannot hold.",

@@ -34,7 +34,6 @@ FATAL = [301, 302, 303, 307, 308, 402, 404, 405, 406, 410, 413, 418, 422, 451]
     ],
 )
 def test_every_status_has_one_action(status, action, error, with_cursor):
-    """With and without a cursor."""
     resolution = interpret_response(status, code=None, with_cursor=with_cursor)
     assert resolution is not None
     assert (resolution.action, resolution.error) == (action, error)
@@ -42,16 +41,20 @@ def test_every_status_has_one_action(status, action, error, with_cursor):
 
 
 def test_status_200_has_no_resolution():
-    """Its body decides."""
     assert interpret_response(200, code=None, with_cursor=False) is None
 
 
 @pytest.mark.parametrize(
     ("status", "code"),
-    [(400, None), (400, "ANYTHING"), (410, "CURSOR_EXPIRED"), (422, "CURSOR_INVALID_FORMAT")],
+    [
+        (400, None),
+        (400, "ANYTHING"),
+        (404, "CURSOR_NOT_FOUND"),
+        (410, "CURSOR_EXPIRED"),
+        (422, "CURSOR_INVALID_FORMAT"),
+    ],
 )
 def test_rejected_cursor_resets_pagination(status, code):
-    """A request without cursor fails."""
     resolution = interpret_response(status, code=code, with_cursor=True)
     assert resolution is not None
     assert resolution.action is ResponseAction.RESET_PAGINATION
@@ -62,8 +65,13 @@ def test_rejected_cursor_resets_pagination(status, code):
     assert (resolution.action, resolution.error) == (ResponseAction.FAIL, ApiChangedError)
 
 
+def test_cursor_code_of_an_unavailable_service_does_not_reset_pagination():
+    resolution = interpret_response(503, code="CURSOR_STORE_UNAVAILABLE", with_cursor=True)
+    assert resolution is not None
+    assert resolution.action is ResponseAction.RETRY
+
+
 def test_every_status_has_a_message():
-    """It names the status and the API's code; it is a sentence where it ends the run."""
     for status in [*range(100, 200), *range(201, 1000)]:
         resolution = interpret_response(status, code="SOME_CODE", with_cursor=False)
         assert resolution is not None
@@ -81,7 +89,6 @@ def test_every_status_has_a_message():
     ],
 )
 def test_failed_exchange_and_invalid_body_are_retried(error, cause):
-    """The message is that of the exception."""
     resolution = interpret_exception(error)
     assert (resolution.action, resolution.cause) == (ResponseAction.RETRY, cause)
     assert resolution.message == "no response"
@@ -101,6 +108,5 @@ def test_failed_exchange_and_invalid_body_are_retried(error, cause):
     ],
 )
 def test_exit_codes(error, code):
-    """1: try again, 2: configuration, 3: permanent."""
     assert issubclass(error, errors.TapDataSyncError)
     assert error("x").exit_code == code

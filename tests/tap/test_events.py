@@ -44,7 +44,6 @@ def line_of(record: EventRecord) -> bytes:
 
 
 def test_documented_event_becomes_a_record():
-    """Every field goes to its column, without errors."""
     result = parsed()
     record = record_of(result)
     assert (result.errors, result.unknown_fields, result.invalid) == ([], [], False)
@@ -57,7 +56,6 @@ def test_documented_event_becomes_a_record():
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED_FIELDS - {"id"}))
 def test_missing_field_is_null_with_an_error(name):
-    """The event is still emitted, and does not count as invalid."""
     result = parsed(**{name: ...})
     assert result.errors == [f"{name}: missing"]
     assert not result.invalid
@@ -67,7 +65,6 @@ def test_missing_field_is_null_with_an_error(name):
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED_FIELDS - {"id"}))
 def test_null_field_is_null(name):
-    """In every column."""
     column = {v: k for k, v in COLUMNS.items()}.get(name, name)
     assert getattr(record_of(parsed(**{name: None})), column) is None
 
@@ -75,7 +72,6 @@ def test_null_field_is_null(name):
 @pytest.mark.parametrize("name", TEXT_FIELDS)
 @pytest.mark.parametrize("value", [5, 1.5, True, [], {}, ["a"], {"a": 1}])
 def test_text_of_another_type_is_null_with_an_error(name, value):
-    """A text column never receives anything else."""
     result = parsed(**{name: value})
     assert result.errors == [f"{name}: not a string"]
     assert result.invalid
@@ -85,7 +81,6 @@ def test_text_of_another_type_is_null_with_an_error(name, value):
 @pytest.mark.parametrize("name", ["properties", "session"])
 @pytest.mark.parametrize("value", ["", "text", 0, 5, 1.5, True, False, [], [1]])
 def test_object_of_another_type_is_null_with_an_error(name, value):
-    """Also where the value is false in Python."""
     result = parsed(**{name: value})
     assert result.errors == [f"{name}: not an object"]
     assert getattr(record_of(result), name) is None
@@ -93,7 +88,6 @@ def test_object_of_another_type_is_null_with_an_error(name, value):
 
 @pytest.mark.parametrize("name", ["properties", "session"])
 def test_empty_object_is_valid(name):
-    """Also next to an invalid field."""
     assert decoded(getattr(record_of(parsed(**{name: {}})), name)) == {}
     assert decoded(getattr(record_of(parsed(**{name: {}, "type": 5})), name)) == {}
 
@@ -108,7 +102,6 @@ def test_empty_object_is_valid(name):
     ],
 )
 def test_whole_number_as_id_is_kept_as_text(value, kept):
-    """No event is lost when the API changes its ids to numbers."""
     result = parsed_with("id", value)
     assert (result.event_id, record_of(result).id) == (kept, kept)
     assert result.errors == ["id: a number, kept as text"]
@@ -133,7 +126,6 @@ def test_whole_number_as_id_is_kept_as_text(value, kept):
     ],
 )
 def test_event_without_usable_id_has_errors_but_no_record(value, reason):
-    """It is only rejected."""
     result = parsed(id=...) if value is None else parsed_with("id", value)
     assert (result.record, result.event_id) == (None, None)
     assert reason in result.errors
@@ -145,7 +137,6 @@ def test_event_without_usable_id_has_errors_but_no_record(value, reason):
     ['"yesterday"', "true", "[]", "{}", "1e300", "1e400", "NaN", "Infinity", '""', "9" * 1500],
 )
 def test_invalid_timestamp_is_null_with_an_error(value):
-    """The event is still emitted."""
     result = parsed_with("timestamp", value)
     assert record_of(result).timestamp is None
     assert len(result.errors) == 1
@@ -168,21 +159,18 @@ def test_invalid_timestamp_is_null_with_an_error(value):
     ],
 )
 def test_timestamp_in_any_known_format_is_valid(value):
-    """Every format that was reported."""
     result = parsed_with("timestamp", value)
     assert record_of(result).timestamp == NOON
     assert result.errors == []
 
 
 def test_invisible_characters_in_a_timestamp_are_removed_with_an_error():
-    """The raw event is kept."""
     result = parsed(timestamp="2026-01-27T12:\u200b00:00Z")
     assert record_of(result).timestamp == NOON
     assert result.errors == ["timestamp: invisible characters removed"]
 
 
 def test_both_parsers_of_fractions_agree_within_a_microsecond():
-    """The fast one rounds the seventh digit, the other one truncates it."""
     text = "2026-01-27T12:00:00.1234567Z"
     quick = record_of(parsed(timestamp=text)).timestamp
     slow = record_of(parsed(timestamp=text, type=5)).timestamp
@@ -197,7 +185,6 @@ BAD = ["\\u0000", "\\ud800", "\\udc00", "\\udfff\\ud800", "\\uD800x"]
 @pytest.mark.parametrize("bad", BAD)
 @pytest.mark.parametrize("name", ["id", *TEXT_FIELDS])
 def test_nul_and_lone_surrogates_in_text_are_replaced_with_an_error(bad, name):
-    """Databases cannot store them; the rest of the text is kept."""
     result = parsed_with(name, f'"a{bad}b"')
     assert result.errors == [f"{name}: NUL or lone surrogate replaced"]
     value = getattr(record_of(result), {v: k for k, v in COLUMNS.items()}.get(name, name))
@@ -219,7 +206,6 @@ def test_nul_and_lone_surrogates_in_text_are_replaced_with_an_error(bad, name):
     ],
 )
 def test_nul_and_lone_surrogates_are_replaced_at_any_depth(bad, template):
-    """In values and keys, objects and lists."""
     result = parsed_with("properties", template.replace("%", f"x{bad}y"))
     assert len(result.errors) == 1
     assert "NUL or lone surrogate replaced" in result.errors[0]
@@ -234,14 +220,12 @@ def test_nul_and_lone_surrogates_are_replaced_at_any_depth(bad, template):
 
 @pytest.mark.parametrize("good", ["\\ud83d\\ude00", "\\\\u0000", "\\\\ud800", "\\u00e9", "\\uFFFD"])
 def test_surrogate_pairs_and_escaped_backslashes_are_valid(good):
-    """They only resemble a lone surrogate or NUL."""
     result = parsed_with("properties", f'{{"a":"{good}"}}')
     assert result.errors == []
     assert bytes(record_of(result).properties) == f'{{"a":"{good}"}}'.encode()
 
 
 def test_raw_control_characters_except_nul_are_kept():
-    """A raw tab is invalid JSON, but readable."""
     assert record_of(parsed_with("name", '"a\tb"')).name == "a\tb"
     assert record_of(parsed_with("name", '"a\x00b"')).name == "a\ufffdb"
     assert (
@@ -263,7 +247,6 @@ NUMBERS = [
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("invalid", [False, True])
 def test_numbers_are_kept_exactly(number, invalid):
-    """No number is converted to a float, also not in an object that is sanitized."""
     bad = ', "x": "\\u0000"' if invalid else ""
     result = parsed_with("properties", f'{{"a": {number}{bad}}}')
     assert decoded(record_of(result).properties)["a"] == Decimal(number)
@@ -282,7 +265,6 @@ def test_numbers_are_kept_exactly(number, invalid):
 )
 @pytest.mark.parametrize("template", ['{"a": %}', '{"a": {"b": [1, %]}}'])
 def test_numbers_out_of_range_become_null_with_an_error(number, word, template):
-    """The rest of the object is kept."""
     result = parsed_with("properties", template.replace("%", number))
     assert len(result.errors) == 1
     assert word in result.errors[0]
@@ -290,7 +272,6 @@ def test_numbers_out_of_range_become_null_with_an_error(number, word, template):
 
 
 def test_exponent_beyond_decimals_makes_the_object_unreadable():
-    """Decimals have a largest exponent."""
     result = parsed_with("properties", '{"a": 1e9999999999999999999}')
     assert record_of(result).properties is None
     assert result.errors == ["properties: cannot be read"]
@@ -298,7 +279,6 @@ def test_exponent_beyond_decimals_makes_the_object_unreadable():
 
 @pytest.mark.parametrize("depth", [101, 500, 5000, 100_000])
 def test_deep_nesting_keeps_the_record(depth):
-    """With or without the object."""
     for bad in ("", ', "type": 5'):
         text = "{" + f'"a":{"[" * depth}{"]" * depth}' + "}"
         source = json.dumps(event(properties="@@")).replace('"@@"', text)
@@ -308,7 +288,6 @@ def test_deep_nesting_keeps_the_record(depth):
 
 
 def test_sanitized_object_is_cut_at_a_depth_with_an_error():
-    """An object that is valid as a whole is not."""
     text = '{"x":"\\u0000","a":' + "[" * 150 + "]" * 150 + "}"
     result = parsed_with("properties", text)
     assert any("nested deeper" in reason for reason in result.errors)
@@ -316,7 +295,6 @@ def test_sanitized_object_is_cut_at_a_depth_with_an_error():
 
 
 def test_too_long_object_is_null_with_an_error(monkeypatch):
-    """Meltano limits the length of a line."""
     monkeypatch.setattr(events_module, "MAX_OBJECT_BYTES", 100)
     for text in ("x" * 200, "é" * 60):
         result = parsed_with("properties", f'{{"a": "{text}"}}')
@@ -327,14 +305,12 @@ def test_too_long_object_is_null_with_an_error(monkeypatch):
 
 @pytest.mark.parametrize("name", TEXT_FIELDS)
 def test_too_long_text_is_null_with_an_error(name):
-    """In every text column."""
     result = parsed(**{name: "x" * 70_000})
     assert result.errors == [f"{name}: longer than 65536 characters"]
     assert getattr(record_of(result), {v: k for k, v in COLUMNS.items()}[name]) is None
 
 
 def test_too_long_id_is_rejected():
-    """No index of the target takes it, and its page could never be loaded."""
     assert record_of(parsed(id="é" * 500)).id == "é" * 500
     result = parsed(id="x" * 501)
     assert result.record is None
@@ -344,7 +320,6 @@ def test_too_long_id_is_rejected():
 
 @pytest.mark.parametrize("number", ["1e-5000", "0." + "0" * 1500 + "1", "1e99999999999999999999"])
 def test_number_that_databases_refuse_is_not_passed_through(number):
-    """With such a number a page could never be loaded."""
     result = parsed_with("properties", f'{{"a": {number}}}')
     assert result.errors
     assert number.encode() not in line_of(record_of(result))
@@ -352,7 +327,6 @@ def test_number_that_databases_refuse_is_not_passed_through(number):
 
 @pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"])
 def test_records_never_contain_raw_newlines(newline):
-    """A Singer message is one line, however the API formats its JSON."""
     source = json.dumps(event(), indent=2).replace("\n", newline)
     for text in (source, source.replace('"page_view"', "NaN")):
         line = line_of(record_of(parse_event(text)))
@@ -362,7 +336,6 @@ def test_records_never_contain_raw_newlines(newline):
 
 
 def test_unknown_fields_are_named():
-    """They are not a reason to reject the event."""
     result = parsed(zeta=1, alpha={"a": 2})
     assert result.unknown_fields == ["alpha", "zeta"]
     assert result.errors == []
@@ -387,7 +360,6 @@ def test_unknown_fields_are_named():
     ],
 )
 def test_event_that_is_not_an_object_is_rejected(text):
-    """With one error and no record."""
     result = parse_event(text)
     assert result.record is None
     assert result.errors == ["the event is not a JSON object"]
@@ -395,7 +367,6 @@ def test_event_that_is_not_an_object_is_rejected(text):
 
 
 def test_event_with_an_undecodable_key_is_rejected():
-    """An escape that JSON does not define."""
     assert parse_event('{"id": "a", "b\\x": 1}').record is None
 
 
@@ -411,7 +382,6 @@ def test_event_with_an_undecodable_key_is_rejected():
     ],
 )
 def test_suspicious_escapes_are_found(body, expected):
-    """Escapes that databases may not store."""
     assert has_suspicious_escape(body) is expected
 
 
@@ -428,7 +398,6 @@ values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(sorted(DOCUMENTED_FIELDS)) | st.text(max_size=5), values))
 def test_event_with_an_id_always_becomes_a_record(fields):
-    """Whatever the other fields contain."""
     result = parse_event(json.dumps(fields))
     identifier = fields.get("id")
     if isinstance(identifier, str) and identifier:
@@ -445,7 +414,6 @@ def test_event_with_an_id_always_becomes_a_record(fields):
 
 @given(st.dictionaries(st.text(), values), st.sampled_from(sorted(DOCUMENTED_FIELDS)))
 def test_valid_object_is_kept_next_to_an_invalid_field(properties, invalid):
-    """One invalid field never changes another."""
     clean = json.loads(json.dumps(properties), parse_constant=lambda _: None)
     text = json.dumps(event(properties=clean, **({invalid: []} if invalid != "properties" else {})))
     result = parse_event(text)
@@ -455,6 +423,5 @@ def test_valid_object_is_kept_next_to_an_invalid_field(properties, invalid):
 
 @given(st.text())
 def test_arbitrary_text_is_a_record_or_has_errors(text):
-    """No text raises."""
     result = parse_event(text)
     assert (result.record is not None) or result.errors

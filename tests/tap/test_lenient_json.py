@@ -32,20 +32,17 @@ def parse(text: str) -> object:
 
 @given(st.dictionaries(st.text(), values, max_size=6), styles)
 def test_object_is_split_as_a_parser_reads_it(value, style):
-    """Each member's text decodes to the member."""
     members = split_object(json.dumps(value, **style))
     assert {name: parse(text) for name, text in members.items()} == value
 
 
 @given(st.lists(values, max_size=6), styles)
 def test_array_is_split_as_a_parser_reads_it(value, style):
-    """Each item's text decodes to the item."""
     assert [parse(text) for text in split_array(json.dumps(value, **style))] == value
 
 
 @given(st.dictionaries(st.text(), values, min_size=1, max_size=4), styles, st.data())
 def test_truncated_text_is_refused(value, style, data):
-    """At every character."""
     text = json.dumps(value, **style).rstrip()
     end = data.draw(st.integers(0, len(text) - 1))
     with pytest.raises(JSONTextError):
@@ -54,7 +51,6 @@ def test_truncated_text_is_refused(value, style, data):
 
 @given(st.text() | st.text(alphabet='{}[]",:\\ \n10ax'))
 def test_arbitrary_text_raises_no_other_exception(text):
-    """Members, or a JSONTextError."""
     with contextlib.suppress(JSONTextError):
         split_object(text)
     with contextlib.suppress(JSONTextError):
@@ -80,38 +76,32 @@ def test_arbitrary_text_raises_no_other_exception(text):
     ],
 )
 def test_invalid_object_is_refused(text):
-    """An undecodable key is one case."""
     with pytest.raises(JSONTextError):
         split_object(text)
 
 
 @pytest.mark.parametrize("text", ["[1,]", "[,]", "[,1]", "[1", "[[]", "]", "{}", "[1]]", '["]'])
 def test_invalid_array_is_refused(text):
-    """Or an incomplete one."""
     with pytest.raises(JSONTextError):
         split_array(text)
 
 
 def test_what_json_forbids_is_kept_unchanged():
-    """NaN, lone surrogates and raw control characters."""
     members = split_object('{"a": NaN, "b": "\\ud800", "c": "x\x00y", "d": -Infinity}')
     assert members == {"a": "NaN", "b": '"\\ud800"', "c": '"x\x00y"', "d": "-Infinity"}
 
 
 def test_deep_nesting_does_not_recurse():
-    """They are counted."""
     deep = "[" * 100_000 + "]" * 100_000
     assert split_object(f'{{"a":{deep},"b":1}}') == {"a": deep, "b": "1"}
 
 
 def test_nesting_is_bounded():
-    """The open brackets take memory."""
     with pytest.raises(JSONTextError):
         split_array("[" * 2_000_000 + "]" * 2_000_000)
 
 
 def test_long_string_takes_no_memory_per_character():
-    """Of three million characters."""
     text = '["' + "a\\n" * 1_000_000 + '"]'
     tracemalloc.start()
     try:

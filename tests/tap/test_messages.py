@@ -48,7 +48,11 @@ def test_each_state_names_the_page_behind_its_records(run):
     last = output.bookmarks[-1]
     assert last == output.bookmarks[2]
     assert last["high_watermark"] == "2026-01-27T12:00:00.000000Z"
-    assert (last["scan_newest_at"], last["loaded_ranges"], last["cursor_expires_at"]) == (None, [], None)
+    assert (last["scan_newest_at"], last["loaded_ranges"], last["cursor_expires_at"]) == (
+        None,
+        [],
+        None,
+    )
     assert set(last) == set(output.bookmarks[0])
     for message in output.of("STATE"):
         assert set(message["value"]["bookmarks"]) <= {"events", "pages", "rejected_events"}

@@ -24,7 +24,7 @@ def log(caplog):
     return ProgressLog(logging.getLogger("tests.progress"), 100.0)
 
 
-def log_page(
+def log_page(  # noqa: PLR0913 - what a line may show
     log: ProgressLog,
     number: int,
     now: float,

@@ -163,7 +163,6 @@ seeds = st.integers(0, 2**32)
     start=st.floats(0, 1000),
 )
 def test_gets_no_429_as_the_only_client(kind, limit, window, latency, seed, start):
-    """Whatever the way of counting."""
     server = Limiter(kind, limit, window)
     assert not scan(server, 3 * limit + 5, latency=latency, seed=seed, start=start).rejected
 
@@ -179,7 +178,6 @@ def test_gets_no_429_as_the_only_client(kind, limit, window, latency, seed, star
 def test_restart_gets_at_most_one_429_at_its_first_request(
     kind, limit, window, latency, seed, earlier
 ):
-    """Requests of the earlier process are known from the first response on."""
     server = Limiter(kind, limit, window)
     for arrival in sorted(earlier):
         server.request(arrival)
@@ -198,7 +196,6 @@ def test_restart_gets_at_most_one_429_at_its_first_request(
 def test_another_client_with_the_same_key_causes_few_429s(
     kind, limit, window, latency, seed, others
 ):
-    """A 429 is possible, a series of them is not."""
     pages = 2 * limit + 5
     timing = scan(
         Limiter(kind, limit, window),
@@ -223,7 +220,6 @@ def test_another_client_with_the_same_key_causes_few_429s(
 def test_headers_that_are_a_second_off_cause_few_429s(
     kind, limit, window, latency, seed, at_end, floor
 ):
-    """The server rounds down, or computes the headers when it responds."""
     pages = 3 * limit + 5
     server = Limiter(kind, limit, window, at_end=at_end, floor=floor)
     timing = scan(server, pages, latency=latency, seed=seed)
@@ -235,7 +231,6 @@ def test_headers_that_are_a_second_off_cause_few_429s(
 @pytest.mark.parametrize("latency", [(0, 0), (0.5, 0.8), (1, 1), (2, 3.5), (4.8, 5), (0, 5)])
 @pytest.mark.parametrize("phase", [0.0, 13.7, 31.2, 59.4])
 def test_uses_99_percent_of_the_rate_limit(kind, latency, phase):
-    """Thirty pages at 10 per 60 s take at most 1 % longer than necessary."""
     for seed in range(5):
         timing = scan(Limiter(kind, 10, 60), 30, latency=latency, seed=seed, start=phase)
         best = oracle(Limiter(kind, 10, 60), 30, latency=latency, seed=seed, start=phase)
@@ -246,7 +241,6 @@ def test_uses_99_percent_of_the_rate_limit(kind, latency, phase):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("latency", [(0, 0), (1, 1), (2, 3.5), (4.8, 5), (0, 5)])
 def test_restart_costs_seconds_not_windows(kind, latency):
-    """A new process does not know the requests of the one before."""
     for seed in range(5):
         for pages_before in (3, 10, 17):
             server, ideal = Limiter(kind, 10, 60), Limiter(kind, 10, 60)
@@ -261,7 +255,6 @@ def test_restart_costs_seconds_not_windows(kind, latency):
 
 @given(kind=st.sampled_from(KINDS), latency=latencies, seed=seeds, pages=st.integers(1, 30))
 def test_without_headers_there_is_no_wait(kind, latency, seed, pages):
-    """No limit is assumed."""
     server = Limiter(kind, 1000, 60)
     assert scan(server, pages, latency=latency, seed=seed, headers=False).waited == 0
 
@@ -273,7 +266,6 @@ def test_without_headers_there_is_no_wait(kind, latency, seed, pages):
     seed=seeds,
 )
 def test_does_not_wait_while_a_request_is_free(kind, limit, window, seed):
-    """The first N requests of a new key are sent at once."""
     assert scan(Limiter(kind, limit, window), limit, latency=(0, 0.1), seed=seed).waited == 0
 
 
@@ -285,7 +277,6 @@ def burst(limiter: RateLimiter, start: float, resets: list[int]) -> None:
 
 
 def test_own_memory_is_exact_where_headers_agree():
-    """The slot becomes free one window after its request, not a rounded second later."""
     limiter = RateLimiter()
     burst(limiter, 0.0, [60, 59])
     limiter.on_request(60.5)
@@ -294,7 +285,6 @@ def test_own_memory_is_exact_where_headers_agree():
 
 
 def test_later_headers_override_own_memory():
-    """Another client took the slot."""
     limiter = RateLimiter()
     burst(limiter, 0.0, [60, 59])
     limiter.on_request(61.0)
@@ -304,7 +294,6 @@ def test_later_headers_override_own_memory():
 
 
 def test_earlier_headers_override_own_memory():
-    """A fixed window ends for all its requests at once, also for late ones."""
     limiter = RateLimiter()
     burst(limiter, 0.0, [60, 59])
     burst(limiter, 110.0, [10, 9])
@@ -312,7 +301,6 @@ def test_earlier_headers_override_own_memory():
 
 
 def test_request_that_may_have_been_counted_uses_a_slot():
-    """After a timeout."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     limiter.on_response(RateLimitHeaders(2, 1, 60), 1.0)
@@ -322,7 +310,6 @@ def test_request_that_may_have_been_counted_uses_a_slot():
 
 
 def test_request_that_was_not_sent_uses_no_slot():
-    """After a refused connection."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     limiter.on_response(RateLimitHeaders(2, 1, 60), 1.0)
@@ -332,7 +319,6 @@ def test_request_that_was_not_sent_uses_no_slot():
 
 
 def test_timeout_of_the_first_request_causes_no_wait():
-    """Nothing is known of the limit yet."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     limiter.on_no_response(counted=True)
@@ -340,7 +326,6 @@ def test_timeout_of_the_first_request_causes_no_wait():
 
 
 def test_429_waits_for_retry_after():
-    """It takes precedence over the headers."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     assert limiter.on_429(RateLimitHeaders(10, 0, 30), 17.0, 1.0) == pytest.approx(17)
@@ -348,14 +333,12 @@ def test_429_waits_for_retry_after():
 
 
 def test_429_without_retry_after_waits_for_the_reset():
-    """Of the rate limit headers."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     assert limiter.on_429(RateLimitHeaders(10, 0, 30), None, 1.0) == pytest.approx(30)
 
 
 def test_429_without_any_header_waits_exponentially():
-    """Up to a maximum; another response resets the waits."""
     limiter = RateLimiter()
     waits = []
     for _ in range(8):
@@ -370,7 +353,6 @@ def test_429_without_any_header_waits_exponentially():
 
 
 def test_follows_a_limit_that_changes():
-    """The server lowers its limit."""
     limiter = RateLimiter()
     for number in range(3):
         limiter.on_request(float(number))
@@ -412,12 +394,10 @@ def header_values(limit: str, remaining: str, reset: str) -> dict[str, str]:
     ],
 )
 def test_headers_are_read_together_or_not_at_all(values, expected):
-    """One that is missing or invalid makes the others useless."""
     assert RateLimitHeaders.from_headers(header_values(*values), NOW) == expected
 
 
 def test_headers_are_optional():
-    """Also when only one is missing."""
     assert RateLimitHeaders.from_headers({}, NOW) is None
     headers = header_values("10", "3", "7")
     del headers["X-RateLimit-Limit"]
@@ -436,13 +416,11 @@ def test_headers_are_optional():
     ],
 )
 def test_reset_given_as_unix_time_is_relative_to_the_response(reset, date, seconds):
-    """In seconds or milliseconds, by the ``Date`` of the response if it has one."""
     headers = header_values("10", "0", str(reset)) | {"Date": date}
     assert RateLimitHeaders.from_headers(headers, NOW) == RateLimitHeaders(10, 0, seconds)
 
 
 def test_a_far_reset_is_not_learned_as_the_window():
-    """One absurd header does not slow down what follows."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     limiter.on_response(RateLimitHeaders(2, 1, 900_000), 0.0)
@@ -450,7 +428,6 @@ def test_a_far_reset_is_not_learned_as_the_window():
 
 
 def test_pause_delays_the_next_request_only():
-    """``Retry-After`` of a 503."""
     limiter = RateLimiter()
     limiter.pause(20.0, 5.0)
     assert limiter.delay(5.0) == 20
@@ -482,17 +459,14 @@ def test_pause_delays_the_next_request_only():
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value, seconds):
-    """Anything else is ignored."""
     assert retry_after({"Retry-After": value}, NOW) == seconds
 
 
 def test_retry_after_is_optional():
-    """A missing header is ignored."""
     assert retry_after({}, NOW) is None
 
 
 def test_retry_after_as_a_date_is_relative_to_the_response():
-    """The clock of this machine may be wrong."""
     headers = {
         "Retry-After": "Tue, 27 Jan 2026 09:00:30 GMT",
         "Date": "Tue, 27 Jan 2026 09:00:00 GMT",
@@ -515,7 +489,6 @@ def test_retry_after_as_a_date_is_relative_to_the_response():
     )
 )
 def test_arbitrary_header_values_are_read_or_ignored(headers):
-    """No value raises, and the limiter accepts whatever was read."""
     limiter = RateLimiter()
     limiter.on_request(0.0)
     rate_limit, wait = RateLimitHeaders.from_headers(headers, NOW), retry_after(headers, NOW)

@@ -46,7 +46,6 @@ def fail(message: str) -> None:
 
 
 def test_the_key_is_not_in_messages_or_arguments(log):
-    """Nor in the text of arguments."""
     log.logger.error("the key is " + KEY)  # noqa: G003 - on purpose
     log.logger.error("the key is %s", KEY)
     log.logger.error("of %(a)s", {"a": {"api_key": KEY}})
@@ -55,7 +54,6 @@ def test_the_key_is_not_in_messages_or_arguments(log):
 
 
 def test_the_key_is_not_in_exceptions(log):
-    """Nor in their causes; the message is kept."""
     try:
         try:
             fail(f"bad header {KEY!r}")
@@ -68,7 +66,6 @@ def test_the_key_is_not_in_exceptions(log):
 
 
 def test_the_key_is_not_in_an_exception_that_was_formatted_before():
-    """By a handler without the filter."""
     log = Log(ConsoleFormatter())
     unfiltered = logging.StreamHandler(io.StringIO())
     log.logger.handlers.insert(0, unfiltered)
@@ -81,7 +78,6 @@ def test_the_key_is_not_in_an_exception_that_was_formatted_before():
 
 
 def test_other_records_are_unchanged(log):
-    """Arguments and exception are kept."""
     try:
         fail("harmless")
     except ValueError:
@@ -92,7 +88,6 @@ def test_other_records_are_unchanged(log):
 
 
 def test_structured_records_are_valid_json():
-    """Also after a redaction."""
     log = Log(StructuredFormatter())
     try:
         fail(KEY)
@@ -102,7 +97,6 @@ def test_structured_records_are_valid_json():
 
 
 def test_filter_is_installed_on_every_root_handler(monkeypatch):
-    """It covers loggers of libraries too."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
@@ -123,14 +117,12 @@ def test_filter_is_installed_on_every_root_handler(monkeypatch):
     ],
 )
 def test_control_characters_are_escaped(text, written):
-    """A name in the API's response cannot forge a line or control the terminal."""
     log = Log(logging.Formatter("%(message)s"))
     log.logger.warning("Undocumented field %s", text)
     assert log.written == f"Undocumented field {written}\n"
 
 
 def test_control_characters_in_exceptions_are_escaped():
-    """Except for the line breaks of the traceback."""
     log = Log(ConsoleFormatter())
     try:
         fail("a\x1b[31mb")
@@ -142,7 +134,6 @@ def test_control_characters_in_exceptions_are_escaped():
 
 
 def test_long_messages_are_truncated():
-    """One text of a megabyte is no message."""
     log = Log(logging.Formatter("%(message)s"))
     log.logger.warning("x" * 10**6)
     assert len(log.written) < MAX_MESSAGE_CHARACTERS + 50

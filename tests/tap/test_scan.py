@@ -541,9 +541,7 @@ def test_arrivals_during_a_scan_are_not_waited_for():
 def test_few_deletions_during_a_scan_end_it_with_a_warning(missing, total, ends):
     scan = scan_of()
     process(scan, *down(9000, 4001), cursor="a", total=10_000)
-    page = received(
-        rows(*down(4000, -999 + missing)), cursor=None, has_more=False, total=total
-    )
+    page = received(rows(*down(4000, -999 + missing)), cursor=None, has_more=False, total=total)
     assert (scan.detect_anomaly(page, {PageAnomaly.TOTAL_DROP}) is None) is ends
     if ends:
         (warning,) = scan.process_page(page).warnings

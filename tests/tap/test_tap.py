@@ -151,8 +151,10 @@ def test_version_is_that_of_the_package(tap):
         ),
         (
             {"batch_config": {"encoding": {"format": "jsonl"}}},
-            "The setting 'batch_config' is not supported: the tap emits RECORD messages only. "
-            "Remove it.",
+            (
+                "The setting 'batch_config' is not supported: the tap emits RECORD messages only. "
+                "Remove it."
+            ),
         ),
         ({"page_size": 9999}, "9999 is greater than the maximum of 5000 in config['page_size']."),
     ],
@@ -253,7 +255,9 @@ def test_a_damaged_or_foreign_state_ends_in_one_message(tap, config, tmp_path, s
     assert ended.out == ""
 
 
-@pytest.mark.parametrize("state", [{}, {"bookmarks": {}}, {"bookmarks": {"events": {}, "pages": {}}}])
+@pytest.mark.parametrize(
+    "state", [{}, {"bookmarks": {}}, {"bookmarks": {"events": {}, "pages": {}}}]
+)
 def test_an_empty_state_is_a_fresh_start(tap, config, tmp_path, state):
     path = tmp_path / "state.json"
     path.write_text(json.dumps(state))

@@ -202,4 +202,6 @@ def test_a_full_disk_is_one_message(tmp_path):
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     last = ended.stderr.splitlines()[-1]
-    assert last.endswith("Cannot write to standard output: No space left on device. Try again later.")
+    assert last.endswith(
+        "Cannot write to standard output: No space left on device. Try again later."
+    )

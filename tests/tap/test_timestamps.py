@@ -59,7 +59,6 @@ timestamps = st.datetimes(min_value=datetime(1, 1, 1), max_value=datetime(9999, 
     ],
 )
 def test_every_reported_format_is_the_same_time(value):
-    """Numbers in three units, texts, invisible characters."""
     parsed = parse_timestamp(value)
     assert parsed == TIMESTAMP
     assert parsed.utcoffset() == timedelta(0)
@@ -83,7 +82,6 @@ def test_every_reported_format_is_the_same_time(value):
     ],
 )
 def test_bounds_and_short_forms(value, expected):
-    """Seconds, dates, a leap second, and both ends of the calendar."""
     assert parse_timestamp(value) == expected
 
 
@@ -125,14 +123,12 @@ def test_bounds_and_short_forms(value, expected):
     ],
 )
 def test_invalid_timestamp_raises_value_error(value):
-    """With a reason."""
     with pytest.raises(ValueError, match=r"\w"):
         parse_timestamp(value)
 
 
 @given(timestamps)
 def test_text_round_trip(timestamp):
-    """To the microsecond."""
     text = format_timestamp(timestamp)
     assert len(text) == 27
     assert parse_timestamp(text) == timestamp
@@ -140,7 +136,6 @@ def test_text_round_trip(timestamp):
 
 @given(st.integers(10**11, 10**14 - 1))
 def test_millisecond_round_trip(value):
-    """Milliseconds are exact, also by the faster function."""
     timestamp = parse_timestamp(value)
     assert timestamp == from_milliseconds(value)
     assert (timestamp - EPOCH) // timedelta(milliseconds=1) == value
@@ -148,7 +143,6 @@ def test_millisecond_round_trip(value):
 
 @given(timestamps, st.integers(-23 * 60, 23 * 60))
 def test_offset_does_not_change_the_time(timestamp, minutes):
-    """Outside the calendar it is refused."""
     sign = "-" if minutes < 0 else "+"
     local = f"{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
     text = timestamp.replace(tzinfo=None).isoformat() + local
@@ -163,7 +157,6 @@ def test_offset_does_not_change_the_time(timestamp, minutes):
 
 @given(st.one_of(st.text(max_size=40), st.floats(), st.integers(), st.none(), st.booleans()))
 def test_arbitrary_value_is_utc_or_a_value_error(value):
-    """No input raises another exception."""
     try:
         timestamp = parse_timestamp(value)
     except ValueError:
@@ -172,20 +165,17 @@ def test_arbitrary_value_is_utc_or_a_value_error(value):
 
 
 def test_offset_that_leaves_the_calendar_is_refused():
-    """The shift to UTC may leave the years 1 to 9999."""
     edge = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-5)))
     with pytest.raises(ValueError, match="years 1 to 9999"):
         to_utc(edge)
 
 
 def test_invisible_characters_are_removed():
-    """Zero-width and control characters, and surrounding white space."""
     assert strip_invisible(" \u200b2026\u200d-01\x00 ") == "2026-01"
 
 
 @given(timestamps)
 def test_records_are_encoded_with_utc_timestamps(timestamp):
-    """As RFC 3339, ending in Z."""
     record = EventRecord("a", None, None, None, None, None, timestamp, None)
     written = msgspec.json.decode(msgspec.json.encode(record))["timestamp"]
     assert written.endswith("Z")

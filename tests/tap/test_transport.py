@@ -41,7 +41,6 @@ def failure_of(url: str, timeout: float = 5.0) -> TransportError:
 
 
 def test_request_has_path_parameters_and_key():
-    """The key is in its header only."""
     with serving(
         lambda handler: send(handler, BODY, headers={"X-RateLimit-Limit": "10"})
     ) as server:
@@ -61,7 +60,6 @@ def test_request_has_path_parameters_and_key():
 
 @pytest.mark.parametrize("status", [201, 204, 400, 401, 404, 429, 500, 503])
 def test_every_status_is_returned(status):
-    """With its body, which is truncated for errors."""
     body = b"" if status == 204 else BODY
     with serving(lambda handler: send(handler, body, status)) as server:
         response = transport(server.url).get(None, 5000)
@@ -70,7 +68,6 @@ def test_every_status_is_returned(status):
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_not_followed(status):
-    """The key is sent to the configured host only."""
     with serving(lambda handler: send(handler, BODY)) as other:
         headers = {"Location": other.url}
         with serving(lambda handler: send(handler, b"", status, headers)) as server:
@@ -80,7 +77,6 @@ def test_redirect_is_not_followed(status):
 
 
 def test_body_shorter_than_its_length_is_an_error():
-    """By Content-Length."""
     with serving(lambda handler: send(handler, BODY, length=len(BODY) + 1)) as server:
         error = failure_of(server.url)
     assert (error.cause, error.counted) == ("connection", True)
@@ -98,7 +94,6 @@ def chunked(handler, *chunks: bytes, end: bytes = b"0\r\n\r\n") -> None:
 
 
 def test_chunked_body_is_joined():
-    """Chunk by chunk."""
     with serving(lambda handler: chunked(handler, b"a" * 100_000, b"b", b"c" * 10)) as server:
         response = transport(server.url).get(None, 5000)
     assert response.body == b"a" * 100_000 + b"b" + b"c" * 10
@@ -106,14 +101,12 @@ def test_chunked_body_is_joined():
 
 @pytest.mark.parametrize("end", [b"", b"5\r\nab", b"5", b"nonsense\r\n"])
 def test_truncated_chunked_body_is_an_error(end):
-    """Between two chunks, in one, or in a length."""
     with serving(lambda handler: chunked(handler, b"abc", end=end)) as server:
         error = failure_of(server.url)
     assert (error.cause, error.counted) == ("connection", True)
 
 
 def test_compressed_body_is_decompressed():
-    """Gzip and deflate."""
     for name, packed in (("gzip", gzip.compress(BODY)), ("deflate", zlib.compress(BODY))):
         headers = {"Content-Encoding": name}
         with serving(lambda h, p=packed, e=headers: send(h, p, headers=e)) as server:
@@ -121,7 +114,6 @@ def test_compressed_body_is_decompressed():
 
 
 def test_body_that_cannot_be_decompressed_is_invalid():
-    """It is retried."""
     with serving(lambda h: send(h, BODY, headers={"Content-Encoding": "gzip"})) as server:
         assert failure_of(server.url).cause == "invalid_body"
 
@@ -137,14 +129,12 @@ def reset(handler) -> None:
 
 
 def test_reset_before_the_response_is_an_error():
-    """The API may have counted the request."""
     with serving(reset) as server:
         error = failure_of(server.url)
     assert (error.cause, error.counted) == ("connection", True)
 
 
 def test_refused_connection_is_not_counted():
-    """The request was not sent."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -154,7 +144,6 @@ def test_refused_connection_is_not_counted():
 
 
 def test_unknown_host_is_named_and_not_counted():
-    """Names under .invalid never resolve."""
     error = failure_of("http://nowhere.invalid/api/v1")
     assert not error.counted
     assert "cannot be resolved" in str(error)
@@ -169,7 +158,6 @@ def never():
 
 
 def test_missing_response_times_out(never, caplog):
-    """With a warning before."""
 
     def hang(_: object) -> None:
         never.wait()
@@ -178,12 +166,11 @@ def test_missing_response_times_out(never, caplog):
         error = failure_of(server.url, timeout=0.3)
         never.set()
     assert (error.cause, error.counted) == ("timeout", True)
-    assert "No complete response after" in caplog.text
+    assert caplog.text.count("No complete response after") == 1
 
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_dripping_body_times_out(never, declared):
-    """Each byte is in time, the whole is not."""
 
     def drip(handler) -> None:
         handler.send_response(200)
@@ -202,7 +189,6 @@ def test_dripping_body_times_out(never, declared):
 
 
 def test_stalled_body_times_out(never):
-    """The connection stays open."""
 
     def stop(handler) -> None:
         handler.send_response(200)
@@ -219,7 +205,6 @@ def test_stalled_body_times_out(never):
 
 
 def test_connect_timeout_is_not_counted(monkeypatch):
-    """The request was not sent."""
     client = transport("http://127.0.0.1:9/api/v1")
 
     def slow(*_: object, **__: object) -> None:
@@ -239,13 +224,11 @@ def test_connect_timeout_is_not_counted(monkeypatch):
     ["http://*.example.com/x", "http://a..b/x", f"http://{'a' * 70}.com/x", "ftp://example.com"],
 )
 def test_invalid_address_is_a_configuration_error(url):
-    """Retries would not help."""
     with pytest.raises(ConnectionConfigError, match="Check api_url"):
         transport(url).get(None, 5000)
 
 
 def test_https_to_a_server_without_tls_is_named():
-    """It is retried: a proxy may be the cause."""
     with serving(lambda handler: send(handler, BODY)) as server:
         error = failure_of(server.url.replace("http:", "https:"))
     assert (error.cause, error.counted) == ("connection", False)
@@ -253,7 +236,6 @@ def test_https_to_a_server_without_tls_is_named():
 
 
 def test_unverified_certificate_is_permanent(monkeypatch):
-    """Retries would not help."""
     from requests.exceptions import SSLError  # noqa: PLC0415 - used once
 
     client = transport("https://127.0.0.1:9/api/v1")
@@ -283,7 +265,6 @@ def test_unverified_certificate_is_permanent(monkeypatch):
     ],
 )
 def test_unusable_environment_is_a_configuration_error(monkeypatch, name, value, url, advice):
-    """With the variable to check."""
     monkeypatch.setenv(name, value)
     with pytest.raises(ConnectionConfigError, match=rf"Check .*{advice}\.$") as error:
         transport(url).get(None, 5000)
@@ -291,7 +272,6 @@ def test_unusable_environment_is_a_configuration_error(monkeypatch, name, value,
 
 
 def test_connection_is_reused():
-    """For all pages."""
     ports = []
 
     def answer(handler) -> None:
@@ -335,7 +315,6 @@ def sending(*parts: bytes):
     ],
 )
 def test_invalid_http_is_an_error(response, cause, message):
-    """Of the transport, never another exception."""
     with raw_server(sending(response)) as url:
         error = failure_of(url)
     assert error.cause == cause
@@ -358,13 +337,11 @@ def test_invalid_http_is_an_error(response, cause, message):
     ],
 )
 def test_unusual_headers_are_no_error_of_the_tap(headers, status):
-    """They are ignored, or left to the caller."""
     with raw_server(sending(headers)) as url:
         assert transport(url).get(None, 5000).status == status
 
 
 def test_connection_is_not_reused_after_an_informational_status():
-    """The real response that may follow would be taken for that of the next request."""
     early = b"HTTP/1.1 103 x\r\nLink: x\r\n\r\n"
     late = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwrong"
     with raw_server(sending(early, late)) as url:
@@ -377,7 +354,6 @@ def test_connection_is_not_reused_after_an_informational_status():
     "start", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 x\r\nLocation: /\r\n\r\n"]
 )
 def test_dripping_headers_and_redirects_time_out(never, start):
-    """The timeout is that of the whole exchange."""
 
     def drip(connection: socket.socket, _target: str) -> None:
         connection.sendall(start)
@@ -395,7 +371,6 @@ def test_dripping_headers_and_redirects_time_out(never, start):
 
 
 def test_informational_responses_without_end_time_out(never):
-    """The HTTP library skips them."""
 
     def drip(connection: socket.socket, _target: str) -> None:
         while not never.wait(0.02):
@@ -407,14 +382,12 @@ def test_informational_responses_without_end_time_out(never):
 
 
 def test_name_resolution_times_out(monkeypatch, never):
-    """It has no timeout of its own."""
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: never.wait() and [])
     assert failure_of("http://example.com/api/v1", timeout=0.3).cause == "timeout"
     never.set()
 
 
 def test_next_request_after_a_timeout_is_answered(never):
-    """By a new connection."""
     slow = iter([True, False])
 
     def respond(connection: socket.socket, _target: str) -> None:
@@ -432,7 +405,6 @@ def test_next_request_after_a_timeout_is_answered(never):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10", "[::1]"])
 def test_loopback_never_uses_a_proxy(monkeypatch, host):
-    """Its name would lead to the proxy's own machine."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://proxy.invalid:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
@@ -443,7 +415,6 @@ def test_loopback_never_uses_a_proxy(monkeypatch, host):
 
 
 def test_other_hosts_use_the_proxy_of_the_environment(monkeypatch):
-    """A failure names it."""
     for name in ("HTTP_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     error = failure_of("http://example.com/api/v1")
@@ -462,10 +433,9 @@ def test_other_hosts_use_the_proxy_of_the_environment(monkeypatch):
     ],
 )
 def test_memory_of_an_oversized_response_is_bounded(status, encoding, outcome):
-    """A gzip bomb, and bodies without end: less than 200 MiB in the whole process."""
     script = Path(__file__).parent / "oversized_response.py"
     command = [sys.executable, script, status, encoding]
     output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
     *lines, peak_mib = output.stdout.splitlines()
-    assert lines == [outcome]
+    assert lines == [outcome, outcome]
     assert int(peak_mib) < 200

@@ -188,15 +188,19 @@ def test_nested_objects_are_flattened(database: Database, make_target: Make) -> 
     assert database.rows("SELECT id, deep__a FROM others") == [("1", "b")]
 
 
-def test_unknown_stream_gets_a_table_and_may_have_no_key(
-    database: Database, make_target: Make
+@pytest.mark.parametrize(
+    ("keys", "rows"), [([], 2), (["id"], 1), (["id", "tag"], 1)], ids=["none", "one", "all columns"]
+)
+def test_unknown_stream_gets_a_table(
+    database: Database, make_target: Make, keys: list[str], rows: int
 ) -> None:
     """The stock sink creates the table; without a key every row is inserted."""
-    properties = {"id": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}}}
+    properties = {"id": {"type": "string"}, "tag": {"type": "string"}}
     schema = {"type": "SCHEMA", "stream": "others", "schema": {"properties": properties}}
-    row = record("others", {"id": "1", "tags": ["a"]})
-    make_target().load(stdin([{**schema, "key_properties": []}, row, row, state_message(1)]))
-    assert database.rows("SELECT id, tags FROM others") == [("1", ["a"])] * 2
+    row = record("others", {"id": "1", "tag": "a"})
+    messages = [{**schema, "key_properties": keys}, row, state_message(1), row, state_message(2)]
+    make_target().load(stdin(messages))
+    assert database.rows("SELECT id, tag FROM others") == [("1", "a")] * rows
 
 
 def test_other_key_than_that_of_the_table_is_refused(database: Database, make_target: Make) -> None:

@@ -229,6 +229,13 @@ def test_role_without_create_privilege_on_the_database(
     assert f"GRANT CREATE ON DATABASE {database.name} TO {user};" in str(caught.value)
 
 
+def test_database_of_another_encoding_is_refused(database: Database, make_target: Make) -> None:
+    database.execute("DROP DATABASE IF EXISTS ascii")
+    database.execute("CREATE DATABASE ascii TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    with pytest.raises(SettingsError, match="has the encoding SQL_ASCII: create it with ENCODING"):
+        make_target(database="ascii").load(stdin([]))
+
+
 def test_values_keep_their_precision(database: Database, make_target: Make) -> None:
     """A timestamp to the millisecond, in UTC."""
     make_target().load(stdin([*schemas(), record("events", event(1)), state_message(1)]))

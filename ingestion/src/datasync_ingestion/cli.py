@@ -2,99 +2,95 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from datasync_ingestion.console import complain, say
-from datasync_ingestion.errors import FAILED, OK, USAGE, IngestionError, UsageError
-from datasync_ingestion.interrupts import Interrupts, StoppedError
-from datasync_ingestion.supervisor import Options, Supervisor
+import click
+from typing_extensions import override
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from datasync_ingestion.errors import EXIT_RETRY, IngestionError
+from datasync_ingestion.signals import Interrupted, SignalWatcher
 
 HELP = Path(__file__).with_name("help.txt")
 
-# Options of `datasync-sandbox up` that make no sense in a load, which needs both stand-ins and
-# knows where they are.
-_FOR_THE_SANDBOX_ALONE = ("--api-only", "--db-only", "--dir", "--list-malformed", "--list-faults")
+# Options of `datasync-sandbox up` that a load decides on itself.
+_SANDBOX_ONLY = (
+    *("--api-only", "--db-only", "--dir", "--json", "--restore"),
+    *("--list-faults", "--list-malformed"),
+)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Shows `help.txt`, which `run-ingestion.sh` shows before anything is installed."""
+class _Command(click.Command):
+    """Prints `help.txt`, which `run-ingestion.sh` prints before anything is installed."""
 
-    def format_help(self) -> str:
-        return HELP.read_text()
+    @override
+    def get_help(self, ctx: click.Context) -> str:
+        return HELP.read_text(encoding="utf-8").rstrip("\n")
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{message[:1].upper()}{message[1:]}; see `sh run-ingestion.sh --help`.\n")
-
-
-def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
-    """Read the command line.
-
-    Returns:
-        The options, and whether only to stop the sandbox.
-    """
-    # No abbreviations: what is no option here is one of the sandbox.
-    parser = _Parser(prog="run-ingestion.sh", allow_abbrev=False)
-    parser.add_argument("--bulk", action="store_true")
-    parser.add_argument("--full-refresh", action="store_true")
-    parser.add_argument("--no-restart", action="store_true")
-    parser.add_argument("--stop", action="store_true")
-    parser.add_argument("--verbose", action="store_true")
-    known, rest = parser.parse_known_args(arguments)
-    if known.stop and len(arguments) > 1:
-        parser.error("--stop goes with no other option")
-    for word in rest:
-        if word.partition("=")[0] in _FOR_THE_SANDBOX_ALONE:
-            parser.error(f"'{word}' is an option of .venv/bin/datasync-sandbox alone")
-    options = Options(
-        bulk=known.bulk,
-        full_refresh=known.full_refresh,
-        restart=not known.no_restart,
-        verbose=known.verbose,
-        sandbox=tuple(rest),
-    )
-    return options, known.stop
+    @override
+    def get_usage(self, ctx: click.Context) -> str:
+        return HELP.read_text(encoding="utf-8").partition("\n")[0]
 
 
-def main() -> None:
+@click.command(
+    cls=_Command,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # What is not an option here is one of the sandbox.
+        "ignore_unknown_options": True,
+    },
+)
+@click.option("--full-refresh", is_flag=True)
+@click.option("--no-restart", is_flag=True)
+@click.option("--stop-sandbox", is_flag=True)
+@click.option("--verbose", is_flag=True)
+@click.argument("sandbox_options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def command(
+    signals: SignalWatcher,
+    /,
+    *,
+    stop_sandbox: bool,
+    sandbox_options: tuple[str, ...],
+    **flags: bool,
+) -> None:
+    """Check the options and run."""
+    if stop_sandbox and (sandbox_options or any(flags.values())):
+        message = "--stop-sandbox cannot be combined with other options."
+        raise click.UsageError(message)
+    for option in sandbox_options:
+        name = option.partition("=")[0]
+        if name in _SANDBOX_ONLY:
+            message = f"{name} is an option of .venv/bin/datasync-sandbox only."
+            raise click.UsageError(message)
+    # Imported here, after the signals are handled: it takes half a second.
+    from datasync_ingestion.ingestion import Ingestion, Options  # noqa: PLC0415
+
+    ingestion = Ingestion(Path.cwd(), Options(sandbox=sandbox_options, **flags), signals)
+    sys.exit(ingestion.stop_sandbox() if stop_sandbox else ingestion.run())
+
+
+def main() -> NoReturn:
     """Run `datasync-ingest` in a checkout of the project."""
-    options, only_stop = parse(sys.argv[1:])
-    interrupts = Interrupts()
-    interrupts.install()
+    signals = SignalWatcher()
+    signals.install()
     try:
-        code = _run(options, interrupts, only_stop=only_stop)
+        command.main(prog_name="run-ingestion.sh", obj=signals)
+    except Interrupted as interrupted:
+        code = interrupted.exit_code
+    except IngestionError as error:
+        _print_error(error)
+        code = error.exit_code
     except OSError as error:
-        message = (
-            f"The run has to end: {error}. "
-            "What is loaded stays, and the next run goes on from there."
-        )
-        # The output itself may be what has gone, and with a terminal comes its SIGHUP.
-        with suppress(OSError):
-            complain(message)
-        code = StoppedError(interrupts.received).exit_code if interrupts.received else FAILED
+        _print_error(f"The run failed: {error}.")
+        # A closed terminal fails before its SIGHUP is checked for.
+        code = Interrupted(signals.received).exit_code if signals.received else EXIT_RETRY
     sys.exit(code)
 
 
-def _run(options: Options, interrupts: Interrupts, *, only_stop: bool) -> int:
-    """Run it; returns the exit code."""
-    root = Path.cwd()
-    try:
-        if not (root / "meltano.yml").is_file():
-            message = f"There is no meltano.yml in {root}: run this through run-ingestion.sh."
-            raise UsageError(message)
-        supervisor = Supervisor(root, options, interrupts)
-        if not only_stop:
-            return supervisor.run()
-        say(supervisor.stop_standins())
-    except IngestionError as error:
-        complain(error)
-        return error.exit_code
-    except StoppedError as stopped:
-        return stopped.exit_code
-    return OK
+def _print_error(message: object) -> None:
+    # The output itself may be what is gone.
+    with suppress(OSError):
+        click.echo(message, err=True)

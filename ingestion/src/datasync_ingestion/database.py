@@ -1,198 +1,210 @@
-"""PostgreSQL, as the supervisor sees it: a connection that comes back, and what it reads."""
+"""What a run reads from PostgreSQL and writes there: checks, row counts, table `pipeline_runs`.
+
+Each function takes the connection of a `ReconnectingConnection.run` call, one transaction.
+"""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import psycopg
-from datasync_monitor.database import reason
-from psycopg.rows import class_row
+from datasync_monitor.database import has_table, in_schema
 
-from datasync_ingestion.errors import IngestionError, UsageError
+from datasync_ingestion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from datetime import datetime
+    from datasync_monitor.database import DatabaseSettings
 
-    from typing_extensions import Self
+SCHEMA = "public"
+APPLICATION_NAME = "datasync-ingestion"
+CONNECT_ATTEMPTS = 10
 
-    from datasync_ingestion.settings import Database
+_LOAD_TABLES = ("events", "rejected_events", "pages", "checkpoint")
 
-Answer = TypeVar("Answer")
+# Columns, and their types, without which a table of that name belongs to another application.
+# Stream maps may remove columns of `events`, but never its key.
+_OWN_COLUMNS = {
+    "events": {"id": "text"},
+    "checkpoint": {"id": "integer", "state": "jsonb", "scan_in_progress": "boolean"},
+    "pipeline_runs": {"id": "bigint", "source": "text", "outcome": "text", "restarts": "integer"},
+}
 
-ATTEMPTS = 10
-PAUSE_S = 2.0
-CONNECT_TIMEOUT_S = 5
-_TABLES = ("events", "rejected_events", "pages", "checkpoint")
+# Key and query are documented in the README of target-config, whose target holds the lock.
+_LOAD_LOCK_CLASS = 1_684_107_116
+_LOAD_LOCK_HOLDER = """
+    SELECT a.pid, a.application_name, host(a.client_addr), a.xact_start
+    FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid)
+    WHERE (l.locktype, l.granted, l.objsubid) = ('advisory', true, 2)
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (l.classid, l.objid) = (%s::oid, hashtext(%s)::oid)
+"""
 
-# What libpq says when the server is there and will go on saying no. The error of a
-# failed connection carries no SQLSTATE, so the words are all there is to tell by.
-_REFUSED = re.compile(
-    r"authentication failed|no password supplied|is not permitted to log in|"
-    r"(?:database|role) \"[^\"]*\" does not exist|permission denied for database|"
-    r"no pg_hba\.conf entry|server does not support SSL|certificate|"
-    r"invalid port number|invalid connection option"
-)
+PIPELINE_RUNS = """
+CREATE TABLE {schema}.pipeline_runs (
+    id            BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    started_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
+    ended_at      TIMESTAMPTZ,
+    source        TEXT NOT NULL,
+    outcome       TEXT,
+    restarts      INTEGER NOT NULL DEFAULT 0,
+    events_before BIGINT,
+    events_after  BIGINT,
+    message       TEXT
+);
+COMMENT ON TABLE {schema}.pipeline_runs IS 'One row per run of run-ingestion.sh.';
+COMMENT ON COLUMN {schema}.pipeline_runs.source IS
+    'Address of the API, or the sample events of the local sandbox.';
+COMMENT ON COLUMN {schema}.pipeline_runs.outcome IS
+    'finished, failed, stopped (by a signal) or killed; NULL while the run is in progress.';
+COMMENT ON COLUMN {schema}.pipeline_runs.restarts IS
+    'How often the pipeline was started again after a failure.';
+COMMENT ON COLUMN {schema}.pipeline_runs.events_before IS
+    'Rows in events when the run started.';
+COMMENT ON COLUMN {schema}.pipeline_runs.events_after IS
+    'Rows in events when the run ended.';
+COMMENT ON COLUMN {schema}.pipeline_runs.message IS 'Why the run failed.'
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """The row of `checkpoint`, as far as it tells how a run ended.
+class PipelineRun:
+    """The row of the current run. `events_before` is the row count of `events` at its start."""
 
-    Attributes:
-        state: The Singer STATE.
-        updated_at: When it was written, by the database's clock.
-        walk_open: Whether a walk has begun that has not ended.
-        complete_to: Everything up to this instant is loaded.
-        total_events: Events that the API reports.
-    """
-
-    state: dict[str, Any] | None
-    updated_at: datetime
-    walk_open: bool
-    complete_to: datetime | None
-    total_events: int | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether the last walk came to its end; a feed without events has no newest one."""
-        return not self.walk_open and (self.complete_to is not None or not self.total_events)
+    id: int
+    events_before: int
 
 
-def connect(
-    database: Database, sleep: Callable[[float], None], attempts: int = ATTEMPTS
-) -> psycopg.Connection[Any]:
-    """Connect, with patience for a server that is starting.
-
-    Args:
-        database: Where.
-        sleep: Waits some seconds.
-        attempts: How often it is tried.
+def check_tables(connection: psycopg.Connection[Any], settings: DatabaseSettings) -> None:
+    """Refuse a database in which another application uses one of our table names.
 
     Raises:
-        UsageError: The server refuses, and would refuse again.
-        IngestionError: It cannot be reached.
+        ConfigError: Such a table exists.
     """
-    for attempt in range(1, attempts + 1):
-        try:
-            return psycopg.connect(
-                host=database.host,
-                port=database.port,
-                user=database.user,
-                password=database.password or None,
-                dbname=database.name,
-                connect_timeout=CONNECT_TIMEOUT_S,
-                autocommit=True,
-                application_name="datasync-ingest",
-                options="-c timezone=UTC",
-            )
-        except psycopg.Error as error:
-            said = reason(error)
-            if _REFUSED.search(str(error)):
-                message = f"PostgreSQL refuses the connection to {database.place}: {said}."
-                raise UsageError(message) from None
-        if attempt < attempts:
-            sleep(PAUSE_S)
-    message = f"PostgreSQL cannot be reached, {database.place}: {said}."
-    raise IngestionError(message)
-
-
-def checkpoint(connection: psycopg.Connection[Any]) -> Checkpoint | None:
-    """Read the checkpoint; None when nothing was ever loaded."""
-    if not exists(connection, "checkpoint"):
-        return None
     query = """
-        SELECT state, coalesce(updated_at, 'epoch') AS updated_at,
-               coalesce(walk_open, false) AS walk_open, complete_to, total_events
-        FROM public.checkpoint WHERE id = 1
+        SELECT attname, format_type(atttypid, NULL) AS type FROM pg_attribute
+        WHERE attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))
+          AND attnum > 0 AND NOT attisdropped
     """
-    with connection.cursor(row_factory=class_row(Checkpoint)) as cursor:
-        return cursor.execute(query).fetchone()
+    for table, expected in _OWN_COLUMNS.items():
+        found = dict(connection.execute(query, (SCHEMA, table)).fetchall())
+        wrong = [f"{name} {kind}" for name, kind in expected.items() if found.get(name) != kind]
+        if found and wrong:
+            message = (
+                f"The table {SCHEMA}.{table} of the database {settings.location} was not made by "
+                f"this project (no column {wrong[0]}): rename it, or set DB_NAME to another "
+                "database."
+            )
+            raise ConfigError(message)
 
 
-def count(connection: psycopg.Connection[Any], table: str) -> int:
-    """Count the rows of a table of ours; 0 when it is not there."""
-    if not exists(connection, table):
+def load_lock_holder(connection: psycopg.Connection[Any]) -> str | None:
+    """Return a description of the session that loads into this database; None for none."""
+    row = connection.execute(_LOAD_LOCK_HOLDER, (_LOAD_LOCK_CLASS, SCHEMA)).fetchone()
+    if row is None:
+        return None
+    # All but the process id is NULL for the session of another role.
+    pid, name, address, since = row
+    holder = f"{name or 'a session of another role'}, server process {pid}"
+    if address:
+        holder += f", from {address}"
+    if since:
+        holder += f", since {since:%Y-%m-%d %H:%M:%S} UTC"
+    return holder
+
+
+def begin_run(
+    connection: psycopg.Connection[Any], settings: DatabaseSettings, source: str
+) -> PipelineRun:
+    """Insert the row of a run. Earlier runs that never ended are marked as killed.
+
+    Raises:
+        ConfigError: The role may not create the table.
+    """
+    if not has_table(connection, SCHEMA, "pipeline_runs"):
+        try:
+            connection.execute(in_schema(SCHEMA, PIPELINE_RUNS))
+        except psycopg.errors.InsufficientPrivilege:
+            message = (
+                f"The role {settings.user} may not create tables in schema {SCHEMA} of the "
+                f"database {settings.location}. Run this as the owner of the database: "
+                f'GRANT CREATE ON SCHEMA {SCHEMA} TO "{settings.user}"'
+            )
+            raise ConfigError(message) from None
+    connection.execute(
+        in_schema(
+            SCHEMA, "UPDATE {schema}.pipeline_runs SET outcome = 'killed' WHERE outcome IS NULL"
+        )
+    )
+    before = count_rows(connection, "events")
+    query = (
+        "INSERT INTO {schema}.pipeline_runs (source, events_before) VALUES (%s, %s) RETURNING id"
+    )
+    row = connection.execute(in_schema(SCHEMA, query), (source, before)).fetchone()
+    assert row is not None  # noqa: S101 - RETURNING returns
+    return PipelineRun(row[0], before)
+
+
+def record_restart(connection: psycopg.Connection[Any], run: PipelineRun, restarts: int) -> None:
+    """Store how often the pipeline was started again."""
+    query = "UPDATE {schema}.pipeline_runs SET restarts = %s WHERE id = %s"
+    connection.execute(in_schema(SCHEMA, query), (restarts, run.id))
+
+
+def end_run(
+    connection: psycopg.Connection[Any],
+    run: PipelineRun,
+    outcome: str,
+    message: str | None = None,
+) -> int:
+    """Store how the run ended.
+
+    Args:
+        connection: In a transaction.
+        run: The row.
+        outcome: finished, failed or stopped.
+        message: Why it failed.
+
+    Returns:
+        The number of rows in `events`.
+    """
+    after = count_rows(connection, "events")
+    query = (
+        "UPDATE {schema}.pipeline_runs SET ended_at = now(), outcome = %s, message = %s, "
+        "events_after = %s WHERE id = %s"
+    )
+    connection.execute(in_schema(SCHEMA, query), (outcome, message, after, run.id))
+    return after
+
+
+def last_source(connection: psycopg.Connection[Any]) -> str | None:
+    """Return the source of the events in the database; None where nothing was loaded.
+
+    A run that ended before it loaded anything does not count: its address may have been mistyped.
+    Row counts alone do not decide, because events that exist already are loaded without a new
+    row; then the checkpoint was written since the run started.
+    """
+    if not has_table(connection, SCHEMA, "pipeline_runs"):
+        return None
+    loaded = "outcome = 'finished' OR events_after <> events_before"
+    if has_table(connection, SCHEMA, "checkpoint"):
+        loaded += " OR started_at < (SELECT updated_at FROM {schema}.checkpoint WHERE id = 1)"
+    query = f"SELECT source FROM {{schema}}.pipeline_runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
+    row = connection.execute(in_schema(SCHEMA, query)).fetchone()
+    return row[0] if row else None
+
+
+def count_rows(connection: psycopg.Connection[Any], table: str) -> int:
+    """Count the rows of a table of the load; 0 where it does not exist."""
+    if not has_table(connection, SCHEMA, table):
         return 0
-    row = connection.execute(f"SELECT count(*) FROM public.{table}").fetchone()  # noqa: S608
+    query = f"SELECT count(*) FROM {{schema}}.{table}"  # noqa: S608 - a constant name
+    row = connection.execute(in_schema(SCHEMA, query)).fetchone()
     return int(row[0]) if row else 0
 
 
-def now(connection: psycopg.Connection[Any]) -> datetime:
-    """Tell the time by the database's clock."""
-    row = connection.execute("SELECT clock_timestamp()").fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    moment: datetime = row[0]
-    return moment
-
-
-def forget_events(connection: psycopg.Connection[Any]) -> None:
+def truncate_load(connection: psycopg.Connection[Any]) -> None:
     """Empty the tables of the load."""
-    tables = [f"public.{table}" for table in _TABLES if exists(connection, table)]
+    tables = [f"{{schema}}.{name}" for name in _LOAD_TABLES if has_table(connection, SCHEMA, name)]
     if tables:
-        connection.execute(f"TRUNCATE {', '.join(tables)}")
-
-
-class Door:
-    """A connection that is opened when it is needed, and again when it was lost."""
-
-    def __init__(self, database: Database, sleep: Callable[[float], None]) -> None:
-        """Prepare it; nothing is opened yet.
-
-        Args:
-            database: Where.
-            sleep: Waits some seconds.
-        """
-        self._database = database
-        self._sleep = sleep
-        self._connection: psycopg.Connection[Any] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def ask(
-        self, question: Callable[[psycopg.Connection[Any]], Answer], *, attempts: int = ATTEMPTS
-    ) -> Answer:
-        """Ask the database something, once more when the connection turns out to be lost.
-
-        Args:
-            question: What is asked.
-            attempts: How often a connection is tried.
-
-        Raises:
-            UsageError: The server refuses the connection.
-            IngestionError: It cannot be reached, or does not know what to make of the question.
-        """
-        for last in (False, True):
-            if self._connection is None:
-                self._connection = connect(self._database, self._sleep, attempts)
-            try:
-                return question(self._connection)
-            except psycopg.OperationalError as error:
-                self.close()
-                if last:
-                    raise _failed(error) from error
-            except psycopg.Error as error:
-                raise _failed(error) from error
-        raise AssertionError  # pragma: no cover - the loop returns or raises
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-
-def _failed(error: psycopg.Error) -> IngestionError:
-    return IngestionError(f"PostgreSQL says: {reason(error)}.")
-
-
-def exists(connection: psycopg.Connection[Any], table: str) -> bool:
-    """Whether a table of ours is there."""
-    row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"public.{table}",)).fetchone()
-    return bool(row and row[0])
+        connection.execute(in_schema(SCHEMA, f"TRUNCATE {', '.join(tables)}"))

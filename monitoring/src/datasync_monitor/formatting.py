@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from datasync_monitor.progress import Progress
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
@@ -25,11 +26,6 @@ def duration(length: timedelta) -> str:
             whole = f"{seconds // unit} {name}"
             return f"{whole} {rest} {smaller_name}" if rest else whole
     return f"{seconds} s"
-
-
-def whole_seconds(length: timedelta) -> timedelta:
-    """Round up, so that a wait is not shown shorter than it is."""
-    return timedelta(seconds=ceil(length.total_seconds()))
 
 
 def count(number: int) -> str:

@@ -6,8 +6,8 @@ API announced: until the rate limit allows the next request, the load waits; aft
 `stall_timeout` to request and load one page. After a longer time the load is stuck, whether its
 process hangs, has ended, or gets no reply from the API.
 
-`pipeline_runs` adds what only the supervisor of a run knows: that a run has started and not ended,
-or how it ended.
+`pipeline_runs`, written by the command that runs the pipeline, adds that a run has started, and how
+it ended.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class State(str, Enum):
 
     @property
     def healthy(self) -> bool:
-        """Whether no one has to act."""
+        """Whether the load needs no attention."""
         return self is not State.STUCK
 
 

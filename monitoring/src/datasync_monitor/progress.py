@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ALMOST = 0.999
 """Shown at most while the load is not finished."""
+_LONGEST_MESSAGE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,7 @@ class Progress:
         if self.state is State.STUCK:
             return self._reason_stuck()
         if self.wait:
-            whole = formatting.duration(formatting.whole_seconds(self.wait))
-            return f"waiting {whole} for the rate limit"
+            return f"waiting {formatting.duration(self.wait)} for the rate limit"
         if self.state is State.FINISHED:
             if self.scan.high_watermark is None:
                 return "nothing to load"
@@ -154,9 +154,10 @@ class Progress:
                 if idle
                 else "the run has loaded no page"
             )
-        if run.outcome == "failed":
-            return f"the last run failed: {run.message or 'see its log'}".removesuffix(".")
-        return f"the last run was {run.outcome}"
+        if run.outcome != "failed":
+            return f"the last run was {run.outcome}"
+        message = " ".join((run.message or "see its log").split())[:_LONGEST_MESSAGE]
+        return f"the last run failed: {message.removesuffix('.')}"
 
     @property
     def headline(self) -> str:

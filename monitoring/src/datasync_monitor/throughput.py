@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ class RateLimit:
     window_seconds: float
 
     def wait(self, now: datetime) -> timedelta | None:
-        """Return how long no request is allowed; None when one is."""
+        """Return how long no request is allowed, in whole seconds; None when one is."""
         if self.remaining > 0 or now >= self.reset_at:
             return None
-        return self.reset_at - now
+        return timedelta(seconds=ceil((self.reset_at - now).total_seconds()))
 
 
 def latest_rate_limit(pages: Sequence[Page], window_seconds: float | None) -> RateLimit | None:

@@ -33,18 +33,9 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
-def _option(default: Any, kind: Any, help_text: str, *, feed: bool) -> Any:
-    """Declare an option: its default, its type, its help, and whether it describes the feed."""
-    metadata = {"type": kind, "help": help_text, "feed": feed}
-    return field(default=default, metadata=metadata)
-
-
-def _feed(default: Any, kind: Any, help_text: str) -> Any:
-    return _option(default, kind, help_text, feed=True)
-
-
-def _api(default: Any, kind: Any, help_text: str) -> Any:
-    return _option(default, kind, help_text, feed=False)
+def _option(default: Any, kind: Any, help_text: str, *, feed: bool = False) -> Any:
+    """Declare an option: default, type and help text, and whether it describes the feed."""
+    return field(default=default, metadata={"type": kind, "help": help_text, "feed": feed})
 
 
 @dataclass(frozen=True)
@@ -55,61 +46,74 @@ class ApiOptions:
     """
 
     # 18 pages: a first load leaves two requests of its last window to the next.
-    events: int = _feed(90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.")
-    seed: int = _feed(1, int, "Seed: the same seed gives the same feed.")
-    newest: str = _feed(
+    events: int = _option(
+        90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.", feed=True
+    )
+    seed: int = _option(1, int, "Seed: the same seed gives the same feed.", feed=True)
+    newest: str = _option(
         NEWEST,
         str,
         "Timestamp of the newest event, ISO 8601, or `now`; the default never changes.",
+        feed=True,
     )
-    arrivals: float = _feed(0.0, click.FloatRange(0), "Events that arrive each second.")
-    late: str = _feed(
-        "", str, "SHARE:SECONDS: this share of arriving events is up to so many seconds old."
+    arrivals: float = _option(
+        0.0, click.FloatRange(0), "Events that arrive each second.", feed=True
     )
-    unsorted: float = _feed(
-        0.0, _SHARE, "Share of events whose timestamp is up to two hours from its place."
+    late: str = _option(
+        "",
+        str,
+        "SHARE:SECONDS: this share of arriving events is up to so many seconds old.",
+        feed=True,
     )
-    shards: int = _feed(
+    unsorted: float = _option(
+        0.0, _SHARE, "Share of events whose timestamp is up to two hours from its place.", feed=True
+    )
+    shards: int = _option(
         1,
         click.IntRange(1, 1000),
         "Parts of the feed that follow one another, each newest first.",
+        feed=True,
     )
-    malformed: float = _feed(0.0, _SHARE, "Share of malformed events; see --list-malformed.")
-    malformed_kinds: str = _feed(
-        "", str, "Only these kinds of malformed events, separated by commas."
+    malformed: float = _option(
+        0.0, _SHARE, "Share of malformed events; see --list-malformed.", feed=True
     )
-    port: int = _api(
+    malformed_kinds: str = _option(
+        "", str, "Only these kinds of malformed events, separated by commas.", feed=True
+    )
+    port: int = _option(
         DEFAULT_PORT, click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."
     )
-    key: str = _api(
+    key: str = _option(
         ApiConfig.key, str, f"API key; better given as {KEY_VARIABLE} in the environment."
     )
-    limit: int = _api(ApiConfig.limit, click.IntRange(1), "Requests per window.")
-    window: float = _api(ApiConfig.window, _POSITIVE, "Length of the window in seconds.")
-    window_kind: WindowKind = _api(  # noqa: RUF009 - it returns a field
+    limit: int = _option(ApiConfig.limit, click.IntRange(1), "Requests per window.")
+    window: float = _option(ApiConfig.window, _POSITIVE, "Length of the window in seconds.")
+    window_kind: WindowKind = _option(  # noqa: RUF009 - it returns a field
         ApiConfig.window_kind,
         click.Choice(["sliding", "fixed", "aligned"]),
         "sliding: the last requests; fixed: from the first request after the previous window; "
         "aligned: from multiples of the window on the clock.",
     )
-    cursor_lifetime: float = _api(ApiConfig.cursor_lifetime, _POSITIVE, "Seconds a cursor lives.")
-    latency: str = _api(
+    cursor_lifetime: float = _option(
+        ApiConfig.cursor_lifetime, _POSITIVE, "Seconds a cursor lives."
+    )
+    latency: str = _option(
         "0", str, "Seconds that a reply takes: 2, or a range such as 0-5 (drawn by the seed)."
     )
-    max_page: int = _api(
+    max_page: int = _option(
         ApiConfig.max_page,
         click.IntRange(1),
         "Events per page at most; a greater limit is capped without notice.",
     )
-    last_page: LastPage = _api(  # noqa: RUF009 - likewise
+    last_page: LastPage = _option(  # noqa: RUF009 - likewise
         ApiConfig.last_page,
         click.Choice(["exact", "empty"]),
         "exact: the last page says hasMore: false; empty: an empty page follows it.",
     )
-    key_lifetime: float = _api(
+    key_lifetime: float = _option(
         0.0, click.FloatRange(0), "Seconds from its first use until the key expires; 0 is never."
     )
-    key_requests: int = _api(
+    key_requests: int = _option(
         0, click.IntRange(0), "Requests after which the key expires; 0 is never."
     )
     fault: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""The sandbox's Python API: all that other packages, tests and benchmarks import from it."""
+"""The sandbox's Python API: all that other packages, tests and simulations import from it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from datasync_sandbox.api.faults import Fault, Faults
 from datasync_sandbox.api.model import ApiModel
 from datasync_sandbox.api.responses import NoReply, Refused, Reset, Response
 from datasync_sandbox.api.server import ApiServer
-from datasync_sandbox.background import ApiProcess, BackgroundApi, fetch_stats
 from datasync_sandbox.data.events import FeedDefects
 from datasync_sandbox.data.feed import ArrivalRate, ExpectedRow, Feed
 from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.options import ApiOptions
-from datasync_sandbox.postgres.binaries import bin_directory
 from datasync_sandbox.postgres.cluster import Cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
 
 __all__ = [
@@ -32,9 +30,7 @@ __all__ = [
     "ApiConfig",
     "ApiModel",
     "ApiOptions",
-    "ApiProcess",
     "ArrivalRate",
-    "BackgroundApi",
     "Cluster",
     "ExpectedRow",
     "Fault",
@@ -47,8 +43,6 @@ __all__ = [
     "Response",
     "RunningApi",
     "SandboxError",
-    "bin_directory",
-    "fetch_stats",
     "running_api",
     "temporary_postgres",
 ]
@@ -58,7 +52,7 @@ _TIMEOUT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class RunningApi:
-    """An API that serves in a thread of this process.
+    """An API that is served by a thread of this process.
 
     Attributes:
         url: Base URL for clients, ending in ``/api/v1``.
@@ -80,7 +74,8 @@ class RunningApi:
         async def stats() -> dict[str, Any]:
             return self._server.stats()
 
-        return asyncio.run_coroutine_threadsafe(stats(), self._loop).result(_TIMEOUT_SECONDS)
+        result: dict[str, Any] = _run(self._loop, stats())
+        return result
 
 
 @contextmanager
@@ -101,50 +96,32 @@ def running_api(
         The running API.
 
     Raises:
-        TimeoutError: If it does not start in time.
+        SandboxError: If its port is in use.
+        ValueError: If an option is wrong.
     """
     if "fault" in changes:
         changes["fault"] = tuple(str(fault) for fault in changes["fault"])
-    chosen = replace(options or ApiOptions(port=0), **changes)
-    model = chosen.make_model()
-    ready: threading.Event = threading.Event()
-    box: dict[str, Any] = {}
-
-    async def serve() -> None:
-        try:
-            server = ApiServer(model, chosen.port, clock=clock)
-            await server.start()
-        except BaseException as error:  # noqa: BLE001 - raised in the other thread
-            box["error"] = error
-            ready.set()
-            return
-        stop = asyncio.Event()
-        box.update(server=server, loop=asyncio.get_running_loop(), stop=stop)
-        ready.set()
-        await stop.wait()
-        await server.stop()
-
-    thread = threading.Thread(
-        target=lambda: asyncio.run(serve()), name="datasync-sandbox", daemon=True
-    )
+    options = replace(options or ApiOptions(port=0), **changes)
+    model = options.make_model()
+    server = ApiServer(model, options.port, clock=clock)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="datasync-sandbox", daemon=True)
     thread.start()
-    if not ready.wait(_TIMEOUT_SECONDS):
-        message = f"The API did not start within {_TIMEOUT_SECONDS:g} seconds."
-        raise TimeoutError(message)
-    if "error" in box:
-        raise box["error"]
     try:
-        yield RunningApi(
-            box["server"].url, chosen.key, box["server"].port, model, box["server"], box["loop"]
-        )
+        _run(loop, server.start())
+        try:
+            yield RunningApi(server.url, options.key, server.port, model, server, loop)
+        finally:
+            _run(loop, server.stop())
     finally:
-        box["loop"].call_soon_threadsafe(box["stop"].set)
-        thread.join(_TIMEOUT_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 @contextmanager
 def temporary_postgres(directory: Path, *, durable: bool = False) -> Iterator[Cluster]:
-    """Run an empty PostgreSQL of its own on a free port.
+    """Run an empty PostgreSQL on a free port.
 
     Args:
         directory: Where the data goes, such as pytest's ``tmp_path``.
@@ -160,3 +137,8 @@ def temporary_postgres(directory: Path, *, durable: bool = False) -> Iterator[Cl
         yield cluster
     finally:
         cluster.remove()
+
+
+def _run(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine in the loop of another thread."""
+    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(_TIMEOUT_SECONDS)

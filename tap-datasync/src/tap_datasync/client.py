@@ -175,9 +175,9 @@ class PageClient:
                 return result
             if result.action is ResponseAction.FAIL:
                 raise result.error(result.message)
+            self.stats.retries[result.cause] += 1
             if result.action is ResponseAction.RESET_PAGINATION:
                 raise CursorExpiredError(result.message)
-            self.stats.retries[result.cause] += 1
             if self.stats.rate_limit_wait_seconds - waited_before > MAX_WAIT_SECONDS:
                 message = f"Waited an hour for the API: {result.message}. Try again later."
                 raise RetriesExhaustedError(message)

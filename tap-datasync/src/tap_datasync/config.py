@@ -83,16 +83,7 @@ def validate(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
         config: Settings.
         known: Schemas of all settings by name, those of the SDK included.
     """
-    for name in config:
-        if name == "batch_config":
-            yield (
-                "The setting 'batch_config' is not supported: the tap emits RECORD messages "
-                "only. Remove it."
-            )
-        elif name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            yield f"There is no setting '{name}'.{hint}"
+    yield from _validate_names(config, known)
     for name in ("api_url", "api_key"):
         value = config.get(name)
         if value is None or value == "":
@@ -106,6 +97,19 @@ def validate(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[st
             yield f"The setting '{name}' must be a finite number."
     if isinstance(config.get("api_key"), str):
         yield from _validate_key(config["api_key"])
+
+
+def _validate_names(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    for name in config:
+        if name == "batch_config":
+            yield (
+                "The setting 'batch_config' is not supported: the tap emits RECORD messages "
+                "only. Remove it."
+            )
+        elif name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            yield f"There is no setting '{name}'.{hint}"
 
 
 def _validate_key(key: str) -> Iterator[str]:

@@ -185,7 +185,8 @@ def interpret_response(
     if status == 200:  # noqa: PLR2004 - the one status with a page
         return None
     label = f"HTTP {status}" + (f", {code}" if code else "")
-    if with_cursor and (status == 400 or (code or "").startswith("CURSOR_")):  # noqa: PLR2004
+    names_cursor = status in {404, 410, 422} and (code or "").startswith("CURSOR_")
+    if with_cursor and (status == 400 or names_cursor):  # noqa: PLR2004
         return ErrorResolution(
             ResponseAction.RESET_PAGINATION,
             "cursor_refused",

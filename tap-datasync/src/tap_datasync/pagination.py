@@ -40,6 +40,9 @@ MIN_SAMPLE = 20
 REFETCH_DELAY_SECONDS = 2.0
 """Pause before a page is fetched again."""
 
+# A repeated page is more likely the fault of its cursor, which a refetch does not change.
+_MAX_REFETCHES_OF = {PageAnomaly.REPEATED_PAGE: 1}
+
 # Refetches of an anomaly once a page has kept it: a feed that is always like this would cost
 # five requests a page.
 _REFETCHES_OF_PERSISTENT = {PageAnomaly.CORRUPTED_PAGE: 1, PageAnomaly.TOTAL_DROP: 0}
@@ -50,7 +53,9 @@ class PageDecision(Enum):
 
     ACCEPT = "process it"
     REFETCH = "fetch it again"
+    COUNT_ARRIVALS = "fetch the newest page: events missing here may have arrived there"
     FAIL = "emit its events, and end the run: there is no way on"
+    ABANDON = "likewise, and leave the scan: what it has counted is not reliable"
 
 
 class EventPaginator:
@@ -89,6 +94,7 @@ class EventPaginator:
         self._refetches = 0
         self._persistent: set[PageAnomaly] = set()
         self._reported_fields = False
+        self._counted_arrivals = False
         self._failure = ""
         self.scan = self._start_or_resume(self._of_source(state, source), now)
 
@@ -99,7 +105,9 @@ class EventPaginator:
             NoProgressError: Several scans in a row did not get further.
         """
         state = self.scan.state
-        missing = None if state.events_expected is None else state.events_expected - state.events_seen
+        missing = (
+            None if state.events_expected is None else state.events_expected - state.events_seen
+        )
         if missing is not None and (self._fewest_missing is None or missing < self._fewest_missing):
             self._fewest_missing = missing
             self._stalled_scans = 0
@@ -112,6 +120,7 @@ class EventPaginator:
             )
             raise NoProgressError(message)
         self._refetches = 0
+        self._counted_arrivals = False
         self.scan = self._new_scan(self.scan.interrupt(), reason)
 
     def decide(self, page: FetchedPage, retries: Counter[str]) -> PageDecision:
@@ -127,7 +136,7 @@ class EventPaginator:
         _check_events(page)
         self._report_unknown_fields(page)
         if self.scan.exceeds_total(page):
-            self._failure = "more events were read than the feed holds, so its cursors repeat"
+            self._failure = "more events were read than the feed holds"
             return self._fail(page)
         ignored: set[PageAnomaly] = set()
         while (anomaly := self.scan.detect_anomaly(page, ignored)) is not None:
@@ -137,12 +146,17 @@ class EventPaginator:
                 self._logger.warning(
                     "Fetching a page again (%d of %d): %s",
                     self._refetches,
-                    MAX_REFETCHES,
+                    self._max_refetches(anomaly),
                     anomaly.value,
                 )
                 return PageDecision.REFETCH
             if not self._accepts(anomaly, page):
                 self._failure = anomaly.value
+                if self.scan.is_revisited(page):
+                    self._failure = "its cursors lead in a circle"
+                elif not self._counted_arrivals:
+                    self._counted_arrivals = True
+                    return PageDecision.COUNT_ARRIVALS
                 return self._fail(page)
             ignored.add(anomaly)
         self._refetches = 0
@@ -162,12 +176,13 @@ class EventPaginator:
             f"this page of {page.returned:,}, {total:,} counted by the API, "
             f"{self._refetches} refetches). No event is lost; try again later."
         )
-        return PageDecision.FAIL
+        circle = self.scan.is_revisited(page) or self.scan.exceeds_total(page)
+        return PageDecision.ABANDON if circle else PageDecision.FAIL
 
     def _max_refetches(self, anomaly: PageAnomaly) -> int:
         if anomaly in self._persistent:
             return _REFETCHES_OF_PERSISTENT.get(anomaly, MAX_REFETCHES)
-        return MAX_REFETCHES
+        return _MAX_REFETCHES_OF.get(anomaly, MAX_REFETCHES)
 
     def _accepts(self, anomaly: PageAnomaly, page: FetchedPage) -> bool:
         """Return whether a page is used although its anomaly has not gone away."""
@@ -178,6 +193,8 @@ class EventPaginator:
                 self._persistent.add(anomaly)
                 self._logger.warning("Continuing although it persists: %s", anomaly.value)
             return True
+        if self.scan.is_revisited(page):
+            return False
         if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and leads_on:
             self._idle_pages += 1
             return self._idle_pages <= MAX_IDLE_PAGES

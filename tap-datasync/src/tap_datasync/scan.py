@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum
 from itertools import pairwise
-from statistics import median
 from typing import TYPE_CHECKING
 
 from tap_datasync.state import ORDER_TOLERANCE, ScanState, lookback_of
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable
+    from collections.abc import Container
     from datetime import datetime
 
     from tap_datasync.events import EventRecord
@@ -160,6 +159,8 @@ class Scan:
             self._minima.append(self.state.scan_oldest_at)
         self._recent_ids: deque[frozenset[str]] = deque(maxlen=RECENT_PAGES)
         self._fingerprints: set[int] = set()
+        self._borders: set[str] = set()
+        self._recent_borders: deque[set[str]] = deque()
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
@@ -191,6 +192,16 @@ class Scan:
         """Return whether this scan has used the cursor."""
         return hash(cursor) in self._cursors
 
+    def is_revisited(self, page: FetchedPage) -> bool:
+        """Return whether the page lies where the scan has been long before: in a circle.
+
+        It is one of the scan's pages, or holds both events at the border of two of them.
+        """
+        ids = {record.id for record in page.records}.difference(*self._recent_ids)
+        return bool(ids) and (
+            _fingerprint(page) in self._fingerprints or len(self._borders & ids) > 1
+        )
+
     def may_end(self, page: FetchedPage) -> bool:
         """Return whether the scan would be complete with this page, within the tolerance."""
         return self._count(page, self._repeated(page)).may_end
@@ -200,6 +211,28 @@ class Scan:
         counts = self._count(page, self._repeated(page))
         excess = max(1000, counts.total // 100) + max(self._largest_page, page.returned)
         return counts.seen > counts.total + excess
+
+    def note_arrivals(self, newest: FetchedPage) -> None:
+        """Correct the number of expected events by those that arrived during the scan.
+
+        A large rise of ``meta.total`` counts as a correction, see :meth:`_count`. It may have
+        been a burst of arrivals: then they stand on the newest page, above the first event
+        of the scan.
+
+        Args:
+            newest: The page without a cursor.
+        """
+        state = self.state
+        ids = [record.id for record in newest.records]
+        if state.total_events is None or state.scan_newest_id not in ids:
+            return
+        ahead = newest.records[: ids.index(state.scan_newest_id)]
+        arrivals = sum(
+            record.timestamp is not None and record.timestamp <= newest.received_at
+            for record in ahead
+        )
+        total = max(state.total_events, newest.total)
+        self.state = replace(state, total_events=total, events_expected=max(0, total - arrivals))
 
     def process_page(self, page: FetchedPage) -> PageResult:
         """Decide what to emit of a page, and move the state behind it."""
@@ -245,8 +278,6 @@ class Scan:
     def _repeated(self, page: FetchedPage) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
         ids = [record.id for record in page.records]
-        if hash(tuple(ids)) in self._fingerprints:
-            return set(range(len(ids)))
         if self._recent_ids:
             recent = frozenset().union(*self._recent_ids)
             if recent.isdisjoint(ids):
@@ -261,10 +292,13 @@ class Scan:
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
         self._reference_total = None
-        if page.records:
-            ids = [record.id for record in page.records]
-            self._fingerprints.add(hash(tuple(ids)))
-            self._recent_ids.append(frozenset(ids))
+        if not page.records:
+            return
+        self._fingerprints.add(_fingerprint(page))
+        if len(self._recent_ids) == RECENT_PAGES:
+            self._borders |= self._recent_borders.popleft()
+        self._recent_ids.append(frozenset(record.id for record in page.records))
+        self._recent_borders.append({page.records[0].id, page.records[-1].id})
 
     # ------------------------------------------------------------------- order
 
@@ -294,9 +328,7 @@ class Scan:
             positions.append(index)
         return _Order(positions, minima, is_sorted)
 
-    def _order_warnings(
-        self, page: FetchedPage, order: _Order, repeated: set[int]
-    ) -> list[str]:
+    def _order_warnings(self, page: FetchedPage, order: _Order, repeated: set[int]) -> list[str]:
         warnings: list[str] = []
         if repeated and len(repeated) < page.returned:
             warnings += self._once(
@@ -360,7 +392,9 @@ class Scan:
         """
         if not (order.is_sorted and self.state.in_order):
             return set()
-        ranges = [one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors]
+        ranges = [
+            one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors
+        ]
         if not ranges and not self._may_stop:
             return set()
         loaded: set[int] = set()
@@ -399,8 +433,9 @@ class Scan:
             return below > MAX_OUTLIERS
         times = [at for i in order.positions if (at := page.records[i].timestamp) is not None]
         above = times[:-below] or list(self._minima)[-1:]
-        spacing = median([high - low for high, low in pairwise(above)] or [timedelta(0)])
-        allowed = max(self._lookback / _SUDDEN_FALL, _SUDDEN_FALL * spacing)
+        gaps = sorted(high - low for high, low in pairwise(above)) or [timedelta(0)]
+        median_gap = gaps[len(gaps) // 2]
+        allowed = max(self._lookback / _SUDDEN_FALL, _SUDDEN_FALL * median_gap)
         falling = [*above[-1:], *times[-below:]]
         return all(high - low <= allowed for high, low in pairwise(falling))
 
@@ -428,18 +463,25 @@ class Scan:
         """Count distinct events, and how many the scan has to see.
 
         A small rise of ``meta.total`` is arrivals at the head, which this scan does not
-        read. A large one means that the earlier total was too low. A fall changes nothing.
+        read. A large one means that the earlier total was too low, as does a total below
+        the events already read. A fall changes nothing.
         """
         state = self.state
-        new = page.returned - len(repeated)
+        new = 0 if self.is_revisited(page) else page.returned - len(repeated)
         seen = state.events_seen + new
         if state.total_events is None:
-            total = expected = page.total
+            # A feed that had events in the scan before does not have none.
+            total = expected = page.total or self._reference_total or 0
         else:
             rise = page.total - state.total_events
             total = max(page.total, state.total_events)
-            expected = state.total_events if state.events_expected is None else state.events_expected
-            expected += rise if rise > _total_tolerance(state.total_events) else 0
+            expected = (
+                state.total_events if state.events_expected is None else state.events_expected
+            )
+            if state.total_events < state.events_seen:
+                expected = total
+            elif rise > _total_tolerance(state.total_events):
+                expected += rise
         # Less than a page, so that a whole page is never missing. Deletions that the page's
         # own total confirms may be more.
         share = 100 if page.total <= seen else 1000
@@ -455,7 +497,7 @@ class Scan:
         cursor = page.next_cursor
         if page.has_more is False or (cursor is None and page.has_more is None):
             return None if counts.may_end else PageAnomaly.FALSE_END
-        if counts.is_complete:
+        if counts.is_complete and counts.seen:
             return None
         if cursor is None:
             return PageAnomaly.MISSING_CURSOR
@@ -467,7 +509,7 @@ class Scan:
         return (
             page.has_more is False
             or page.next_cursor is None
-            or not counts.new
+            or (not counts.new and counts.seen > 0)
             or self.cursor_seen(page.next_cursor)
         )
 
@@ -530,6 +572,10 @@ def _total_tolerance(total: int) -> int:
     of a small one: what arrives or is deleted in the two minutes that a cursor lives.
     """
     return max(10, min(1000, total // 20), total // 100)
+
+
+def _fingerprint(page: FetchedPage) -> int:
+    return hash(tuple(record.id for record in page.records))
 
 
 def _expiry(page: FetchedPage) -> datetime | None:

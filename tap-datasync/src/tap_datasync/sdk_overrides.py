@@ -135,7 +135,7 @@ class GracefulShutdownTap(Tap):
     @override
     def load_state(self, state: dict[str, Any]) -> None:
         # The streams hold the same object.
-        self.state.update(self.read_state(state))
+        self.state.update(self.read_state(state))  # type: ignore[typeddict-item]
 
     @override
     @classmethod

@@ -22,7 +22,6 @@ from tap_datasync.client import Clock, PageClient, RequestStats, SystemClock, Tr
 from tap_datasync.errors import CursorExpiredError
 from tap_datasync.pagination import REFETCH_DELAY_SECONDS, EventPaginator, PageDecision
 from tap_datasync.progress import ProgressLog
-from tap_datasync.scan import PageResult
 from tap_datasync.sdk_overrides import DerivedStream, PagedStream
 from tap_datasync.state import ScanState
 from tap_datasync.timestamps import format_timestamp
@@ -30,6 +29,7 @@ from tap_datasync.transport import HttpTransport
 
 if TYPE_CHECKING:
     from tap_datasync.parsing import FetchedPage
+    from tap_datasync.scan import PageResult
 
 _Json = dict[str, Any]
 
@@ -114,12 +114,8 @@ class PagesStream(DerivedStream):
         _column(
             "cursor_expires_at", th.DateTimeType, "Cursor expires at", "End of the next cursor."
         ),
-        _column(
-            "oldest_event_at", th.DateTimeType, "Oldest event at", "Oldest event on the page."
-        ),
-        _column(
-            "newest_event_at", th.DateTimeType, "Newest event at", "Newest event on the page."
-        ),
+        _column("oldest_event_at", th.DateTimeType, "Oldest event at", "Oldest event on the page."),
+        _column("newest_event_at", th.DateTimeType, "Newest event at", "Newest event on the page."),
         _column(
             "events_seen", th.IntegerType, "Events seen", "Distinct events of the scan so far."
         ),
@@ -129,9 +125,7 @@ class PagesStream(DerivedStream):
             "Events expected",
             "Events that existed when the scan started.",
         ),
-        _column(
-            "total_events", th.IntegerType, "Total events", "Highest meta.total of the scan."
-        ),
+        _column("total_events", th.IntegerType, "Total events", "Highest meta.total of the scan."),
         _column(
             "incremental_to",
             th.DateTimeType,
@@ -207,9 +201,15 @@ class EventsStream(PagedStream):
                 if decision is PageDecision.REFETCH:
                     self.clock.sleep(REFETCH_DELAY_SECONDS)
                     continue
+                if decision is PageDecision.COUNT_ARRIVALS:
+                    scan.note_arrivals(client.fetch(None))
+                    decision = paginator.decide(page, client.stats.retries)
 
                 # Decide what to emit. Without a way on, the state stays before the page.
-                state_before = scan.state
+                states = {
+                    PageDecision.FAIL: scan.state,
+                    PageDecision.ABANDON: scan.interrupt(),
+                }
                 result = scan.process_page(page)
                 for warning in result.warnings:
                     self.logger.warning(warning)
@@ -218,8 +218,7 @@ class EventsStream(PagedStream):
                 stats = client.take_stats()
                 with self.tap.whole_page():
                     self.write_page(page, result, stats, sync_id=sync_id, number=progress.pages + 1)
-                    failed = decision is PageDecision.FAIL
-                    self.save_state((state_before if failed else result.state).to_dict())
+                    self.save_state(states.get(decision, result.state).to_dict())
                 progress.log_page(
                     page,
                     result,
@@ -228,7 +227,7 @@ class EventsStream(PagedStream):
                     window=client.rate_limiter.window,
                 )
                 self.record_counter.increment(len(result.emit))
-                if failed:
+                if decision in states:
                     raise paginator.error()
                 if not scan.is_finished:
                     self.check_record_limit(progress.emitted)

@@ -8,6 +8,7 @@ whose headers or body drip in, and name resolution has no timeout at all.
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from http.client import HTTPException
@@ -112,7 +113,7 @@ class HttpTransport:
         while exchange.is_alive() and (left := exchange.deadline - time.monotonic()) > 0:
             exchange.join(min(left, _LONGEST_WAIT_SECONDS))
             if time.monotonic() > overdue_at and exchange.is_alive():
-                overdue_at = exchange.deadline
+                overdue_at = math.inf
                 self._logger.warning(
                     "No complete response after %.1f s; the request is canceled after %.1f s",
                     self._timeout * _OVERDUE_SHARE,
@@ -164,19 +165,20 @@ class _Exchange(threading.Thread):
         ) as response:
             has_page = response.status_code == 200  # noqa: PLR2004 - the one with a page
             limit = MAX_BODY_BYTES + 1 if has_page else MAX_ERROR_BODY_BYTES
-            body = io.BytesIO()
-            # The parts that have arrived, not whole chunks, to check the deadline while a body
-            # drips in. No more is decompressed than is returned.
-            while (left := limit - body.tell()) and (
-                part := response.raw.read1(min(_CHUNK_BYTES, left), decode_content=True)
-            ):
-                body.write(part)
-                if time.monotonic() > self.deadline:
-                    raise exceptions.ReadTimeout
-            if body.tell() > MAX_BODY_BYTES:
-                message = f"the response is larger than {MAX_BODY_BYTES // 2**20} MiB"
-                raise TransportError("invalid_body", message, counted=True)  # noqa: EM101 - a key
-            return RawResponse(response.status_code, response.headers, body.getvalue())
+            # Closed, because the traceback of an exception would keep the buffer in memory.
+            with io.BytesIO() as body:
+                # The parts that have arrived, not whole chunks, to check the deadline while a
+                # body drips in. No more is decompressed than is returned.
+                while (left := limit - body.tell()) and (
+                    part := response.raw.read1(min(_CHUNK_BYTES, left), decode_content=True)
+                ):
+                    body.write(part)
+                    if time.monotonic() > self.deadline:
+                        raise exceptions.ReadTimeout
+                if body.tell() > MAX_BODY_BYTES:
+                    message = f"the response is larger than {MAX_BODY_BYTES // 2**20} MiB"
+                    raise TransportError("invalid_body", message, counted=True)  # noqa: EM101 - a key
+                return RawResponse(response.status_code, response.headers, body.getvalue())
 
 
 def _is_loopback(host: str) -> bool:

@@ -34,9 +34,9 @@ _REJECTIONS = re.compile(
 )
 
 # Errors of the server that end by themselves: shutdown or startup in progress, a session ended for
-# idleness (57P05), too many connections, a lock or serialization conflict.
+# idleness (25P03, 57P05), too many connections, a lock or serialization conflict.
 _TRANSIENT_STATES = frozenset(
-    {"40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"}
+    {"25P03", "40001", "40P01", "53300", "55P03", "57P01", "57P02", "57P03", "57P05"}
 )
 
 # How Citus reports a lost worker, with SQLSTATE XX000.

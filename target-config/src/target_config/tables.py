@@ -120,9 +120,13 @@ def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
     """Create what is missing, in the current transaction; nothing if all is up to date.
 
     Raises:
-        SettingsError: If a table of the same name has other columns or another key, or if the role
-            may not create the tables.
+        SettingsError: If a table of the same name has other columns or another key, if the role may
+            not create the tables, or if the database cannot store every character.
     """
+    cursor.execute("SHOW server_encoding")
+    if (row := cursor.fetchone()) and row[0] != "UTF8":
+        message = f"The database has the encoding {row[0]}: create it with ENCODING 'UTF8'."
+        raise SettingsError(message)
     present = _present_tables(cursor, schema)
     for name, table in present.items():
         if difference := _difference(tables()[name], table):

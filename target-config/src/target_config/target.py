@@ -233,12 +233,12 @@ class TargetPostgresCheckpoint(PatchedTarget):
         before the next. A STATE that repeats the last one is not written again.
         """
         with self.shutdown.deferred():
-            self.lock.hold()
             # 1. The rows before this STATE are committed, durably.
             self._write_rows()
             if state == self._last_state:
                 return
-            # 2. The checkpoint is committed.
+            # 2. The checkpoint is committed, if no other load has taken a lost lock.
+            self.lock.hold()
             self.database.run_transaction(
                 "the checkpoint", lambda cursor: checkpoint.save(cursor, self.schema_name, state)
             )

@@ -63,15 +63,14 @@ def scan_cards(progress: Progress) -> tuple[MetricCard, ...]:
 def detail_cards(progress: Progress) -> tuple[MetricCard, ...]:
     """Return the cards of the second row: rate limit, cursor, checkpoint, errors."""
     limit, lifetime = progress.rate_limit, progress.cursor_lifetime
-    wait = progress.wait
     restarts = formatting.plural(progress.restarts, "restart")
     retries = formatting.plural(progress.retried_requests, "retry", "retries")
     return (
         MetricCard(
             "Requests left",
             f"{limit.remaining} of {limit.limit}" if limit else "-",
-            f"waiting {formatting.duration(formatting.whole_seconds(wait))}"
-            if wait
+            f"waiting {formatting.duration(progress.wait)}"
+            if progress.wait
             else "after the last page",
         ),
         MetricCard(

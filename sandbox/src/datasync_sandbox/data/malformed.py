@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from datasync_sandbox.data.timestamps import from_millis
@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 REPLACEMENT = "\ufffd"
 """Replaces a character that PostgreSQL cannot hold."""
 
-_COLUMNS = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
 _COLUMN_OF = {"sessionId": "session_id", "userId": "user_id"}
+_ISO = "%Y-%m-%dT%H:%M:%S"
 _OFFSET = timezone(timedelta(hours=2))
-
-_Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -53,16 +51,16 @@ class MalformedKind:
 
     Attributes:
         help: One line for the user.
-        make: From the event and its timestamp in milliseconds to what is sent: a value that is
-            written as JSON, or JSON text as `_RawJson`.
+        make: From the event and its timestamp in milliseconds to what is sent: a document, or
+            JSON text as `_RawJson`.
         expected: See `MalformedEvent`; or a function of the event and its milliseconds.
         valid: See `MalformedEvent`.
         ambiguous: See `MalformedEvent`.
     """
 
     help: str
-    make: Callable[[_Event, int], Any]
-    expected: dict[str, Any] | Callable[[_Event, int], dict[str, Any]] = field(default_factory=dict)
+    make: Callable[[dict[str, Any], int], Any]
+    expected: Any = field(default_factory=dict)
     valid: bool | None = False
     ambiguous: tuple[str, ...] = ()
 
@@ -73,7 +71,7 @@ class _RawJson(str):
     __slots__ = ()
 
 
-def corrupt(kind: str, event: _Event, millis: int) -> MalformedEvent:
+def corrupt(kind: str, event: dict[str, Any], millis: int) -> MalformedEvent:
     """Return the malformed form of an event.
 
     Args:
@@ -83,206 +81,183 @@ def corrupt(kind: str, event: _Event, millis: int) -> MalformedEvent:
     """
     recipe = MALFORMED_KINDS[kind]
     made = recipe.make(event, millis)
-    raw_event = made if isinstance(made, _RawJson) else json.dumps(made, separators=(",", ":"))
+    raw_event = str(made) if isinstance(made, _RawJson) else _dumps(made)
     expected = recipe.expected(event, millis) if callable(recipe.expected) else recipe.expected
-    return MalformedEvent(kind, str(raw_event), recipe.valid, expected, frozenset(recipe.ambiguous))
+    return MalformedEvent(kind, raw_event, recipe.valid, expected, frozenset(recipe.ambiguous))
 
 
-def _field(name: str, value: Any) -> Callable[[_Event, int], Any]:
+def _dumps(document: Any) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _column(name: str) -> str:
+    return _COLUMN_OF.get(name, name)
+
+
+def _with(name: str, value: Any) -> Callable[[dict[str, Any], int], Any]:
     """Give a field another value; a function is called with the milliseconds."""
     return lambda event, millis: {**event, name: value(millis) if callable(value) else value}
 
 
-def _without(name: str) -> Callable[[_Event, int], Any]:
+def _without(name: str) -> Callable[[dict[str, Any], int], Any]:
     return lambda event, _: {key: value for key, value in event.items() if key != name}
 
 
-def _instead(text: str) -> Callable[[_Event, int], Any]:
-    """Send other JSON in the event's place."""
-    return lambda _event, _millis: _RawJson(text)
-
-
-def _literal(name: str, literal: str) -> Callable[[_Event, int], Any]:
-    """Give a field a JSON literal that Python would not write itself."""
-
-    def make(event: _Event, _millis: int) -> _RawJson:
-        dumped = json.dumps({**event, name: "\0literal"}, separators=(",", ":"))
-        return _RawJson(dumped.replace('"\\u0000literal"', literal))
-
-    return make
-
-
-def _null(name: str) -> dict[str, Any]:
-    return {_COLUMN_OF.get(name, name): None}
-
-
-_NO_ROW: dict[str, Any] = dict.fromkeys(_COLUMNS)
-"""Expected of an event without an id, which reaches rejected_events alone."""
-
-
-def _missing_and_wrong_fields() -> dict[str, MalformedKind]:
-    kinds = {}
-    value: Any
-    for name in ("sessionId", "userId", "type", "name", "properties", "timestamp", "session"):
-        kinds[f"missing-{name}"] = MalformedKind(f"no field {name}", _without(name), _null(name))
-        kinds[f"null-{name}"] = MalformedKind(f"{name} is null", _field(name, None), _null(name))
-    for name, value in (
-        ("sessionId", 7),
-        ("userId", {"id": "u"}),
-        ("type", True),
-        ("name", ["a", "b"]),
-        ("properties", "page=/home"),
-        ("properties", [1, 2]),
-        ("session", "s"),
-        ("session", 3.5),
-    ):
-        is_object = name in {"properties", "session"}
-        suffix = f"-{type(value).__name__}" if is_object else ""
-        kinds[f"wrong-{name}{suffix}"] = MalformedKind(
-            f"{name} is {json.dumps(value)}",
-            _field(name, value),
-            _null(name),
-            ambiguous=(_COLUMN_OF.get(name, name),),
-        )
-    kinds["missing-id"] = MalformedKind("no field id", _without("id"), _NO_ROW)
-    for suffix, value in (("null", None), ("empty", ""), ("object", {"uuid": "x"})):
-        kinds[f"id-{suffix}"] = MalformedKind(
-            f"id is {json.dumps(value)}", _field("id", value), _NO_ROW
-        )
-    for suffix, text in (
-        ("null", "null"),
-        ("number", "17"),
-        ("text", '"event"'),
-        ("list", "[]"),
-        ("object", "{}"),
-    ):
-        kinds[f"event-{suffix}"] = MalformedKind(
-            f"the event itself is {text}", _instead(text), _NO_ROW
-        )
-    return kinds
-
-
-def _characters() -> dict[str, MalformedKind]:
-    """NULs and lone surrogates, which PostgreSQL cannot hold, at any depth."""
-    kinds = {}
-    for name, bad in (("nul", "\0"), ("surrogate", "\ud83d")):
-        for suffix, place, column, document in (
-            ("name", "name", "name", "a{}b"),
-            ("deep", "far down in properties", "properties", '{"a":[{"b":{"c":["x{}y",1]}}]}'),
-            ("key", "a key of properties", "properties", '{"page":"/home","k{}":1}'),
-        ):
-            sent, held = (document.replace("{}", c) for c in (bad, REPLACEMENT))
-            if column == "properties":
-                sent, held = json.loads(sent, strict=False), json.loads(held)
-            kinds[f"{name}-{suffix}"] = MalformedKind(
-                f"a {name} in {place}", _field(column, sent), {column: held}
-            )
-    kinds["emoji"] = MalformedKind(
-        "characters beyond the basic plane, as surrogate pairs and plain",
-        lambda event, _: _RawJson(
-            json.dumps({**event, "name": "event_\U0001f600"}).replace('"/home"', '"/\U0001f3e0"')
-        ),
-        {"name": "event_\U0001f600", "properties": {"page": "/\U0001f3e0"}},
-        valid=True,
+def _with_literal(name: str, literal: str) -> Callable[[dict[str, Any], int], Any]:
+    """Give a field a JSON literal that Python would not write."""
+    return lambda event, _: _RawJson(
+        _dumps({**event, name: "\0literal"}).replace('"\\u0000literal"', literal)
     )
-    return kinds
 
 
-def _time(millis: int, form: str, zone: timezone = timezone.utc) -> str:
-    """Write a timestamp; ``{}`` in the form becomes the milliseconds."""
-    text = from_millis(millis).astimezone(zone).strftime(form)
-    return text.replace("{}", f".{millis % 1000:03}")
-
-
-def _whole_seconds(_event: _Event, millis: int) -> dict[str, datetime]:
-    return {"timestamp": from_millis(millis // 1000 * 1000)}
-
-
-_ISO = "%Y-%m-%dT%H:%M:%S"
-
-
-def _timestamps() -> dict[str, MalformedKind]:
-    """Each notation that was reported, and what is no timestamp at all."""
-    notations: dict[str, tuple[str, Callable[[int], Any]]] = {
-        "micros": ("Unix microseconds", lambda ms: ms * 1000),
-        "text-millis": ("Unix milliseconds as text", str),
-        "text-decimal": (
-            "Unix seconds with decimals as text",
-            lambda ms: f"{ms // 1000}.{ms % 1000:03}",
-        ),
-        "decimal": ("Unix seconds with decimals", lambda ms: ms / 1000),
-        "space": ("a space instead of T", lambda ms: _time(ms, "%Y-%m-%d %H:%M:%S{}Z")),
-        "no-zone": ("no zone, which is UTC", lambda ms: _time(ms, _ISO + "{}")),
-        "offset": ("an offset", lambda ms: _time(ms, _ISO + "{}+02:00", _OFFSET)),
-        "offset-short": (
-            "an offset without colon",
-            lambda ms: _time(ms, _ISO + "{}+0200", _OFFSET),
-        ),
-        "six-digits": ("microseconds in the fraction", lambda ms: _time(ms, _ISO + "{}000Z")),
-    }
-    seconds: dict[str, tuple[str, Callable[[int], Any]]] = {
-        "seconds": ("Unix seconds", lambda ms: ms // 1000),
-        "text-seconds": ("Unix seconds as text", lambda ms: str(ms // 1000)),
-        "no-fraction": ("ISO 8601 in whole seconds", lambda ms: _time(ms, _ISO + "Z")),
-    }
-    # Cleaned or NULL: both are right.
-    unclear: dict[str, tuple[str, Callable[[int], Any]]] = {
-        "zero-width": (
-            "zero-width characters in it",
-            lambda ms: _time(ms, f"\u200b{_ISO}\u200d{{}}Z\ufeff"),
-        ),
-        "control": (
-            "control characters in it",
-            lambda ms: "\u0007" + _time(ms, _ISO) + "\0" + f".{ms % 1000:03}Z\r\n",
-        ),
-    }
-    kinds = {}
-    for name, (text, write) in notations.items():
-        kinds[name] = MalformedKind(text, _field("timestamp", write), valid=True)
-    for name, (text, write) in seconds.items():
-        kinds[name] = MalformedKind(text, _field("timestamp", write), _whole_seconds, valid=True)
-    for name, (text, write) in unclear.items():
-        kinds[name] = MalformedKind(
-            text, _field("timestamp", write), valid=None, ambiguous=("timestamp",)
-        )
-    for name, value in (
-        ("word", "yesterday"),
-        ("empty", ""),
-        ("february-30", "2026-02-30T00:00:00.000Z"),
-        ("object", {"seconds": 1}),
-        ("bool", True),
-    ):
-        kinds[name] = MalformedKind(
-            json.dumps(value), _field("timestamp", value), _null("timestamp")
-        )
-    for name, literal in (
-        ("huge", "1e308"),
-        ("overflow", "1e400"),
-        ("far", "9" * 30),
-        ("minus", "-1e18"),
-    ):
-        kinds[name] = MalformedKind(literal, _literal("timestamp", literal), _null("timestamp"))
-    return {
-        f"time-{name}": MalformedKind(
-            f"timestamp: {kind.help}", kind.make, kind.expected, kind.valid, kind.ambiguous
-        )
-        for name, kind in kinds.items()
-    }
-
-
-def _nested(levels: int) -> Any:
-    document: Any = {"page": "/home"}
-    for _ in range(levels):
-        document = {"in": document}
-    return document
-
-
-def _with_os(event: _Event, _millis: int) -> dict[str, Any]:
+def _with_os(event: dict[str, Any], _millis: int) -> dict[str, Any]:
     return {"session": {**event["session"], "os": {"name": "x"}}}
 
 
-_OTHERS = {
-    "unknown-field": MalformedKind("an unknown field", _field("schemaVersion", 2), valid=True),
+def _time(form: str, zone: timezone = timezone.utc) -> Callable[[int], str]:
+    """Write a timestamp; ``{}`` in the form becomes the milliseconds."""
+
+    def write(millis: int) -> str:
+        text = from_millis(millis).astimezone(zone).strftime(form)
+        return text.replace("{}", f".{millis % 1000:03}")
+
+    return write
+
+
+def _nested(levels: int) -> Any:
+    return {"in": _nested(levels - 1)} if levels else {"page": "/home"}
+
+
+def _rejected(name: str, value: Any, *, ambiguous: bool = False) -> MalformedKind:
+    """A field with a value that cannot be typed: NULL."""
+    column = _column(name)
+    columns = (column,) if ambiguous else ()
+    return MalformedKind(
+        f"{name} is {json.dumps(value)}", _with(name, value), {column: None}, ambiguous=columns
+    )
+
+
+def _kept(name: str, value: Any, text: str, *, valid: bool | None = True) -> MalformedKind:
+    """A field with an unusual value that the column keeps."""
+    return MalformedKind(text, _with(name, value), {name: value}, valid)
+
+
+def _written(text: str, write: Callable[[int], Any]) -> MalformedKind:
+    """The timestamp in another notation."""
+    return MalformedKind(f"timestamp: {text}", _with("timestamp", write), valid=True)
+
+
+def _written_in_seconds(text: str, write: Callable[[int], Any]) -> MalformedKind:
+    """The timestamp in a notation that loses its milliseconds."""
+    return MalformedKind(
+        f"timestamp: {text}",
+        _with("timestamp", write),
+        lambda _, millis: {"timestamp": from_millis(millis // 1000 * 1000)},
+        valid=True,
+    )
+
+
+def _unclear_time(text: str, write: Callable[[int], Any]) -> MalformedKind:
+    """The timestamp with characters in it: cleaned or NULL, both are right."""
+    help_text = f"timestamp: {text} characters in it"
+    make = _with("timestamp", write)
+    return MalformedKind(help_text, make, valid=None, ambiguous=("timestamp",))
+
+
+def _number(name: str, literal: str) -> MalformedKind:
+    """A field with a number that cannot be typed."""
+    return MalformedKind(f"{name} is {literal}", _with_literal(name, literal), {name: None})
+
+
+def _without_row(text: str, make: Callable[[dict[str, Any], int], Any]) -> MalformedKind:
+    """An event without an id, which reaches rejected_events alone."""
+    columns = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
+    return MalformedKind(text, make, dict.fromkeys(columns))
+
+
+def _instead(text: str) -> MalformedKind:
+    return _without_row(f"the event itself is {text}", lambda _event, _millis: _RawJson(text))
+
+
+def _characters(name: str, bad: str) -> dict[str, MalformedKind]:
+    """A character that PostgreSQL cannot hold, in a text, deep in an object, and in a key."""
+    places: dict[str, tuple[str, str, Callable[[str], Any]]] = {
+        "name": ("name", "name", lambda c: f"a{c}b"),
+        "deep": ("properties", "far down in properties", lambda c: {"a": [{"b": [f"x{c}y", 1]}]}),
+        "key": ("properties", "a key of properties", lambda c: {"page": "/home", f"k{c}": 1}),
+    }
+    return {
+        f"{name}-{place}": MalformedKind(
+            f"a {name} in {text}", _with(column, value(bad)), {column: value(REPLACEMENT)}
+        )
+        for place, (column, text, value) in places.items()
+    }
+
+
+_FIELDS = ("sessionId", "userId", "type", "name", "properties", "timestamp", "session")
+
+MALFORMED_KINDS: dict[str, MalformedKind] = {
+    **{
+        f"missing-{name}": MalformedKind(f"no field {name}", _without(name), {_column(name): None})
+        for name in _FIELDS
+    },
+    **{f"null-{name}": _rejected(name, None) for name in _FIELDS},
+    "wrong-sessionId": _rejected("sessionId", 7, ambiguous=True),
+    "wrong-userId": _rejected("userId", {"id": "u"}, ambiguous=True),
+    "wrong-type": _rejected("type", value=True, ambiguous=True),
+    "wrong-name": _rejected("name", ["a", "b"], ambiguous=True),
+    "wrong-properties-str": _rejected("properties", "page=/home", ambiguous=True),
+    "wrong-properties-list": _rejected("properties", [1, 2], ambiguous=True),
+    "wrong-session-str": _rejected("session", "s", ambiguous=True),
+    "wrong-session-float": _rejected("session", 3.5, ambiguous=True),
+    "missing-id": _without_row("no field id", _without("id")),
+    "id-null": _without_row("id is null", _with("id", None)),
+    "id-empty": _without_row("id is empty", _with("id", "")),
+    "id-object": _without_row("id is an object", _with("id", {"uuid": "x"})),
+    "event-null": _instead("null"),
+    "event-number": _instead("17"),
+    "event-text": _instead('"event"'),
+    "event-list": _instead("[]"),
+    "event-object": _instead("{}"),
+    **_characters("nul", "\0"),
+    **_characters("surrogate", "\ud83d"),
+    "emoji": MalformedKind(
+        "characters beyond the basic plane, as surrogate pairs and plain",
+        lambda event, _: _RawJson(
+            _dumps({**event, "name": "event_\U0001f600"}).replace('"/home"', '"/\U0001f3e0"')
+        ),
+        {"name": "event_\U0001f600", "properties": {"page": "/\U0001f3e0"}},
+        valid=True,
+    ),
+    "time-micros": _written("Unix microseconds", lambda ms: ms * 1000),
+    "time-text-millis": _written("Unix milliseconds as text", str),
+    "time-text-decimal": _written(
+        "Unix seconds with decimals as text", lambda ms: f"{ms // 1000}.{ms % 1000:03}"
+    ),
+    "time-decimal": _written("Unix seconds with decimals", lambda ms: ms / 1000),
+    "time-space": _written("a space instead of T", _time("%Y-%m-%d %H:%M:%S{}Z")),
+    "time-no-zone": _written("no zone, which is UTC", _time(_ISO + "{}")),
+    "time-offset": _written("an offset", _time(_ISO + "{}+02:00", _OFFSET)),
+    "time-offset-short": _written("an offset without colon", _time(_ISO + "{}+0200", _OFFSET)),
+    "time-six-digits": _written("microseconds in the fraction", _time(_ISO + "{}000Z")),
+    "time-seconds": _written_in_seconds("Unix seconds", lambda ms: ms // 1000),
+    "time-text-seconds": _written_in_seconds("Unix seconds as text", lambda ms: str(ms // 1000)),
+    "time-no-fraction": _written_in_seconds("ISO 8601 in whole seconds", _time(_ISO + "Z")),
+    "time-zero-width": _unclear_time("zero-width", _time(f"\u200b{_ISO}\u200d{{}}Z\ufeff")),
+    # The NUL is put in afterwards, because strftime may stop there.
+    "time-control": _unclear_time(
+        "control", lambda ms: _time(f"\u0007{_ISO}@{{}}Z\r\n")(ms).replace("@", "\0")
+    ),
+    "time-word": _rejected("timestamp", "yesterday"),
+    "time-empty": _rejected("timestamp", ""),
+    "time-february-30": _rejected("timestamp", "2026-02-30T00:00:00.000Z"),
+    "time-object": _rejected("timestamp", {"seconds": 1}),
+    "time-bool": _rejected("timestamp", value=True),
+    "time-huge": _number("timestamp", "1e308"),
+    "time-overflow": _number("timestamp", "1e400"),
+    "time-far": _number("timestamp", "9" * 30),
+    "time-minus": _number("timestamp", "-1e18"),
+    "unknown-field": MalformedKind("an unknown field", _with("schemaVersion", 2), valid=True),
     "unknown-deep": MalformedKind(
         "an unknown key in session, which the column keeps",
         lambda event, millis: {**event, **_with_os(event, millis)},
@@ -291,38 +266,18 @@ _OTHERS = {
     ),
     "number-overflow": MalformedKind(
         "a number in properties that no float holds",
-        _literal("properties", '{"n":1e400}'),
+        _with_literal("properties", '{"n":1e400}'),
         valid=None,
         ambiguous=("properties",),
     ),
     "number-long": MalformedKind(
         "an integer of 100 digits in properties",
-        _field("properties", {"n": 10**99 + 7}),
-        {"properties": {"n": 10**99 + 7}},
+        _with("properties", {"n": 10**99 + 7}),
         valid=None,
         ambiguous=("properties",),
     ),
-    "long-name": MalformedKind(
-        "a name of 20,000 characters",
-        _field("name", "n" * 20_000),
-        {"name": "n" * 20_000},
-        valid=True,
-    ),
-    "deep": MalformedKind(
-        "properties 60 levels deep",
-        _field("properties", _nested(60)),
-        {"properties": _nested(60)},
-        valid=True,
-    ),
-    "empty-properties": MalformedKind(
-        "properties is {}", _field("properties", {}), {"properties": {}}, valid=True
-    ),
-}
-
-MALFORMED_KINDS: dict[str, MalformedKind] = {
-    **_missing_and_wrong_fields(),
-    **_characters(),
-    **_timestamps(),
-    **_OTHERS,
+    "long-name": _kept("name", "n" * 20_000, "a name of 20,000 characters"),
+    "deep": _kept("properties", _nested(60), "properties 60 levels deep"),
+    "empty-properties": _kept("properties", {}, "properties is {}"),
 }
 """Every kind of malformed event, by name."""

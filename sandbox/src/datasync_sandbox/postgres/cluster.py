@@ -246,7 +246,7 @@ class Cluster:
     def _remove_copied_pid_file(self) -> None:
         """Remove the ``postmaster.pid`` of the directory of which this one is a copy.
 
-        Any other is left to PostgreSQL, which knows when its own can be replaced.
+        Any other is left to PostgreSQL, which replaces its own only where that is safe.
         """
         lines = self._pid_file()
         if len(lines) > _DATA:

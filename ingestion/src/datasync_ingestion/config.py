@@ -1,0 +1,264 @@
+"""The user's settings, and what they select: the real API and database, or the sandbox's.
+
+The names are those of `.env.example`. The environment wins over `.env`, and an empty value
+counts as unset. Nothing here has an effect outside: text in, `RunConfig` out.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from datasync_monitor.database import DatabaseSettings, read_secret
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+from datasync_ingestion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+# The values of `.env.example`; a test compares them.
+PLACEHOLDER_KEY = "put-your-api-key-here"
+PLACEHOLDER_URL = "https://datasync.example.com/api/v1"
+
+NAMES = (
+    "API_BASE_URL",
+    "API_KEY",
+    "BATCH_SIZE",
+    "DB_HOST",
+    "DB_PORT",
+    "DB_USER",
+    "DB_PASSWORD",
+    "DB_NAME",
+)
+# Secrets that may be given as the path of a file instead, in NAME_FILE. NAME wins.
+SECRETS = ("API_KEY", "DB_PASSWORD")
+# Meltano's own names of the same settings. Meltano fails when both are set.
+MELTANO_NAMES = {
+    "TAP_DATASYNC_API_URL": "API_BASE_URL",
+    "TAP_DATASYNC_API_KEY": "API_KEY",
+    "TAP_DATASYNC_PAGE_SIZE": "BATCH_SIZE",
+    "TARGET_POSTGRES_HOST": "DB_HOST",
+    "TARGET_POSTGRES_PORT": "DB_PORT",
+    "TARGET_POSTGRES_USER": "DB_USER",
+    "TARGET_POSTGRES_PASSWORD": "DB_PASSWORD",
+    "TARGET_POSTGRES_DATABASE": "DB_NAME",
+}
+# Settings of the target that send the events to a place that the run would not look at.
+UNSUPPORTED_NAMES = (
+    "TARGET_POSTGRES_SQLALCHEMY_URL",
+    "TARGET_POSTGRES_DEFAULT_TARGET_SCHEMA",
+    "TARGET_POSTGRES_SSH_TUNNEL_ENABLE",
+)
+_PLUGIN_PREFIXES = ("TAP_DATASYNC_", "TARGET_POSTGRES_")
+LARGEST_PAGE = 5000
+LARGEST_PORT = 65535
+DEFAULT_PORT = 5432
+DEFAULT_DATABASE = "events"
+_CONTAINER_API = (
+    "set API_KEY and API_BASE_URL in .env, or load sample events with "
+    "`docker compose --profile sandbox up`"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """An API. `url` ends in `/api/v1`."""
+
+    url: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What a run uses.
+
+    Attributes:
+        api: The real API; None for the sandbox's.
+        database: The user's database; None for the embedded one.
+        page_size: Events per request.
+        notices: What the user should know about the choice.
+    """
+
+    api: Api | None = None
+    database: DatabaseSettings | None = None
+    page_size: int = LARGEST_PAGE
+    notices: tuple[str, ...] = ()
+
+    @property
+    def uses_sandbox(self) -> bool:
+        """Whether the events are the sandbox's sample events."""
+        return self.api is None
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Read a `.env` file; one that does not exist is empty.
+
+    Single quotes make a value literal, as in a shell and in Docker Compose. python-dotenv alone
+    would expand `${NAME}` there too, and a password with these characters would be lost.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    try:
+        expanded, literal = dotenv_values(path), dotenv_values(path, interpolate=False)
+        with path.open(encoding="utf-8") as file:
+            quoted = {
+                binding.key
+                for binding in parse_stream(file)
+                if binding.key and re.search(r"=\s*'", binding.original.string)
+            }
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"{path.name} cannot be read: {error}."
+        raise ConfigError(message) from None
+    values = {name: literal[name] if name in quoted else expanded[name] for name in expanded}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def merge(environ: Mapping[str, str], env_file: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings: from the environment, or else from `.env`; secrets also from files.
+
+    Raises:
+        ConfigError: A name is set that is not supported here, or a file cannot be read.
+    """
+    _refuse_other_names({*environ, *env_file})
+    first, second = _with_secret_files(environ), _with_secret_files(env_file)
+    merged = {}
+    for name in NAMES:
+        value = first.get(name) or second.get(name) or ""
+        # A password may begin or end with a space.
+        value = value if name == "DB_PASSWORD" else value.strip()
+        if value:
+            merged[name] = value
+    return merged
+
+
+def _refuse_other_names(names: set[str]) -> None:
+    for name, ours in MELTANO_NAMES.items():
+        if name in names:
+            message = f"{name} is set, but run-ingestion.sh uses {ours}: rename it."
+            raise ConfigError(message)
+    for name in UNSUPPORTED_NAMES:
+        if name in names:
+            message = f"run-ingestion.sh does not support {name}: unset it, or use meltano run."
+            raise ConfigError(message)
+
+
+def _with_secret_files(source: Mapping[str, str]) -> dict[str, str]:
+    try:
+        secrets = {name: read_secret(source, name) for name in SECRETS}
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return {**source, **secrets}
+
+
+def plugin_settings(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that Meltano reads as further settings of tap and target."""
+    return tuple(sorted(name for name in names if name.startswith(_PLUGIN_PREFIXES)))
+
+
+def resolve(settings: Mapping[str, str], *, in_container: bool = False) -> RunConfig:
+    """Select API and database.
+
+    Sample events never go into a database that the user named: the sandbox's API is used with
+    the embedded database only. Real events in the embedded database are fine.
+
+    Args:
+        settings: From `merge`.
+        in_container: Whether this is the container, which has no sandbox of its own.
+
+    Raises:
+        ConfigError: A setting is missing or invalid.
+    """
+    page_size = _number(settings, "BATCH_SIZE", LARGEST_PAGE) or LARGEST_PAGE
+    database = _database(settings)
+    key, url = settings.get("API_KEY"), settings.get("API_BASE_URL")
+    if key is None or key == PLACEHOLDER_KEY:
+        problem = f"API_KEY is {'not set' if key is None else 'the placeholder of .env.example'}"
+        if database is not None and not in_container:
+            message = (
+                f"{problem}, and sample events are not loaded into the database "
+                f"{database.location}: set API_KEY, or unset DB_HOST to use the sandbox."
+            )
+            raise ConfigError(message)
+        if in_container:
+            message = f"{problem}: {_CONTAINER_API}."
+            raise ConfigError(message)
+        notices = [f"{problem}: loading sample events of the local sandbox."] if key or url else []
+        return RunConfig(page_size=page_size, notices=(*notices, *_ignored(settings)))
+    if url is None or url == PLACEHOLDER_URL:
+        problem = "not set" if url is None else "the placeholder of .env.example"
+        message = (
+            f"API_KEY is set, but API_BASE_URL is {problem}: "
+            "set it to the address that ends in /api/v1."
+        )
+        raise ConfigError(message)
+    notices = []
+    if database is None and in_container:
+        message = (
+            "DB_HOST is not set, and the image has no database: set DB_HOST and the other DB_*."
+        )
+        raise ConfigError(message)
+    if database is None:
+        notices = [
+            "DB_HOST is not set: loading into the embedded database.",
+            *_ignored(settings),
+        ]
+    return RunConfig(Api(url, key), database, page_size, tuple(notices))
+
+
+def _database(settings: Mapping[str, str]) -> DatabaseSettings | None:
+    host = settings.get("DB_HOST")
+    if host is None:
+        return None
+    if "DB_USER" not in settings:
+        message = "DB_HOST is set, but DB_USER is not: set the user to log in as."
+        raise ConfigError(message)
+    return DatabaseSettings(
+        host=host,
+        port=_number(settings, "DB_PORT", LARGEST_PORT) or DEFAULT_PORT,
+        user=settings["DB_USER"],
+        password=settings.get("DB_PASSWORD", ""),
+        name=settings.get("DB_NAME", DEFAULT_DATABASE),
+    )
+
+
+def _ignored(settings: Mapping[str, str]) -> list[str]:
+    names = [name for name in NAMES if name.startswith("DB_") and name in settings]
+    if not names:
+        return []
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{', '.join(names)} {verb} ignored without DB_HOST: using the embedded database."]
+
+
+def _number(settings: Mapping[str, str], name: str, largest: int) -> int | None:
+    text = settings.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= largest):
+        message = f"{name} must be a whole number from 1 to {largest}, not '{text[:40]}'."
+        raise ConfigError(message)
+    return int(text)
+
+
+def pipeline_environment(api: Api, database: DatabaseSettings, page_size: int) -> dict[str, str]:
+    """Return the settings as environment variables for Meltano, tap and target.
+
+    Every name is set, also to an empty value: Meltano reads `.env` too, with other rules for
+    quotes, and its environment wins over that file.
+    """
+    return {
+        "API_BASE_URL": api.url,
+        "API_KEY": api.key,
+        "BATCH_SIZE": str(page_size),
+        "DB_HOST": database.host,
+        "DB_PORT": str(database.port),
+        "DB_USER": database.user,
+        "DB_PASSWORD": database.password,
+        "DB_NAME": database.name,
+    }

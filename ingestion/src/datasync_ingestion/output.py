@@ -1,0 +1,240 @@
+"""Everything that the user sees: messages, progress, hints that fit the place, and the summary."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from datasync_monitor import formatting
+from datasync_monitor.database import DatabaseUnavailable
+from datasync_monitor.progress import read_progress
+from datasync_monitor.terminal import LiveView, LogLines, is_live
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
+    from typing_extensions import Self
+
+CONTAINER_VARIABLE = "DATASYNC_CONTAINER"
+RESUME_NOTE = "Loaded events are kept; the next run resumes from the checkpoint."
+
+_REFRESH_SECONDS = 1.0
+_COMPOSE_DATABASE = "postgres"
+
+
+def info(message: object) -> None:
+    """Print a message, at once also into a pipe."""
+    print(message, flush=True)  # noqa: T201 - the one place that prints
+
+
+def error(message: object) -> None:
+    """Print an error message."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the user can type, on a host and in the Compose service `ingestion`.
+
+    Attributes:
+        in_container: Whether this is the container.
+    """
+
+    in_container: bool = False
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Hints:
+        """Read `DATASYNC_CONTAINER`, which the image sets."""
+        return cls(environ.get(CONTAINER_VARIABLE) == "1")
+
+    @property
+    def stop(self) -> str:
+        """How to stop a run that is in progress."""
+        if self.in_container:
+            return ", or stop it with `docker compose stop ingestion`"
+        return ", or stop it with Ctrl-C where it was started"
+
+    def log(self, path: Path) -> str:
+        """Where the full log is."""
+        if self.in_container:
+            return "docker compose cp ingestion:/app/.run/log ."
+        return str(path)
+
+    def query(self, database: DatabaseSettings, *, embedded: bool) -> str | None:
+        """How to look at the events; None where only the user knows that."""
+        if embedded:
+            return ".venv/bin/datasync-sandbox db psql"
+        if not self.in_container:
+            return shlex.join(
+                [
+                    "psql",
+                    *("-h", database.host),
+                    *("-p", str(database.port)),
+                    *("-U", database.user),
+                    *("-d", database.name),
+                ]
+            )
+        if database.host == _COMPOSE_DATABASE:
+            return shlex.join(
+                [
+                    "docker",
+                    "compose",
+                    "exec",
+                    "postgres",
+                    "psql",
+                    "--username",
+                    database.user,
+                    database.name,
+                ]
+            )
+        return None
+
+    def removal(self, *, embedded: bool) -> str:
+        """How to remove the database; empty where that is not ours to suggest."""
+        if not embedded:
+            return ""
+        return (
+            "remove the embedded database with `sh run-ingestion.sh --stop-sandbox` and "
+            "`rm -r .sandbox`"
+        )
+
+
+class ProgressDisplay:
+    """A live bar on a terminal, and log lines otherwise, read from the database.
+
+    Attributes:
+        note: What the run does while no pipeline runs.
+        database_unreachable: Whether the last reading failed.
+    """
+
+    def __init__(self, database: ReconnectingConnection) -> None:
+        """Show nothing yet.
+
+        Args:
+            database: A connection for this display alone, which does not wait for the database.
+        """
+        self._database = database
+        self._live = LiveView() if is_live(sys.stdout) else None
+        self._lines = LogLines()
+        self._next_refresh = 0.0
+        self._reported = False
+        self.note: str | None = None
+        self.database_unreachable = False
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            # A closed terminal needs no restoring.
+            with suppress(OSError):
+                self._live.__exit__(kind, error, trace)
+        self._database.close()
+
+    def message(self, text: str) -> None:
+        """Print a message that stays on the screen."""
+        if self._live:
+            self._live.print(text)
+        else:
+            info(text)
+
+    def refresh(self, *, last: bool = False) -> None:
+        """Show the current progress, once a second at most.
+
+        Args:
+            last: Whether the run has finished: the final state is shown in any case.
+        """
+        if not last and time.monotonic() < self._next_refresh:
+            return
+        self._next_refresh = time.monotonic() + _REFRESH_SECONDS
+        try:
+            progress: Any = self._database.run(read_progress)
+            self.database_unreachable = False
+        except DatabaseUnavailable as unavailable:
+            # The target handles the outage and reports it; the display returns by itself.
+            self.database_unreachable = True
+            if not self._reported:
+                self._reported = True
+                self.message(f"Progress is not available for now. {unavailable}")
+            return
+        if self._live:
+            self._live.update(progress, self.note)
+        elif line := formatting.log_line(progress) if last else self._lines.next(progress):
+            info(line)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The result of a finished run.
+
+    Attributes:
+        rows: Rows in `events`.
+        rows_before: The same at the start of the run.
+        total_events: Events that the API reports; None where it reports none.
+        rejected: Rows in `rejected_events`.
+        seconds: Duration of the load.
+        restarts: How often the pipeline was started again.
+        query: How to look at the events, if that is known.
+        log: Where the full log is.
+        sandbox_runs: Whether the sandbox keeps running.
+    """
+
+    rows: int
+    rows_before: int
+    total_events: int | None
+    rejected: int
+    seconds: float
+    restarts: int
+    query: str | None
+    log: str
+    sandbox_runs: bool
+
+    @property
+    def new(self) -> int:
+        """Rows that this run added."""
+        return self.rows - self.rows_before
+
+    def lines(self) -> Iterator[str]:
+        """Yield the summary line by line."""
+        yield "Finished."
+        for name, value in self._values():
+            yield f"  {name:<24}{value}"
+        if self.total_events is not None and self.rows < self.total_events:
+            missing = formatting.plural(self.total_events - self.rows, "event")
+            yield (
+                f"The API reports {missing} more than the table contains: events that arrived "
+                "during the run (the next run loads them), or without an id (see "
+                "rejected_events). If rows were deleted, use --full-refresh."
+            )
+        if self.sandbox_runs:
+            yield "The sandbox keeps running; `sh run-ingestion.sh --stop-sandbox` stops it."
+
+    def _values(self) -> Iterator[tuple[str, str]]:
+        count = formatting.count
+        yield "events in the table", f"{count(self.rows)} ({count(self.new)} new)"
+        total = "not reported" if self.total_events is None else count(self.total_events)
+        yield "events in the API", total
+        yield "rejected events", count(self.rejected)
+        yield "duration", formatting.duration(timedelta(seconds=self.seconds))
+        if self.new > 0 and self.seconds > 0:
+            yield "throughput", formatting.per_second(self.new / self.seconds)
+        if self.restarts:
+            yield "restarts", count(self.restarts)
+        if self.query:
+            yield "query them with", self.query
+        yield "full log", self.log

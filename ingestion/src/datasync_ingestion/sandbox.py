@@ -1,0 +1,141 @@
+"""The local sandbox, through its command line: an API and a database where the user has none."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from datasync_monitor.database import DatabaseSettings
+
+from datasync_ingestion.config import Api
+from datasync_ingestion.errors import ConfigError, IngestionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from datasync_ingestion.signals import SignalWatcher
+
+_USAGE_ERROR = 2
+# The parts of the sandbox, and the options that restrict a command to them.
+_PARTS = {"api": "--api-only", "database": "--db-only"}
+
+
+class Sandbox:
+    """The sandbox of a checkout.
+
+    Attributes:
+        feed: Which sample events its API serves; empty before `start`.
+    """
+
+    def __init__(self, root: Path, signals: SignalWatcher) -> None:
+        self._root = root
+        self._signals = signals
+        self._program = root / ".venv" / "bin" / "datasync-sandbox"
+        self._started: set[str] = set()
+        self._only: list[str] = []
+        self._addresses: tuple[Api | None, DatabaseSettings] | None = None
+        self.feed = ""
+
+    def start(
+        self, options: Sequence[str], *, with_api: bool
+    ) -> tuple[Api | None, DatabaseSettings]:
+        """Start what does not run, and wait until it answers.
+
+        Args:
+            options: For the API, from the user.
+            with_api: Whether the API is needed, or the database alone.
+
+        Returns:
+            Where they are.
+
+        Raises:
+            ConfigError: An option is wrong.
+            IngestionError: They do not start.
+            Interrupted: A signal arrived.
+        """
+        self._only = [] if with_api else [_PARTS["database"]]
+        self._addresses = self._up(*options)
+        return self._addresses
+
+    def ensure_running(self) -> bool:
+        """Start again what has died, with the same options and at the same address.
+
+        Returns:
+            Whether everything is where it was; True also where nothing was started.
+
+        Raises:
+            IngestionError: They do not start.
+            Interrupted: A signal arrived.
+        """
+        if self._addresses is None:
+            return True
+        return self._up("--restore") == self._addresses
+
+    def _up(self, *options: str) -> tuple[Api | None, DatabaseSettings]:
+        done = self._run("up", "--json", *self._only, *options)
+        if done.returncode:
+            self._signals.check()
+            raise (ConfigError if done.returncode == _USAGE_ERROR else IngestionError)(
+                _error_in(done)
+            )
+        try:
+            report = json.loads(done.stdout)
+        except ValueError:
+            message = "`datasync-sandbox up` failed: its output is not JSON."
+            raise IngestionError(message) from None
+        self._started |= {
+            option for part, option in _PARTS.items() if (report.get(part) or {}).get("started")
+        }
+        self._signals.check()
+        api = None if self._only else self._api(report["api"])
+        database = report["database"]
+        names = ("host", "port", "user", "password", "name")
+        return api, DatabaseSettings(**{name: database[name] for name in names})
+
+    def _api(self, report: dict[str, Any]) -> Api:
+        self.feed = report["feed"]
+        return Api(report["url"], report["key"])
+
+    def stop_started(self) -> None:
+        """Stop what this run started, and leave what ran before."""
+        for option in sorted(self._started):
+            self._down(option)
+        self._started = set()
+
+    def stop(self) -> str:
+        """Stop all of it; returns the sandbox's report.
+
+        Raises:
+            IngestionError: It does not stop.
+        """
+        return self._down()
+
+    def _down(self, *options: str) -> str:
+        done = self._run("down", *options)
+        if done.returncode:
+            raise IngestionError(_error_in(done))
+        return done.stdout.strip()
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # Not ended by a signal: it takes seconds at most, and a half started sandbox would stay.
+        return subprocess.run(  # noqa: S603 - the project's own program
+            [self._program, *arguments],
+            cwd=self._root,
+            env=os.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            start_new_session=True,
+        )
+
+
+def _error_in(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the sandbox's error message."""
+    lines = done.stderr.strip().splitlines()
+    if not lines:
+        return f"The sandbox ended with exit code {done.returncode}."
+    return lines[-1].removeprefix("Error: ")

@@ -1,0 +1,1 @@
+"""A chaos test of the real pipeline, see :mod:`tests.chaos.chaos`."""

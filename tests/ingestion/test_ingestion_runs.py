@@ -1,0 +1,509 @@
+"""Whole runs as a process, with a real database and a fake Meltano."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from ingestion_helpers import (
+    FINISH,
+    failure,
+    is_alive,
+    load,
+    own_database,
+    settings_of,
+    stop,
+    wait_for,
+)
+
+if TYPE_CHECKING:
+    from datasync_sandbox.testing import Cluster
+    from ingestion_helpers import Checkout
+
+
+def pipeline_runs(empty: Cluster, columns: str) -> list[str]:
+    return empty.sql(f"SELECT {columns} FROM pipeline_runs ORDER BY id").splitlines()
+
+
+def test_a_first_run_loads_and_prints_a_summary(ready: Checkout, empty: Cluster) -> None:
+    ready.plan(FINISH)
+    code, output = ready.run("--events=20", "--limit", "1000")
+    assert code == 0, output
+    assert "API:      http://127.0.0.1:1/api/v1 (sample events)" in output
+    assert re.search(r"Database: \S+ at 127\.0\.0\.1:\d+ \(embedded\)", output)
+    assert "events in the table     20 (20 new)" in output
+    assert "events in the API       20" in output
+    assert ready.sandbox_calls() == [["up", "--json", "--events=20", "--limit", "1000"]]
+    (call,) = ready.calls("run")
+    assert call["env"]["API_KEY"] == "sample-key"
+    assert call["env"]["DB_PORT"] == str(empty.port)
+    columns = "source, outcome, restarts, events_before, events_after, ended_at IS NOT NULL"
+    assert pipeline_runs(empty, columns) == ["sandbox --events=20|finished|0|0|20|t"]
+
+
+def test_without_a_terminal_the_progress_is_lines_for_programs(ready: Checkout) -> None:
+    ready.plan(FINISH)
+    _, output = ready.run()
+    lines = [line for line in output.splitlines() if " finished page" in line]
+    assert len(lines) == 1
+    assert "events=20" in lines[0]
+    assert "\x1b" not in output
+
+
+def test_a_failed_attempt_is_restarted_until_the_scan_has_finished(
+    ready: Checkout, empty: Cluster
+) -> None:
+    ready.plan(
+        {"sql": load(5, cursor="c1"), **failure(1, "The API does not answer.")},
+        {"sql": load(10, cursor="c2"), "kill": int(signal.SIGKILL)},
+        FINISH,
+    )
+    code, output = ready.run()
+    assert code == 0, output
+    assert "The API does not answer. Restarting now (restart 1)." in output
+    assert "Meltano was ended by SIGKILL. Restarting now (restart 2)." in output
+    assert "restarts                2" in output
+    assert pipeline_runs(empty, "outcome, restarts") == ["finished|2"]
+    assert not list((ready.root / ".meltano" / "run").glob("*/*.config.json"))
+
+
+def test_exit_code_0_does_not_end_an_unfinished_scan(ready: Checkout) -> None:
+    ready.plan({"sql": load(5, cursor="c1")}, FINISH)
+    code, output = ready.run()
+    assert code == 0
+    assert "but the scan has not finished. Restarting" in output
+    assert len(ready.calls("run")) == 2
+
+
+@pytest.mark.parametrize(
+    ("plugin", "exit_code", "message"),
+    [
+        ("tap-datasync", 2, "page_size is wrong."),
+        ("tap-datasync", 3, "The key is refused."),
+        ("target-postgres", 2, "The role may not write."),
+        ("target-postgres", 75, "Another load is running."),
+    ],
+)
+def test_a_permanent_failure_ends_the_run_at_once_with_its_message(
+    ready: Checkout, empty: Cluster, plugin: str, exit_code: int, message: str
+) -> None:
+    ready.plan(failure(exit_code, message, plugin))
+    code, output = ready.run()
+    assert code == exit_code
+    assert output.splitlines()[-2] == message
+    assert output.count(message) == 1
+    assert (
+        "the next run resumes from the checkpoint. Full log: .run/log/" in output.splitlines()[-1]
+    )
+    assert "finished" not in output
+    assert len(ready.calls("run")) == 1
+    assert pipeline_runs(empty, "outcome, message") == [f"failed|{message}"]
+
+
+def test_a_failure_after_a_finished_scan_is_never_shown_as_finished(
+    ready: Checkout, empty: Cluster
+) -> None:
+    """As when Meltano cannot save the state behind the last page."""
+    ready.plan({**FINISH, **failure(2, "No state.")})
+    code, output = ready.run()
+    assert code == 2
+    assert "finished" not in output
+    assert "100" not in output
+    assert pipeline_runs(empty, "outcome, events_after") == ["failed|20"]
+
+
+def test_a_failure_is_printed_to_stderr_and_logged(ready: Checkout) -> None:
+    ready.plan(failure(3, "The key is refused."))
+    process = ready.start(stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "The key is refused." not in output
+    assert errors.splitlines()[0] == "The key is refused."
+    assert re.search(r" error    run-ingestion   The key is refused\.\n\Z", ready.log())
+
+
+def test_no_restart_means_one_attempt(ready: Checkout) -> None:
+    ready.plan(failure(1, "The API does not answer."))
+    code, output = ready.run("--no-restart")
+    assert code == 1
+    assert "The API does not answer." in output
+    assert len(ready.calls("run")) == 1
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_pipeline_and_what_was_started(
+    ready: Checkout, empty: Cluster, number: signal.Signals, expected: int
+) -> None:
+    ready.plan({"sql": load(5, cursor="c1"), "tap": {"seconds": 60}})
+    process = ready.start()
+    meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
+    wait_for(lambda: "Page 1" in ready.log())
+    code, output = stop(process, number)
+    assert code == expected
+    assert "Stopped. Loaded events are kept" in output
+    assert "Traceback" not in output
+    assert not is_alive(meltano)
+    assert ready.sandbox_calls()[1:] == [["down", "--api-only"], ["down", "--db-only"]]
+    assert pipeline_runs(empty, "outcome, events_after") == ["stopped|5"]
+    assert '"exit_codes": {"extractors": 143}' in ready.log()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_signal_while_the_program_starts_ends_it_without_a_traceback(ready: Checkout) -> None:
+    ready.plan({"tap": {"seconds": 60}})
+    process = ready.start()
+    # Once SIGTERM has a handler, SIGINT has ours too.
+    wait_for(lambda: _has_handler(process.pid, signal.SIGTERM))
+    code, output = stop(process, signal.SIGINT)
+    assert code == 130
+    assert "Traceback" not in output
+
+
+def _has_handler(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_sandbox_that_ran_before_is_left_running(ready: Checkout) -> None:
+    (ready.root / "was-running").touch()
+    ready.plan({"tap": {"seconds": 60}})
+    process = ready.start()
+    wait_for(lambda: "Page 1" in ready.log())
+    code, _ = stop(process, signal.SIGINT)
+    assert code == 130
+    assert [words[0] for words in ready.sandbox_calls()] == ["up"]
+
+
+def test_a_run_under_nohup_outlives_its_terminal(ready: Checkout) -> None:
+    ready.plan({"tap": {"seconds": 60}})
+    # What a process ignores is ignored by those that it starts.
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = ready.start()
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+    wait_for(lambda: "Page 1" in ready.log())
+    process.send_signal(signal.SIGHUP)
+    assert stop(process, signal.SIGTERM)[0] == 143
+
+
+def test_a_closed_output_ends_the_run(ready: Checkout) -> None:
+    """As in `run-ingestion.sh | head`: quietly, like other commands."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ready.plan(FINISH)
+    process = ready.start(stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (1, "")
+
+
+def test_a_second_run_in_the_checkout_is_refused(ready: Checkout) -> None:
+    ready.plan({"tap": {"seconds": 60}})
+    first = ready.start()
+    wait_for(lambda: "Page 1" in ready.log())
+    message = f"Another run is in progress here (process {first.pid}): wait for it, or stop it "
+    code, output = ready.run()
+    assert (code, output) == (75, f"{message}with Ctrl-C where it was started.\n")
+    assert ready.run("--stop-sandbox")[0] == 75
+    assert stop(first, signal.SIGTERM)[0] == 143
+
+
+def test_a_load_from_elsewhere_into_the_same_database_is_refused(
+    ready: Checkout, empty: Cluster
+) -> None:
+    at = settings_of(empty)
+    with psycopg.connect(
+        host=at.host, port=at.port, user=at.user, password=at.password, dbname=at.name
+    ) as holder:
+        holder.execute("SELECT pg_try_advisory_xact_lock(1684107116, hashtext('public'))")
+        code, output = ready.run()
+        assert code == 75
+        assert "Another load into the database" in output
+        assert f"server process {holder.info.backend_pid}" in output
+        assert not ready.calls("run")
+    ready.plan(FINISH)
+    assert ready.run()[0] == 0
+
+
+def test_after_a_killed_run_the_next_one_stops_its_pipeline(
+    ready: Checkout, empty: Cluster
+) -> None:
+    ready.plan({"sql": load(5, cursor="c1"), "tap": {"seconds": 60}}, FINISH)
+    process = ready.start()
+    meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
+    wait_for(lambda: "Page 1" in ready.log())
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert is_alive(meltano)
+    code, output = ready.run()
+    assert code == 0
+    assert "Stopped a pipeline left running by a killed run." in output
+    assert not is_alive(meltano)
+    assert pipeline_runs(empty, "outcome") == ["killed", "finished"]
+
+
+def test_a_full_refresh_clears_the_state_once_and_not_for_a_restart(ready: Checkout) -> None:
+    ready.plan(FINISH, {"sql": load(5, cursor="c1"), **failure(1, "No.")}, FINISH)
+    ready.run()
+    code, output = ready.run("--full-refresh")
+    assert code == 0
+    assert "Full refresh: loading from the newest event to the oldest." in output
+    assert len(ready.calls("clear")) == 1
+    assert [call for call in ready.calls("run") if "--full-refresh" in call["words"]] == []
+
+
+def test_a_state_of_another_database_is_cleared(ready: Checkout) -> None:
+    """As when `.env` names another database after the first load: nothing may be skipped."""
+    state = {"singer_state": {"bookmarks": {"events": {"high_watermark": "2026-01-27T00:00:00Z"}}}}
+    (ready.root / "state.json").write_text(json.dumps(state))
+    ready.plan(FINISH)
+    code, output = ready.run()
+    assert code == 0
+    assert "The database has no checkpoint: loading from the beginning." in output
+    assert not (ready.root / "state.json").exists()
+
+
+@pytest.mark.parametrize("saved", [None, 15])
+def test_a_lost_or_outdated_state_is_replaced_by_the_checkpoint(
+    ready: Checkout, saved: int | None
+) -> None:
+    ready.plan(FINISH, FINISH)
+    ready.run()
+    path = ready.root / "state.json"
+    if saved:
+        state = {"singer_state": {"bookmarks": {"events": {"events_seen": saved}}}}
+        path.write_text(json.dumps(state))
+    code, output = ready.run()
+    assert code == 0
+    assert "resuming from the checkpoint" in output
+    bookmark = json.loads(path.read_text())["singer_state"]["bookmarks"]["events"]
+    assert bookmark["events_seen"] == 20
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (
+            [
+                {
+                    "event": "(sqlite3.OperationalError) unable to open database file\nAt: x",
+                    "level": "error",
+                },
+                {"event": "Need help fixing this problem? Visit x", "level": "info"},
+            ],
+            "(sqlite3.OperationalError) unable to open database file",
+        ),
+        (["Error: No such option: --x"], "Error: No such option: --x"),
+        ([], "exit code 1"),
+    ],
+)
+def test_a_state_that_cannot_be_read_is_reported_with_the_reason(
+    ready: Checkout, log: list[dict[str, str] | str], reason: str
+) -> None:
+    lines = [
+        line if isinstance(line, str) else json.dumps({"level": "error", **line}) for line in log
+    ]
+    (ready.root / "state_error.log").write_text("\n".join(lines))
+    code, output = ready.run()
+    assert code == 1
+    assert output.splitlines()[-1] == f"`meltano state get` failed: {reason}"
+
+
+def test_a_state_that_is_not_json_is_reported(ready: Checkout) -> None:
+    (ready.root / "state.json").write_text("{")
+    code, output = ready.run()
+    assert code == 1
+    assert output.splitlines()[-1] == "`meltano state get` failed: its output is not JSON."
+
+
+def test_other_sample_events_replace_the_previous_ones(ready: Checkout, empty: Cluster) -> None:
+    ready.plan(FINISH, {"sql": load(7, total=7)})
+    ready.run("--events=20")
+    code, output = ready.run("--events=7")
+    assert code == 0
+    assert "removing the previous ones" in output
+    assert "events in the table     7 (7 new)" in output
+    assert pipeline_runs(empty, "source") == ["sandbox --events=20", "sandbox --events=7"]
+
+
+def test_real_events_are_not_mixed_with_sample_events(ready: Checkout) -> None:
+    ready.plan(FINISH)
+    ready.run()
+    code, output = ready.run(API_KEY="k", API_BASE_URL="https://api.test/api/v1")
+    assert code == 2
+    assert "holds sample events of the sandbox" in output
+    assert "or remove the embedded database with `sh run-ingestion.sh --stop-sandbox`" in output
+    assert len(ready.calls("run")) == 1
+
+
+def test_a_table_of_another_application_ends_the_run(ready: Checkout, empty: Cluster) -> None:
+    empty.sql("CREATE TABLE events (id INTEGER PRIMARY KEY, title TEXT)")
+    code, output = ready.run()
+    assert code == 2
+    assert "The table public.events of the database" in output
+    assert not ready.calls("run")
+
+
+def test_a_foreign_table_of_pages_hides_the_progress_without_ending_the_load(
+    ready: Checkout, empty: Cluster
+) -> None:
+    empty.sql("CREATE TABLE pages (number INTEGER)")
+    ready.plan({"sql": load(5, cursor="c1")}, FINISH)
+    code, output = ready.run()
+    assert code == 0, output
+    assert output.count("Progress is not available for now. ") == 1
+    assert "Traceback" not in output
+
+
+def test_a_real_api_and_database_start_no_sandbox(ready: Checkout, empty: Cluster) -> None:
+    """And the key is in no output, log or process list, only in the environment."""
+    ready.plan(FINISH)
+    settings = own_database(empty) | {"BATCH_SIZE": "1000"}
+    code, output = ready.run("--verbose", **settings)
+    assert code == 0, output
+    assert ready.sandbox_calls() == []
+    (call,) = ready.calls("run")
+    assert call["env"] == settings
+    assert "real-key-123" not in output + ready.log() + "".join(call["words"])
+    assert f"psql -h {empty.host} -p {empty.port}" in output
+    assert pipeline_runs(empty, "source") == ["https://api.test/api/v1"]
+
+
+def test_in_a_container_the_hints_are_those_of_compose(ready: Checkout, empty: Cluster) -> None:
+    ready.plan(FINISH, failure(3, "The key is refused."))
+    settings = own_database(empty) | {"DATASYNC_CONTAINER": "1"}
+    for expected in (0, 3):
+        code, output = ready.run(**settings)
+        assert code == expected, output
+        assert "docker compose cp ingestion:/app/.run/log ." in output
+        for word in ("psql", ".run/log/", "Ctrl-C", ".sandbox", "unset"):
+            assert word not in output
+    code, output = ready.run(DATASYNC_CONTAINER="1")
+    assert code == 2
+    assert "docker compose --profile sandbox up" in output
+
+
+def test_special_characters_in_the_env_file_reach_meltano_unchanged(
+    ready: Checkout, empty: Cluster
+) -> None:
+    settings = own_database(empty)
+    password = settings.pop("DB_PASSWORD")
+    lines = [f"{name}='{value}'" for name, value in settings.items()]
+    (ready.root / ".env").write_text("\n".join([*lines, "API_KEY='k ${HOME} \"$x #'"]))
+    (ready.root / "password").write_text(f"{password}\n")
+    ready.plan(FINISH)
+    code, output = ready.run(DB_PASSWORD_FILE=str(ready.root / "password"))
+    assert code == 0, output
+    env = ready.calls("run")[0]["env"]
+    assert env["API_KEY"] == 'k ${HOME} "$x #'
+    assert env["DB_PASSWORD"] == password
+
+
+def test_the_env_file_is_read_and_the_environment_wins(ready: Checkout) -> None:
+    (ready.root / ".env").write_text("BATCH_SIZE=100\nAPI_KEY=put-your-api-key-here\n")
+    ready.plan(FINISH)
+    code, output = ready.run(BATCH_SIZE="200")
+    assert code == 0
+    assert "API_KEY is the placeholder" in output
+    assert ready.calls("run")[0]["env"]["BATCH_SIZE"] == "200"
+
+
+def test_sample_events_are_not_loaded_into_the_users_database(
+    ready: Checkout, empty: Cluster
+) -> None:
+    code, output = ready.run(DB_HOST=empty.host, DB_USER=empty.user)
+    assert code == 2
+    assert "sample events are not loaded" in output
+    assert ready.sandbox_calls() == []
+    assert not ready.calls("get")
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({"DB_PASSWORD": "wrong-pw"}, "password authentication failed"),
+        ({"DB_NAME": "nope"}, 'database "nope" does not exist'),
+        # libpq's own names are respected, as docs/security.md says.
+        ({"PGSSLMODE": "require"}, "server does not support SSL"),
+    ],
+)
+def test_a_refused_connection_ends_the_run_at_once(
+    ready: Checkout, empty: Cluster, env: dict[str, str], message: str
+) -> None:
+    code, output = ready.run(**own_database(empty) | env)
+    assert code == 2
+    assert "PostgreSQL refuses the connection to" in output
+    assert message in output
+    assert "wrong-pw" not in output
+    assert not ready.calls("run")
+
+
+def test_other_options_are_the_sandboxs(ready: Checkout, empty: Cluster) -> None:
+    code, output = ready.run("--wrong")
+    assert (code, output) == (2, "No such option: --wrong\n")
+    code, output = ready.run("--events=5", **own_database(empty))
+    assert code == 2
+    assert "--events=5 is not an option of run-ingestion.sh" in output
+
+
+def test_verbose_prints_the_full_log(ready: Checkout) -> None:
+    attempt = {**FINISH, "log": [{"event": "a detail", "name": "tap-datasync"}]}
+    ready.plan(attempt, attempt)
+    assert "tap-datasync    a detail" in ready.run("--verbose")[1]
+    assert "a detail" not in ready.run()[1]
+
+
+def test_warnings_of_tap_and_target_are_always_shown(ready: Checkout) -> None:
+    line = {"event": "The cursor has expired.", "name": "tap-datasync", "level": "warning"}
+    ready.plan({**FINISH, "log": [line, {"event": "No state", "level": "warning"}]})
+    output = ready.run()[1]
+    assert "tap-datasync: The cursor has expired." in output
+    assert "No state" not in output
+
+
+def test_settings_of_meltano_from_outside_do_not_change_the_run(ready: Checkout) -> None:
+    ready.plan(FINISH)
+    code, _ = ready.run(MELTANO_RUN_FULL_REFRESH="1", MELTANO_ENVIRONMENT="prod")
+    assert code == 0
+    assert "MELTANO_RUN_FULL_REFRESH" not in ready.calls("run")[0]["env"]
+
+
+def test_stop_sandbox_stops_the_sandbox(ready: Checkout) -> None:
+    assert ready.run("--stop-sandbox") == (0, "stopped\n")
+    assert ready.sandbox_calls() == [["down"]]
+
+
+def test_outside_a_checkout_the_run_is_refused(ready: Checkout) -> None:
+    (ready.root / "meltano.yml").unlink()
+    code, output = ready.run()
+    assert code == 2
+    assert "contains no meltano.yml: start this with run-ingestion.sh." in output
+
+
+def test_files_of_a_run_are_readable_by_its_user_only(ready: Checkout) -> None:
+    (ready.root / ".run").rmdir()
+    ready.plan(FINISH)
+    assert ready.run()[0] == 0
+    assert (ready.root / ".run").stat().st_mode & 0o077 == 0
+
+
+def test_only_the_newest_logs_are_kept(ready: Checkout) -> None:
+    directory = ready.root / ".run" / "log"
+    directory.mkdir()
+    for number in range(60):
+        (directory / f"20260101T0000{number:02}Z.log").touch()
+    (directory / "20250101T000000Z.txt").touch()
+    ready.plan(FINISH)
+    assert ready.run()[0] == 0
+    names = sorted(path.name for path in directory.iterdir())
+    assert len(names) == 51
+    assert names[:2] == ["20250101T000000Z.txt", "20260101T000011Z.log"]

@@ -1,1 +1,0 @@
-"""A kill storm over the real pipeline; see :mod:`tests.storm.storm`."""
