@@ -159,8 +159,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, package, None)
     code, _, err = run(UNUSED, command)
     assert code == 2
-    assert err.startswith(f"Error: {package} is not installed: run ")
-    assert f"pip install './monitoring[{command}]'" in err
+    assert err.startswith(f"Error: {package} is not installed: use ")
+    assert f"`meltano invoke datasync-monitor:{command}`" in err
 
 
 def test_interrupting_exits_with_130(monkeypatch: pytest.MonkeyPatch, run) -> None:

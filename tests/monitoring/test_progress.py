@@ -122,13 +122,6 @@ def test_the_stall_timeout_starts_after_the_announced_wait(writer: TableWriter, 
     assert progress.time_left is None
 
 
-def test_the_stall_timeout_can_be_set(writer: TableWriter, read) -> None:
-    writer.page()
-    writer.advance(31)
-    assert read().state is State.RUNNING
-    assert read(stall_timeout=timedelta(seconds=30)).state is State.STUCK
-
-
 def test_a_page_is_activity_before_its_checkpoint(writer: TableWriter, read) -> None:
     writer.page()
     writer.advance(STALLED - 10)
@@ -306,7 +299,7 @@ def test_a_failed_run_is_stuck_at_once_with_its_message(writer: TableWriter, rea
 
 def test_a_run_that_failed_before_its_first_page_is_stuck(writer: TableWriter, read) -> None:
     writer.start_run()
-    writer.end_run("failed", "The API refuses the key.")
+    writer.end_run("failed", "The API\nrefuses the key.")
     assert read().headline == "stuck: 0 events, the last run failed: The API refuses the key"
 
 

@@ -254,6 +254,8 @@ def test_moved_directory_keeps_its_processes_and_restore_starts_what_has_died(tm
         assert status_of(new) == before
         kill(before["api"]["pid"])
         Cluster(new / ".sandbox/pg").stop()
+        assert json.loads(run(new, "up", "--restore", "--api-only", "--json").stdout)["api"]
+        kill(api_of(new).pid)
         after = json.loads(run(new, "up", "--restore", "--json").stdout)
         for half, names in (("api", ("url", "key", "feed")), ("database", ("port", "password"))):
             assert after[half]["started"]

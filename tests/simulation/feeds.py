@@ -164,7 +164,7 @@ class DefectiveApi:
         if draw.random() < self.future:
             sort_at = at = at + draw.choice([60.0, 5000.0, 86_400.0, 3e10])
         elif draw.random() < self.outliers:
-            at = draw.choice([0.0, 1000.0, at - 50_000])
+            at = draw.choice([0.0, 1000.0, at - 500_000])
         event = Event(f"{self.account}-{self.number:05}", draw.randrange(self.shards), sort_at, at)
         self.events.append(event)
 

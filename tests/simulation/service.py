@@ -90,7 +90,7 @@ class ServiceWorld:
             last_page=draw.choice(["exact", "empty"]),
         )
         self.faults = self._draw_faults(pages)
-        self.model = ApiModel(self.feed, self.config, Faults(self.faults), started=START)
+        self.model = ApiModel(self.feed, self.config, Faults(self.faults), started_at=START)
         self.kill_share = draw.choice([0.0, 0.0, 0.01, 0.05])
         self.target = Target()
         self.run = SimulatedRun(self.draw, self.clock, self, self.target)

@@ -292,11 +292,12 @@ def test_a_false_end_that_stays_fails_and_keeps_the_position(false_end):
     """The events of the page are emitted; the state resumes at the page itself."""
     run = Run(some(0), false_end)
     assert isinstance(run.error, IncompleteFeedError)
-    assert "15 counted by the API" in str(run.error)
+    assert "15 expected" in str(run.error)
     assert "5 events read before this page" in str(run.error)
     assert run.cursors == [None, *["c5"] * (MAX_REFETCHES + 1), None]
     assert run.emitted[:5] == ids(*range(5))
-    assert run.state == run.states[0]
+    # Something may be missing above it: nothing of the scan is certain until its end.
+    assert run.state == replace(run.states[0], scan_oldest_at=None)
     assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
 
 

@@ -83,10 +83,10 @@ def test_a_run_ends_with_a_summary(log, caplog, finished, words):
     for number in (1, 2):
         log_page(log, number, 100.0 + number)
     caplog.clear()
-    log.log_summary(190.0, finished=finished)
+    log.log_summary(RequestStats(Counter({"timeout": 1}), 1.0), 190.0, finished=finished)
     (message,) = caplog.messages
     assert message == (
         f"{words}2 pages, 2,000 events read, 1,800 emitted, 2 rejected in 0:01:30 "
-        "(0:01:00 waiting for the rate limit, 6 retries)"
+        "(0:01:01 waiting for the rate limit, 7 retries)"
     )
     assert (log.pages, log.emitted) == (2, 1800)

@@ -510,13 +510,40 @@ def test_a_total_of_zero_throughout_leaves_the_end_unverified():
     assert not scan.may_end(page)
 
 
-def test_a_total_far_below_that_of_the_scan_before_is_doubted_on_the_first_page():
+def test_an_end_far_below_the_total_of_the_last_scan_is_not_accepted():
+    """The feed is truncated, or its total is wrong."""
     scan = scan_of(ScanState(total_events=1000))
     page = received(rows(100), total=1, has_more=False, cursor=None)
     assert scan.detect_anomaly(page) is PageAnomaly.TOTAL_DROP
-    assert scan.detect_anomaly(page, {PageAnomaly.TOTAL_DROP}) is None
-    process(scan, 100, total=500)
-    assert scan.detect_anomaly(received(rows(99), cursor="b", total=500)) is None
+    assert scan.detect_anomaly(page, {PageAnomaly.TOTAL_DROP}) is PageAnomaly.FALSE_END
+    full = scan_of(ScanState(total_events=1000), full=True)
+    assert full.detect_anomaly(page) is None
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_scan_that_may_have_gaps_is_proved_by_its_count_only(restart):
+    scan = scan_of(loaded_to(100, loaded_ranges=(loaded_range(90, 0),)))
+    process(scan, *down(120, 100), cursor="a", total=200)
+    scan.mark_incomplete()
+    scan = resumed(scan) if restart else scan
+    result = process(scan, *down(99, 40), cursor="b", total=200)
+    assert (result.skipped, scan.is_finished) == (0, False)
+    assert result.state.scan_oldest_at is None
+    assert scan.interrupt().loaded_ranges == (loaded_range(90, 0),)
+
+
+def test_a_page_shorter_than_others_is_doubted_unless_all_events_were_read():
+    scan = scan_of()
+    process(scan, *down(100, 81), cursor="a", total=25)
+    assert scan.detect_anomaly(received(rows(80), total=25)) is PageAnomaly.SHORT_PAGE
+    assert scan.detect_anomaly(received(rows(*down(80, 76)), total=25)) is None
+
+
+def test_an_id_twice_on_one_page_counts_once():
+    scan = scan_of()
+    result = process(scan, 100, 100, 99, 99, total=10)
+    assert result.state.events_seen == 2
+    assert emitted(result) == names(100, 99)
 
 
 def test_arrivals_during_a_scan_are_not_waited_for():

@@ -180,8 +180,8 @@ def _listening(host: str, port: int) -> Iterator[None]:
         if extra is None:
             raise
         message = (
-            f"{error.name} is not installed: run "
-            f"`pip install './monitoring[{extra}]'` in the project's directory."
+            f"{error.name} is not installed: use `meltano invoke datasync-monitor:{extra}`, "
+            f"or install it with `pip install './monitoring[{extra}]'`."
         )
         raise click.ClickException(message) from None
 

@@ -255,17 +255,16 @@ class ReconnectingConnection:
         return not connection.closed
 
     def _connect_repeatedly(self, attempts: int) -> psycopg.Connection[Any]:
-        for remaining in range(attempts - 1, -1, -1):
+        while True:
+            attempts -= 1
             try:
                 return self._connect()
             except DatabaseRejected:
                 raise
             except DatabaseUnavailable:
-                if not remaining:
+                if attempts <= 0:
                     raise
             self._sleep(RECONNECT_DELAY_SECONDS)
-        message = "attempts must be at least 1"
-        raise ValueError(message)
 
     def _connect(self) -> psycopg.Connection[Any]:
         settings = self.settings

@@ -43,7 +43,7 @@ class State(str, Enum):
 
     @property
     def healthy(self) -> bool:
-        """Whether no one has to act."""
+        """Whether the load needs no attention."""
         return self is not State.STUCK
 
 

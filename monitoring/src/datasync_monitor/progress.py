@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _ALMOST = 0.999
 """Shown at most while the load is not finished."""
+_LONGEST_MESSAGE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +154,10 @@ class Progress:
                 if idle
                 else "the run has loaded no page"
             )
-        if run.outcome == "failed":
-            return f"the last run failed: {run.message or 'see its log'}".removesuffix(".")
-        return f"the last run was {run.outcome}"
+        if run.outcome != "failed":
+            return f"the last run was {run.outcome}"
+        message = " ".join((run.message or "see its log").split())[:_LONGEST_MESSAGE]
+        return f"the last run failed: {message.removesuffix('.')}"
 
     @property
     def headline(self) -> str:

@@ -131,7 +131,7 @@ def up(  # noqa: PLR0913 - options
     with _errors_for_the_user():
         sandbox = Sandbox(directory)
         if restore:
-            sandbox.restore()
+            sandbox.restore(api=not db_only, database=not api_only)
         else:
             sandbox.up(
                 ApiOptions(**options),
@@ -141,12 +141,12 @@ def up(  # noqa: PLR0913 - options
                 db_port=db_port,
             )
         status = sandbox.status()
-    if as_json:
-        click.echo(json.dumps(status))
-        return
     for notice in (sandbox.api.notice, sandbox.database.notice):
         if notice:
             click.echo(notice, err=True)
+    if as_json:
+        click.echo(json.dumps(status))
+        return
     if found := status["api"]:
         click.echo(f"API:      {found['url']} ({_started(found)}, pid {found['pid']})")
     if found := status["database"]:

@@ -43,6 +43,8 @@ class Sandbox:
         self.environment_file = self._directory / "env"
         # Meltano reads it by the include_paths of meltano.yml.
         self._meltano_file = self._directory / "meltano.yml"
+        # Port of the database that was started last and not stopped, as api.json is of the API.
+        self._database_record = self._directory / "db.port"
         _check_owner(self._directory)
         self.database = Cluster(self._directory / "pg")
         self._started: list[BackgroundApi | Cluster] = []
@@ -75,28 +77,31 @@ class Sandbox:
         try:
             if api:
                 self._start_api(options, given)
-            if database and self.database.start(db_port):
-                self._started.append(self.database)
+            if database:
+                self._start_database(db_port)
         except BaseException:
             self._roll_back()
             raise
         finally:
             self._write_files()
 
-    def restore(self) -> None:
+    def restore(self, *, api: bool = True, database: bool = True) -> None:
         """Start again what ran last and has died: with the same options, key and ports.
+
+        Args:
+            api: Whether to restore the API.
+            database: Whether to restore the database.
 
         Raises:
             SandboxError: If one of them does not start.
         """
         last = self.api.last()
         try:
-            if last and not self.api.find():
+            if api and last and not self.api.find():
                 self.api.start(replace(last.api_options, port=last.port))
                 self._started.append(self.api)
-            if "DB_HOST=" in _read(self.environment_file) and self.database.pid() is None:
-                self.database.start(self.database.port)
-                self._started.append(self.database)
+            if database and self._database_record.exists() and self.database.pid() is None:
+                self._start_database(int(self._database_record.read_text()))
         finally:
             self._write_files()
 
@@ -110,7 +115,11 @@ class Sandbox:
             SandboxError: If one of them does not stop.
         """
         try:
-            return api and self.api.stop(), database and self.database.stop()
+            api_ran = api and self.api.stop()
+            database_ran = database and self.database.stop()
+            if database:
+                self._database_record.unlink(missing_ok=True)
+            return api_ran, database_ran
         finally:
             self._write_files()
 
@@ -152,10 +161,18 @@ class Sandbox:
         self.api.start(options, port_required="port" in given)
         self._started.append(self.api)
 
+    def _start_database(self, port: int | None) -> None:
+        if self.database.start(port):
+            self._started.append(self.database)
+        _write(self._database_record, [str(self.database.port)])
+
     def _roll_back(self) -> None:
+        """Stop what this call has started."""
         for half in self._started:
             with suppress(SandboxError):
                 half.stop()
+            if half is self.database:
+                self._database_record.unlink(missing_ok=True)
         self._started.clear()
 
     def _write_files(self) -> None:
@@ -208,12 +225,6 @@ def _check_owner(directory: Path) -> None:
                     f"sudo rm -r {shlex.quote(str(directory))}"
                 )
                 raise SandboxError(message)
-
-
-def _read(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text()
-    return ""
 
 
 def _write(path: Path, lines: list[str]) -> None:

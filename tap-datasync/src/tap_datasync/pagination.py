@@ -41,11 +41,15 @@ REFETCH_DELAY_SECONDS = 2.0
 """Pause before a page is fetched again."""
 
 # A repeated page is more likely the fault of its cursor, which a refetch does not change.
-_MAX_REFETCHES_OF = {PageAnomaly.REPEATED_PAGE: 1}
+_MAX_REFETCHES_OF = {PageAnomaly.REPEATED_PAGE: 1, PageAnomaly.SHORT_PAGE: 1}
 
 # Refetches of an anomaly once a page has kept it: a feed that is always like this would cost
 # five requests a page.
-_REFETCHES_OF_PERSISTENT = {PageAnomaly.CORRUPTED_PAGE: 1, PageAnomaly.TOTAL_DROP: 0}
+_REFETCHES_OF_PERSISTENT = {
+    PageAnomaly.CORRUPTED_PAGE: 1,
+    PageAnomaly.TOTAL_DROP: 0,
+    PageAnomaly.SHORT_PAGE: 0,
+}
 
 
 class PageDecision(Enum):
@@ -169,13 +173,20 @@ class EventPaginator:
         return IncompleteFeedError(self._failure)
 
     def _fail(self, page: FetchedPage) -> PageDecision:
-        state = self.scan.state
-        total = max(page.total, state.total_events or 0)
-        self._failure = (
-            f"The scan is incomplete: {self._failure} ({state.events_seen:,} events read before "
-            f"this page of {page.returned:,}, {total:,} counted by the API, "
-            f"{self._refetches} refetches). No event is lost; try again later."
+        expected = self.scan.expected(page)
+        hint = (
+            "The scan before read that many: if events were deleted, or the key is of another "
+            "account, use --full-refresh. "
+            if expected == self.scan.reference_total
+            else ""
         )
+        self._failure = (
+            f"The scan is incomplete: {self._failure} "
+            f"({self.scan.state.events_seen:,} events read before this page of "
+            f"{page.returned:,}, {expected:,} expected, {self._refetches} refetches). {hint}"
+            "No event is lost; try again later."
+        )
+        self.scan.mark_incomplete()
         circle = self.scan.is_revisited(page) or self.scan.exceeds_total(page)
         return PageDecision.ABANDON if circle else PageDecision.FAIL
 
@@ -192,11 +203,14 @@ class EventPaginator:
             if anomaly not in self._persistent:
                 self._persistent.add(anomaly)
                 self._logger.warning("Continuing although it persists: %s", anomaly.value)
+            if anomaly is PageAnomaly.SHORT_PAGE:
+                self.scan.mark_incomplete()
             return True
         if self.scan.is_revisited(page):
             return False
         if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and leads_on:
             self._idle_pages += 1
+            self.scan.mark_incomplete()
             return self._idle_pages <= MAX_IDLE_PAGES
         if anomaly is PageAnomaly.FALSE_END and leads_on:
             self._logger.warning("Continuing with the next cursor: %s", anomaly.value)

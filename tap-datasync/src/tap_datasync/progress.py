@@ -89,8 +89,14 @@ class ProgressLog:
             _duration(left / rate) if rate else "unknown",
         )
 
-    def log_summary(self, now: float, *, finished: bool) -> None:
-        """Log the last line of a run."""
+    def log_summary(self, stats: RequestStats, now: float, *, finished: bool) -> None:
+        """Log the last line of a run.
+
+        Args:
+            stats: Retries and waits since the last page.
+            now: Seconds of the monotonic clock.
+            finished: Whether the scan is finished.
+        """
         self._logger.info(
             "Scan %s: %d pages, %s events read, %s emitted, %d rejected in %s "
             "(%s waiting for the rate limit, %d retries)",
@@ -100,8 +106,8 @@ class ProgressLog:
             f"{self.emitted:,}",
             self._rejected,
             _duration(now - self._started),
-            _duration(self._waited_seconds),
-            self._retries,
+            _duration(self._waited_seconds + stats.rate_limit_wait_seconds),
+            self._retries + sum(stats.retries.values()),
         )
 
     def _rate(self, page: FetchedPage, window: float | None) -> float:

@@ -31,6 +31,9 @@ MAX_OUTLIERS = 10
 feed being unsorted. So the last ten events of a page are not confirmed by what follows:
 they are always emitted."""
 
+OUTLIER_GAP = timedelta(days=1)
+"""How far below their neighbours such events lie, at least, or as far as the lookback."""
+
 HEAD_GAP = timedelta(hours=1)
 """A newest event that is further ahead of the rest than this, or than the lookback, does
 not become the high watermark."""
@@ -51,6 +54,7 @@ class PageAnomaly(Enum):
     CORRUPTED_PAGE = "the page holds text that is neither UTF-8 nor JSON"
     REPEATED_PAGE = "the page repeats events of this scan and has no new ones"
     TOTAL_DROP = "meta.total is far below its earlier values or the events read"
+    SHORT_PAGE = "the page has fewer events than others although more are announced"
     EMPTY_PAGE = "the page is empty although more events are announced"
     REPEATED_CURSOR = "the next cursor has been used before"
     MISSING_CURSOR = "more events are announced, but there is no next cursor"
@@ -138,6 +142,7 @@ class Scan:
     Attributes:
         state: State after the last page.
         is_finished: Whether the last page has ended the scan.
+        reference_total: Highest total of the last finished scan; 0 if there is none.
     """
 
     def __init__(self, state: ScanState, *, lookback: timedelta, full: bool) -> None:
@@ -152,8 +157,9 @@ class Scan:
         self.state = state if resumed else state.start_scan()
         self.is_finished = False
         self._lookback = lookback_of(lookback)
+        self._outlier_gap = max(self._lookback, OUTLIER_GAP)
         self._full = full
-        self._reference_total = None if resumed else state.total_events
+        self.reference_total = 0 if resumed or full else state.total_events or 0
         self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
         if self.state.scan_oldest_at is not None:
             self._minima.append(self.state.scan_oldest_at)
@@ -164,6 +170,8 @@ class Scan:
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
+        # A scan that has emitted something has no lower end only after `mark_incomplete`.
+        self._has_gaps = self.state.scan_newest_at is not None and self.state.scan_oldest_at is None
 
     def detect_anomaly(
         self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
@@ -177,9 +185,11 @@ class Scan:
         if page.corrupted and PageAnomaly.CORRUPTED_PAGE not in ignored:
             return PageAnomaly.CORRUPTED_PAGE
         repeated = self._repeated(page)
+        counts = self._count(page, repeated)
+        if self._is_short(page, counts) and PageAnomaly.SHORT_PAGE not in ignored:
+            return PageAnomaly.SHORT_PAGE
         if self._stops_with(page) and self._reaches_loaded(page, self._check_order(page, repeated)):
             return None
-        counts = self._count(page, repeated)
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
         if page.records and not counts.new and not counts.is_complete:
@@ -191,6 +201,19 @@ class Scan:
     def cursor_seen(self, cursor: str) -> bool:
         """Return whether this scan has used the cursor."""
         return hash(cursor) in self._cursors
+
+    def mark_incomplete(self) -> None:
+        """Record that events may be missing between those that this scan has read.
+
+        Then only the count at the end of the feed proves completeness: the scan does not
+        stop before, skips nothing, and leaves no loaded range when it is interrupted.
+        """
+        self._has_gaps = True
+        self.state = replace(self.state, scan_oldest_at=None)
+
+    def expected(self, page: FetchedPage) -> int:
+        """Return how many events the scan has to read."""
+        return self._count(page, self._repeated(page)).expected
 
     def is_revisited(self, page: FetchedPage) -> bool:
         """Return whether the page lies where the scan has been long before: in a circle.
@@ -278,20 +301,24 @@ class Scan:
     def _repeated(self, page: FetchedPage) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
         ids = [record.id for record in page.records]
-        if self._recent_ids:
-            recent = frozenset().union(*self._recent_ids)
-            if recent.isdisjoint(ids):
-                return set()
-            return {index for index, one in enumerate(ids) if one in recent}
-        # The first page after a restart: what comes up to the last event was emitted.
+        recent = set().union(*self._recent_ids)
         last_id = self.state.scan_last_id
-        return set(range(ids.index(last_id) + 1)) if last_id in ids else set()
+        if not recent and last_id in ids:
+            # The first page after a restart: what comes up to the last event was emitted.
+            recent.update(ids[: ids.index(last_id) + 1])
+        if recent.isdisjoint(ids) and len(set(ids)) == len(ids):
+            return set()
+        repeated = set()
+        for index, one in enumerate(ids):
+            if one in recent:
+                repeated.add(index)
+            recent.add(one)
+        return repeated
 
     def _remember(self, page: FetchedPage, order: _Order) -> None:
         self._minima = order.minima
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
-        self._reference_total = None
         if not page.records:
             return
         self._fingerprints.add(_fingerprint(page))
@@ -306,8 +333,7 @@ class Scan:
         """Check that timestamps do not rise, outliers aside.
 
         An event far below the ones before it is an outlier if what follows returns to them
-        within ten events: then the outliers are left out of the order. Otherwise the rise
-        is a violation.
+        within ten events: then it is left out of the order. Any other rise is a violation.
         """
         minima = self._minima.copy()
         positions: list[int] = []
@@ -318,7 +344,8 @@ class Scan:
                 continue
             if minima and at - minima[-1] > ORDER_TOLERANCE and is_sorted:
                 kept = [lowest for lowest in minima if at - lowest <= ORDER_TOLERANCE]
-                if kept:
+                # One after the other in 1970, and not a shard that ends.
+                if kept and kept[-1] - minima[len(kept)] > self._outlier_gap:
                     outliers = len(minima) - len(kept)
                     del positions[max(0, len(positions) - outliers) :]
                     minima = deque(kept, maxlen=minima.maxlen)
@@ -390,7 +417,7 @@ class Scan:
             order: Its order.
             to_the_end: Whether the last events of the page are confirmed too.
         """
-        if not (order.is_sorted and self.state.in_order):
+        if not (order.is_sorted and self.state.in_order) or self._has_gaps:
             return set()
         ranges = [
             one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors
@@ -411,7 +438,7 @@ class Scan:
     def _may_stop(self) -> bool:
         """Whether the scan may end at the high watermark: its event has been met."""
         return (
-            not self._full
+            not (self._full or self._has_gaps)
             and self.state.high_watermark is not None
             and self.state.high_watermark_id in self.state.scan_anchors
         )
@@ -443,7 +470,7 @@ class Scan:
         """Whether the scan may end at the high watermark once this page was processed."""
         anchor = self.state.high_watermark_id
         return self._may_stop or (
-            not self._full
+            not (self._full or self._has_gaps)
             and self.state.high_watermark is not None
             and any(record.id == anchor for record in page.records)
         )
@@ -470,8 +497,7 @@ class Scan:
         new = 0 if self.is_revisited(page) else page.returned - len(repeated)
         seen = state.events_seen + new
         if state.total_events is None:
-            # A feed that had events in the scan before does not have none.
-            total = expected = page.total or self._reference_total or 0
+            total = expected = page.total
         else:
             rise = page.total - state.total_events
             total = max(page.total, state.total_events)
@@ -482,15 +508,19 @@ class Scan:
                 expected = total
             elif rise > _total_tolerance(state.total_events):
                 expected += rise
+        if self.reference_total - total > _total_tolerance(self.reference_total):
+            # The last scan has read far more: this feed is truncated, or its total is wrong.
+            expected = max(expected, self.reference_total)
         # Less than a page, so that a whole page is never missing. Deletions that the page's
         # own total confirms may be more.
-        share = 100 if page.total <= seen else 1000
+        confirmed = 0 <= seen - page.total <= expected // 100
+        share = 100 if confirmed else 1000
         largest = max(self._largest_page, page.returned)
         tolerance = min(1000, expected // share, max(0, largest - 1))
         return _Counts(new, seen, expected, total, tolerance)
 
     def _total_drops(self, page: FetchedPage, counts: _Counts) -> bool:
-        highest = max(counts.total, counts.seen, self._reference_total or 0)
+        highest = max(counts.total, counts.seen, self.reference_total)
         return highest - page.total > _total_tolerance(highest)
 
     def _end_anomaly(self, page: FetchedPage, counts: _Counts) -> PageAnomaly | None:
@@ -504,6 +534,14 @@ class Scan:
         if self.cursor_seen(cursor):
             return PageAnomaly.REPEATED_CURSOR
         return None if page.returned else PageAnomaly.EMPTY_PAGE
+
+    def _is_short(self, page: FetchedPage, counts: _Counts) -> bool:
+        return (
+            0 < page.returned < self._largest_page
+            and page.has_more is not False
+            and page.next_cursor is not None
+            and not counts.is_complete
+        )
 
     def _leads_nowhere(self, page: FetchedPage, counts: _Counts) -> bool:
         return (
@@ -528,7 +566,7 @@ class Scan:
             scan_newest_at=newest_at,
             scan_newest_id=newest_id,
             # The ten events after it are not confirmed yet: they may be outliers.
-            scan_oldest_at=order.minima[0] if order.minima else None,
+            scan_oldest_at=order.minima[0] if order.minima and not self._has_gaps else None,
             scan_last_id=page.records[-1].id if page.records else state.scan_last_id,
             scan_sorted=order.is_sorted,
             feed_sorted=state.feed_sorted and order.is_sorted,

@@ -175,7 +175,7 @@ class ScanState:
         feed cannot be relied upon.
         """
         if not self.in_order:
-            return replace(self._without_position(), loaded_ranges=())
+            return replace(self._without_position(), loaded_ranges=(), total_events=None)
         newest_at, newest_id, oldest_at = (
             self.scan_newest_at,
             self.scan_newest_id,
@@ -194,7 +194,8 @@ class ScanState:
                     older.append(loaded)
             new = [TimeRange(newest_at, newest_id, oldest_at)] if newest_at > oldest_at else []
             ranges = new + older
-        return replace(self._without_position(), loaded_ranges=tuple(ranges))
+        # Only the total of a finished scan is known to be right.
+        return replace(self._without_position(), loaded_ranges=tuple(ranges), total_events=None)
 
     def finish(self, *, at_oldest_event: bool) -> ScanState:
         """Close a finished scan and move the high watermark.

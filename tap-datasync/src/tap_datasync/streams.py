@@ -233,7 +233,7 @@ class EventsStream(PagedStream):
                     self.check_record_limit(progress.emitted)
             finished = True
         finally:
-            progress.log_summary(self.clock.monotonic(), finished=finished)
+            progress.log_summary(client.stats, self.clock.monotonic(), finished=finished)
 
     def transport(self) -> Transport:
         """Return what sends the requests."""

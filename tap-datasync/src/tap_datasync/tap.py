@@ -8,6 +8,7 @@ import os
 import sys
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
+import msgspec
 from singer_sdk.exceptions import ConfigValidationError, MappingError
 from singer_sdk.helpers.capabilities import (
     CapabilitiesEnum,
@@ -72,6 +73,11 @@ class TapDataSync(GracefulShutdownTap):
             if name not in self.streams or not isinstance(bookmark, dict):
                 reason = f"its bookmark '{name}' is not of this tap"
                 raise StateError(reason)
+        try:
+            msgspec.json.encode(state)
+        except (UnicodeEncodeError, ValueError, TypeError):
+            reason = "it holds text that is not valid Unicode"
+            raise StateError(reason) from None
         events = ScanState.from_dict(bookmarks.get(EventsStream.name, {}))
         return {"bookmarks": {EventsStream.name: events.to_dict()}}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from psycopg import sql
 
@@ -31,12 +31,18 @@ _KEY = re.compile(r"^    PRIMARY KEY \((.*)\)", re.MULTILINE)
 _TYPE_NAMES = {"timestamptz": "timestamp with time zone"}
 
 _CATALOG = """
-    SELECT c.relname, c.relkind IN ('r', 'p'), a.attname,
-           format_type(a.atttypid, a.atttypmod), a.atthasdef, array_position(k.conkey, a.attnum)
+    SELECT c.relname, c.relkind IN ('r', 'p'),
+           (SELECT jsonb_object_agg(a.attname, ARRAY[format_type(a.atttypid, a.atttypmod),
+                                                     CASE WHEN a.atthasdef THEN 'default' END])
+              FROM pg_attribute AS a
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+           ARRAY(SELECT a.attname::text
+                   FROM pg_constraint AS k
+                  CROSS JOIN unnest(k.conkey) WITH ORDINALITY AS u (attnum, position)
+                   JOIN pg_attribute AS a ON (a.attrelid, a.attnum) = (c.oid, u.attnum)
+                  WHERE k.conrelid = c.oid AND k.contype = 'p'
+                  ORDER BY u.position)
       FROM pg_class AS c
-      LEFT JOIN pg_attribute AS a
-        ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-      LEFT JOIN pg_constraint AS k ON k.conrelid = c.oid AND k.contype = 'p'
      WHERE c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = %s)
        AND c.relname = ANY(%s)
 """
@@ -50,8 +56,9 @@ _VERSION = """
        AND (c.relname, t.tgname) = ('checkpoint', 'checkpoint_from_state')
 """
 
-_MISSING_PRIVILEGE = """
-    SELECT CASE WHEN n.oid IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
+_SCHEMA = """
+    SELECT n.oid IS NOT NULL,
+           CASE WHEN n.oid IS NULL AND NOT has_database_privilege(current_database(), 'CREATE')
                 THEN format('GRANT CREATE ON DATABASE %%I TO %%I', current_database(), current_user)
                 WHEN NOT (has_schema_privilege(n.oid, 'CREATE')
                           AND has_schema_privilege(n.oid, 'USAGE'))
@@ -63,18 +70,10 @@ _MISSING_PRIVILEGE = """
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column: its type as PostgreSQL prints it, and whether it has a default."""
-
-    type: str
-    has_default: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
-    """A table of the SQL files: its columns by name, and the columns of its primary key."""
+    """A table: type and default of its columns by name, and the columns of its primary key."""
 
-    columns: dict[str, Column]
+    columns: dict[str, tuple[str, bool]]
     key: tuple[str, ...]
 
 
@@ -109,7 +108,7 @@ def tables() -> dict[str, Table]:
         columns, key = {}, tuple(re.findall(r"\w+", "".join(_KEY.findall(body))))
         for column, kind, rest in _COLUMN.findall(body):
             kind_name = kind.lower()
-            columns[column] = Column(_TYPE_NAMES.get(kind_name, kind_name), "DEFAULT" in rest)
+            columns[column] = (_TYPE_NAMES.get(kind_name, kind_name), "DEFAULT" in rest)
             if "PRIMARY KEY" in rest:
                 key = (column,)
         found[name] = Table(columns, key)
@@ -139,14 +138,17 @@ def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
     cursor.execute(_VERSION, (schema,))
     if len(present) == len(tables()) and cursor.fetchone() == (version,):
         return
-    cursor.execute(_MISSING_PRIVILEGE, (schema,))
-    if (row := cursor.fetchone()) and row[0]:
+    cursor.execute(_SCHEMA, (schema,))
+    schema_exists, missing_grant = cast("tuple[bool, str | None]", cursor.fetchone())
+    if missing_grant:
         message = (
-            f'The role may not create tables in schema "{schema}". Run as its owner: {row[0]};'
+            f'The role may not create tables in schema "{schema}". '
+            f"Run as its owner: {missing_grant};"
         )
         raise SettingsError(message)
     identifier = sql.Identifier(schema)
-    cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(identifier))
+    if not schema_exists:
+        cursor.execute(sql.SQL("CREATE SCHEMA {}").format(identifier))
     cursor.execute(sql.SQL("SET LOCAL search_path TO {}").format(identifier))
     cursor.execute(script())
     comment = sql.SQL("COMMENT ON TRIGGER checkpoint_from_state ON checkpoint IS {}")
@@ -155,19 +157,12 @@ def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
 
 def _present_tables(cursor: psycopg.Cursor[Any], schema: str) -> dict[str, Table | None]:
     """Read the tables of these names from the catalog; None for a view or another relation."""
-    found: dict[str, Table | None] = {}
-    keys: dict[str, dict[int, str]] = {}
     cursor.execute(_CATALOG, (schema, list(tables())))
-    for name, is_table, column, kind, has_default, position in cursor.fetchall():
-        table = found.setdefault(name, Table({}, ()) if is_table else None)
-        if table and column:
-            table.columns[column] = Column(kind, has_default)
-            if position:
-                keys.setdefault(name, {})[position] = column
     return {
-        name: table
-        and Table(table.columns, tuple(key for _, key in sorted(keys.get(name, {}).items())))
-        for name, table in found.items()
+        name: Table({c: (kind, bool(d)) for c, (kind, d) in (columns or {}).items()}, tuple(key))
+        if is_table
+        else None
+        for name, is_table, columns, key in cursor.fetchall()
     }
 
 
@@ -175,13 +170,13 @@ def _difference(expected: Table, present: Table | None) -> str | None:
     """Describe the first difference that prevents loading; further columns do not."""
     if present is None:
         return "is not a table"
-    for name, column in expected.columns.items():
-        found = present.columns.get(name)
-        if found is None:
-            return f"has no column {name} of type {column.type}"
-        if found.type != column.type:
-            return f"has column {name} of type {found.type} instead of {column.type}"
-        if column.has_default and not found.has_default:
+    for name, (kind, has_default) in expected.columns.items():
+        present_kind, present_default = present.columns.get(name, (None, False))
+        if present_kind is None:
+            return f"has no column {name} of type {kind}"
+        if present_kind != kind:
+            return f"has column {name} of type {present_kind} instead of {kind}"
+        if has_default and not present_default:
             return f"has column {name} without a default"
     if present.key != expected.key:
         key = f"the primary key ({', '.join(present.key)})" if present.key else "no primary key"
