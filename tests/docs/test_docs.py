@@ -156,7 +156,7 @@ def test_command_exists(path, command):
         verbs = {"up", "down", "run", "logs", "stop", "exec", "ps", "cp", "build", "config"}
         assert verbs & set(arguments)
         assert {"ingestion", "postgres", "dashboard", "sandbox"} <= services
-    elif program == "python":
+    elif program in {"python", "python3"}:
         module = arguments[arguments.index("-m") + 1] if "-m" in arguments else None
         source = f"{module.replace('.', '/')}/__main__.py" if module else arguments[0]
         text = (ROOT / source).read_text()
@@ -241,17 +241,26 @@ def test_generated_pages_are_up_to_date_in_any_environment():
 def code_strings() -> str:
     """Return all strings of the packages and of the shell scripts, variables as `…`."""
     found = []
-    for package in ("tap-datasync", "target-config", "ingestion", "sandbox", "monitoring"):
-        for path in (ROOT / package / "src").rglob("*.py"):
+    for package in (
+        "tap-datasync",
+        "target-config",
+        "ingestion",
+        "sandbox",
+        "monitoring",
+        "scripts",
+    ):
+        for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
                     parts = node.values
-                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts))
+                    found.append(
+                        "".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts)
+                    )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found.append(re.sub(r"%[sd]|\{[^}]*\}", "…", node.value))
-    for path in [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*"), *ROOT.glob("docker/*.sh")]:
+    for path in [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("docker/*.sh")]:
         if path.is_file():
-            found.append(re.sub(r"\$\{?\w+\}?|\{[^}]*\}", "…", path.read_text()))
+            found.append(re.sub(r"\$\{?\w+\}?", "…", path.read_text()))
     found += [path.read_text() for path in (ROOT / "target-config" / "sql").glob("*.sql")]
     return "\n".join(found)
 
