@@ -47,12 +47,10 @@ def pages() -> list[Path]:
 
 def commands(path: Path) -> list[str]:
     """Return the commands of the `sh` blocks, one per line, without comments."""
-    found = []
-    for language, block in _FENCE.findall(path.read_text()):
-        for line in block.replace("\\\n", " ").splitlines() if language == "sh" else ():
-            if command := re.sub(r"(^|\s)#.*", "", line).strip():
-                found.append(re.sub(r"\s+", " ", command))
-    return found
+    blocks = [text for language, text in _FENCE.findall(path.read_text()) if language == "sh"]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.sub(r"(^|\s)#.*", "", line).split() for line in lines)
+    return [" ".join(words) for words in found if words]
 
 
 SHOWN = [
@@ -156,7 +154,7 @@ def test_command_exists(path, command):
         verbs = {"up", "down", "run", "logs", "stop", "exec", "ps", "cp", "build", "config"}
         assert verbs & set(arguments)
         assert {"ingestion", "postgres", "dashboard", "sandbox"} <= services
-    elif program == "python":
+    elif program in {"python", "python3"}:
         module = arguments[arguments.index("-m") + 1] if "-m" in arguments else None
         source = f"{module.replace('.', '/')}/__main__.py" if module else arguments[0]
         text = (ROOT / source).read_text()
@@ -238,22 +236,33 @@ def test_generated_pages_are_up_to_date_in_any_environment():
     assert done.returncode == 0, done.stderr
 
 
+def text_of(node: ast.AST) -> str | None:
+    """Return a string of the source with `…` for its variables."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[sd]|\{[^}]*\}", "…", node.value)
+    return None
+
+
 def code_strings() -> str:
-    """Return all strings of the packages and of the shell scripts, variables as `…`."""
-    found = []
-    for package in ("tap-datasync", "target-config", "ingestion", "sandbox", "monitoring"):
-        for path in (ROOT / package / "src").rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.JoinedStr):
-                    parts = node.values
-                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(re.sub(r"%[sd]|\{[^}]*\}", "…", node.value))
-    for path in [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*"), *ROOT.glob("docker/*.sh")]:
-        if path.is_file():
-            found.append(re.sub(r"\$\{?\w+\}?|\{[^}]*\}", "…", path.read_text()))
-    found += [path.read_text() for path in (ROOT / "target-config" / "sql").glob("*.sql")]
-    return "\n".join(found)
+    """Return all strings of the packages, and the shell scripts, with `…` for variables."""
+    sources = [
+        path
+        for name in (
+            "tap-datasync",
+            "target-config",
+            "ingestion",
+            "sandbox",
+            "monitoring",
+            "scripts",
+        )
+        for path in (ROOT / name).rglob("*.py")
+    ]
+    nodes = (node for path in sources for node in ast.walk(ast.parse(path.read_text())))
+    scripts = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("docker/*.sh")]
+    texts = [re.sub(r"\$\{?\w+\}?", "…", path.read_text()) for path in scripts]
+    return "\n".join([*filter(None, map(text_of, nodes)), *texts])
 
 
 def documented_messages() -> list[str]:

@@ -512,11 +512,11 @@ def test_a_total_of_zero_throughout_leaves_the_end_unverified():
 
 def test_an_end_far_below_the_total_of_the_last_scan_is_not_accepted():
     """The feed is truncated, or its total is wrong."""
-    scan = scan_of(ScanState(total_events=1000))
+    scan = scan_of(ScanState(finished_total=1000))
     page = received(rows(100), total=1, has_more=False, cursor=None)
     assert scan.detect_anomaly(page) is PageAnomaly.TOTAL_DROP
     assert scan.detect_anomaly(page, {PageAnomaly.TOTAL_DROP}) is PageAnomaly.FALSE_END
-    full = scan_of(ScanState(total_events=1000), full=True)
+    full = scan_of(ScanState(finished_total=1000), full=True)
     assert full.detect_anomaly(page) is None
 
 

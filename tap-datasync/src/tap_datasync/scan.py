@@ -159,7 +159,7 @@ class Scan:
         self._lookback = lookback_of(lookback)
         self._outlier_gap = max(self._lookback, OUTLIER_GAP)
         self._full = full
-        self.reference_total = 0 if resumed or full else state.total_events or 0
+        self.reference_total = 0 if full else state.finished_total or 0
         self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
         if self.state.scan_oldest_at is not None:
             self._minima.append(self.state.scan_oldest_at)

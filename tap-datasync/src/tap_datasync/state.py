@@ -96,6 +96,7 @@ class ScanState:
         events_emitted: Events that the scan has emitted.
         events_expected: Events that existed when the scan started.
         total_events: Highest ``meta.total`` of the scan.
+        finished_total: Highest ``meta.total`` of the last finished scan.
     """
 
     source: str | None = None
@@ -115,6 +116,7 @@ class ScanState:
     events_emitted: int = 0
     events_expected: int | None = None
     total_events: int | None = None
+    finished_total: int | None = None
 
     @property
     def in_order(self) -> bool:
@@ -175,7 +177,7 @@ class ScanState:
         feed cannot be relied upon.
         """
         if not self.in_order:
-            return replace(self._without_position(), loaded_ranges=(), total_events=None)
+            return replace(self._without_position(), loaded_ranges=())
         newest_at, newest_id, oldest_at = (
             self.scan_newest_at,
             self.scan_newest_id,
@@ -194,8 +196,7 @@ class ScanState:
                     older.append(loaded)
             new = [TimeRange(newest_at, newest_id, oldest_at)] if newest_at > oldest_at else []
             ranges = new + older
-        # Only the total of a finished scan is known to be right.
-        return replace(self._without_position(), loaded_ranges=tuple(ranges), total_events=None)
+        return replace(self._without_position(), loaded_ranges=tuple(ranges))
 
     def finish(self, *, at_oldest_event: bool) -> ScanState:
         """Close a finished scan and move the high watermark.
@@ -204,7 +205,9 @@ class ScanState:
             at_oldest_event: Whether the scan went to the oldest event, and did not stop at
                 what was loaded.
         """
-        finished = replace(self._without_position(), loaded_ranges=())
+        finished = replace(
+            self._without_position(), loaded_ranges=(), finished_total=self.total_events
+        )
         newest_at, known = self.scan_newest_at, self.high_watermark
         if at_oldest_event:
             finished = replace(finished, feed_sorted=self.scan_sorted)
@@ -304,4 +307,5 @@ _READERS = {
     "events_emitted": _count,
     "events_expected": _optional_count,
     "total_events": _optional_count,
+    "finished_total": _optional_count,
 }

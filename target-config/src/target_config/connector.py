@@ -281,12 +281,16 @@ class LoadLock:
             connection.close()
 
     def _hold(self) -> None:
-        try:
-            if self._connection is None:
-                self._connection = self._database.connector.engine.connect()
-                self._acquire(self._connection)
-            else:
+        if self._connection is not None:
+            try:
                 self._connection.exec_driver_sql("SELECT 1")
+            except sqlalchemy.exc.DBAPIError:
+                self._release()
+            else:
+                return
+        try:
+            self._connection = self._database.connector.engine.connect()
+            self._acquire(self._connection)
         except BaseException:
             self._release()
             raise
