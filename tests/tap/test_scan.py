@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tap_datasync.scan import MAX_OUTLIERS, PageAnomaly, PageResult, Scan
+from tap_datasync.scan import PageResult, Scan
 from tap_datasync.state import ScanState, TimeRange
+from tap_datasync.verification import MAX_OUTLIERS, PageAnomaly
 from tap_helpers import fetched, record_at, seconds_after_noon
 
 LATER = seconds_after_noon(10_000)
@@ -490,7 +491,7 @@ def test_a_total_that_dips_before_a_false_end_does_not_hide_it(dip, restart):
     scan = resumed(scan) if restart else scan
     page = received([], cursor=None, has_more=False, total=dip)
     assert scan.detect_anomaly(page, {PageAnomaly.TOTAL_DROP}) is PageAnomaly.FALSE_END
-    assert not scan.may_end(page)
+    assert not scan.count(page).may_end
 
 
 @pytest.mark.parametrize("dip", [0, 50, 120])
@@ -507,7 +508,7 @@ def test_a_total_of_zero_throughout_leaves_the_end_unverified():
     scan = scan_of()
     page = received(rows(*down(100, 96)), cursor=None, has_more=False, total=0)
     assert scan.detect_anomaly(page) is PageAnomaly.FALSE_END
-    assert not scan.may_end(page)
+    assert not scan.count(page).may_end
 
 
 def test_an_end_far_below_the_total_of_the_last_scan_is_not_accepted():

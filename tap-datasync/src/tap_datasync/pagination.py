@@ -15,8 +15,9 @@ from tap_datasync.errors import (
     IncompleteFeedError,
     NoProgressError,
 )
-from tap_datasync.scan import PageAnomaly, Scan
+from tap_datasync.scan import Scan
 from tap_datasync.state import ScanState
+from tap_datasync.verification import PageAnomaly
 
 if TYPE_CHECKING:
     import logging
@@ -173,7 +174,7 @@ class EventPaginator:
         return IncompleteFeedError(self._failure)
 
     def _fail(self, page: FetchedPage) -> PageDecision:
-        expected = self.scan.expected(page)
+        expected = self.scan.count(page).expected
         hint = (
             "The scan before read that many: if events were deleted, or the key is of another "
             "account, use --full-refresh. "
@@ -215,7 +216,7 @@ class EventPaginator:
         if anomaly is PageAnomaly.FALSE_END and leads_on:
             self._logger.warning("Continuing with the next cursor: %s", anomaly.value)
             return True
-        return self.scan.may_end(page)
+        return self.scan.count(page).may_end
 
     def _start_or_resume(self, state: ScanState, now: datetime) -> Scan:
         expires_at = state.cursor_expires_at
