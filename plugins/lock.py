@@ -1,7 +1,7 @@
-"""Write the lock file of the loader from what the loader says about itself.
+"""Write the lock file of target-postgres from its `--about`.
 
 Meltano takes the definition of a plugin that it knows by name from a lock
-file, or else asks its hub. This project asks no hub: the lock is made from
+file, or else from its hub. This project uses no hub: the lock is made from
 `target-postgres --about`, of the version that `requirements/lock.txt` names.
 
     .venv/bin/target-postgres --about --format=json |
@@ -61,7 +61,7 @@ def settings(properties: dict[str, Any], prefix: str = "") -> Iterator[dict[str,
 
 
 def lock(about: dict[str, Any]) -> dict[str, Any]:
-    """Make Meltano's definition of the loader from its `--about`."""
+    """Return Meltano's definition of the target from its `--about`."""
     return {
         "plugin_type": "loaders",
         "name": "target-postgres",

@@ -30,7 +30,7 @@ def test_the_help_is_the_text_that_the_script_prints(option: str) -> None:
 def test_the_help_has_every_option_and_exit_code() -> None:
     options = [name for param in cli.command.params for name in param.opts if name[0] == "-"]
     script = (ROOT / "run-ingestion.sh").read_text()
-    options += re.findall(r"(--[a-z-]+)\)$", script, re.MULTILINE)
+    options += re.findall(r"--[a-z-]+(?=[^\n]*\))", script)
     assert {"--full-refresh", "--stop-sandbox", "--docker", "--help"} < set(options)
     assert [option for option in options if f"\n  {option} " not in HELP] == []
     for code in (0, 1, 2, 3, 75, 129, 130):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from datasync_ingestion import database
 from datasync_ingestion.errors import ConfigError
+from datasync_monitor.database import ReconnectingConnection
 from ingestion_helpers import load, settings_of
 
 if TYPE_CHECKING:
     from datasync_ingestion.database import PipelineRun
-    from datasync_monitor.database import ReconnectingConnection
     from datasync_sandbox.testing import Cluster
 
 
@@ -78,6 +79,17 @@ def test_a_table_of_another_application_is_named(
     name = table.partition(" ")[0]
     settings = connection.settings
     with pytest.raises(ConfigError, match=rf"public\.{name} .* was not made by .*{missing}"):
+        connection.run(lambda conn: database.check_tables(conn, settings))
+
+
+def test_a_database_of_another_encoding_is_refused(empty: Cluster) -> None:
+    empty.sql("DROP DATABASE IF EXISTS ascii")
+    empty.sql("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    settings = replace(settings_of(empty), name="ascii")
+    with (
+        ReconnectingConnection(settings) as connection,
+        pytest.raises(ConfigError, match="has the encoding SQL_ASCII"),
+    ):
         connection.run(lambda conn: database.check_tables(conn, settings))
 
 

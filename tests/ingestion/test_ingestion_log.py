@@ -128,7 +128,7 @@ def test_messages_of_a_successful_discovery_are_not_errors() -> None:
 
 
 def test_a_setting_that_meltano_cannot_read_is_recognised() -> None:
-    assert summarize(INVALID_SETTING).invalid_setting == "[<class 'decimal.ConversionSyntax'>]"
+    assert summarize(INVALID_SETTING).invalid_setting == "not a number"
     other: dict[str, Any] = {**INVALID_SETTING, "exception": [{"frames": [{"name": "connect"}]}]}
     for line in (other, {**other, "exception": "text"}, {**other, "exception": [None, {}]}):
         assert summarize(line).invalid_setting is None

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from datasync_ingestion.runner import (
 from datasync_ingestion.signals import Interrupted, SignalWatcher
 from datasync_monitor.database import DatabaseUnavailable, ReconnectingConnection
 from datasync_monitor.snapshot import Checkpoint, read_checkpoint
-from ingestion_helpers import FINISH, closed_port, failure, load
+from ingestion_helpers import FINISH, closed_port, failure, load, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,21 +319,33 @@ def test_a_lock_of_another_load_ends_the_first_attempt(
     assert (outcome.action, outcome.exit_code) == (Action.FAIL, 75)
 
 
-def test_nothing_is_stored_while_the_database_is_unreachable(checkout: Checkout) -> None:
-    """Only the checkpoint is waited for: it decides on what follows."""
+def test_without_a_database_the_api_is_not_asked(checkout: Checkout) -> None:
+    """Each attempt waits for the database, and no pipeline starts without it."""
     delays: list[float] = []
     connection = ReconnectingConnection(closed_port(), sleep=delays.append)
-    checkout.plan(failure(1, "No."), failure(1, "No."))
+    checkout.plan({})
     run = database.PipelineRun(1, 0)
     runner, _ = make_runner(checkout, connection, run, Policy(restarts=1))
-    assert runner.run().action is Action.FAIL
-    # At the start and after each of the two attempts.
-    assert len(delays) == 3 * (database.CONNECT_ATTEMPTS - 1)
+    outcome = runner.run()
+    assert (outcome.action, outcome.exit_code) == (Action.FAIL, 1)
+    assert "Connection refused" in outcome.message
+    assert len(delays) == 2 * (database.CONNECT_ATTEMPTS - 1)
+    assert checkout.calls("run") == []
+
+
+def test_a_database_that_refuses_the_login_ends_the_run(checkout: Checkout, empty: Cluster) -> None:
+    """As when the password is changed between two attempts."""
+    settings = replace(settings_of(empty), password="wrong")  # noqa: S106 - of the test
+    with ReconnectingConnection(settings, sleep=lambda _seconds: None) as connection:
+        runner, _ = make_runner(checkout, connection, database.PipelineRun(1, 0), Policy(1))
+        outcome = runner.run()
+    assert (outcome.action, outcome.exit_code) == (Action.FAIL, 2)
 
 
 def test_a_checkpoint_that_cannot_be_read_is_no_progress(checkout: Checkout) -> None:
     known = Checkpoint(NOON, scan_in_progress=True, events_seen=5)
-    answers: list[Checkpoint | None] = [known, None, known]
+    # At the start, before and after the first attempt, before and after the second.
+    answers: list[Checkpoint | None] = [known, known, None, known, known]
 
     class Flickering:
         def run(self, work: Any, **_: Any) -> Checkpoint | None:
@@ -349,6 +361,20 @@ def test_a_checkpoint_that_cannot_be_read_is_no_progress(checkout: Checkout) -> 
     runner, _ = make_runner(checkout, Flickering(), database.PipelineRun(1, 0), policy)
     runner.run()
     assert policy.progressed == [False, False]
+
+
+def test_a_series_of_warnings_is_shown_once(
+    checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
+) -> None:
+    texts = ["try 1 of 3", "try 2 of 3", "The cursor has expired.", "try 3 of 3"]
+    log = [{"event": text, "name": TARGET, "level": "warning"} for text in texts]
+    checkout.plan({**FINISH, "log": log})
+    display = Display()
+    runner, context = make_runner(checkout, connection, run, display=display)
+    runner.run()
+    assert display.messages == [f"{TARGET}: {texts[i]}" for i in (0, 2, 3)]
+    assert isinstance(context.log, io.StringIO)
+    assert all(text in context.log.getvalue() for text in texts)
 
 
 class ClosingDisplay(Display):

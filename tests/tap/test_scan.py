@@ -533,6 +533,28 @@ def test_a_scan_that_may_have_gaps_is_proved_by_its_count_only(restart):
     assert scan.interrupt().loaded_ranges == (loaded_range(90, 0),)
 
 
+def test_a_scan_with_gaps_keeps_its_newest_event_over_a_restart():
+    scan = scan_of()
+    process(scan, *down(120, 100), cursor="a", total=40)
+    scan.mark_incomplete()
+    again = resumed(scan)
+    assert end(again, *down(99, 81)).state.high_watermark == seconds_after_noon(120)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_circle_proves_no_completeness_after_a_restart(restart):
+    """What the process before has counted may be counted again."""
+    scan = scan_of()
+    if restart:
+        scan.state = replace(scan.state, cursor="c", events_seen=5, events_expected=25)
+        scan = Scan(scan.state, lookback=LOOKBACK, full=False)
+    for number in range(5 if not restart else 4):
+        process(scan, *down(100 - 5 * number, 96 - 5 * number), cursor=f"c{number}", total=25)
+    page = received(rows(*down(100, 96)), cursor="new", total=25)
+    expected = PageAnomaly.REPEATED_PAGE if restart else None
+    assert scan.detect_anomaly(page) is expected
+
+
 def test_a_page_shorter_than_others_is_doubted_unless_all_events_were_read():
     scan = scan_of()
     process(scan, *down(100, 81), cursor="a", total=25)

@@ -79,8 +79,15 @@ def check_tables(connection: psycopg.Connection[Any], settings: DatabaseSettings
     """Refuse a database in which another application uses one of our table names.
 
     Raises:
-        ConfigError: Such a table exists.
+        ConfigError: Such a table exists, or the database is not encoded in UTF-8.
     """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in {None, "UTF8"}:
+        message = (
+            f"The database {settings.location} has the encoding {encoding}: create one with "
+            "ENCODING 'UTF8'."
+        )
+        raise ConfigError(message)
     query = """
         SELECT attname, format_type(atttypid, NULL) AS type FROM pg_attribute
         WHERE attrelid = to_regclass(format('%%I.%%I', %s::text, %s::text))

@@ -56,6 +56,7 @@ _DISCOVERY_FAILED = re.compile(
 _SUPPORT_OFFER = "Need help fixing this problem?"
 # Meltano converts a setting's text to its kind in this function.
 _SETTING_CONVERSION = "cast_value"
+_NOT_A_NUMBER = "[<class 'decimal.ConversionSyntax'>]"
 # Fields of Meltano's own that a reader does not need.
 _HIDDEN_FIELDS = frozenset(
     {
@@ -162,7 +163,8 @@ class AttemptSummary:
             self.errors[line.source] = line.text.splitlines()[0]
             self._add_exit_code(line.source, line.fields.get("exit_code"))
             if line.source == MELTANO and _failed_in(line, _SETTING_CONVERSION):
-                self.invalid_setting = line.text
+                # The text of a decimal.InvalidOperation is the name of a class.
+                self.invalid_setting = line.text.replace(_NOT_A_NUMBER, "not a number")
         elif line.source != MELTANO and line.fields.get("type") == "discovery":
             self._discovery = line.text
 

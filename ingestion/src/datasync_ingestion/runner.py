@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from contextlib import suppress
@@ -10,7 +11,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Any
 
-from datasync_monitor.database import DatabaseUnavailable
+from datasync_monitor.database import DatabaseRejected, DatabaseUnavailable
 from datasync_monitor.snapshot import read_checkpoint
 
 from datasync_ingestion import database
@@ -51,6 +52,7 @@ STALL_TIMEOUT_SECONDS = 15 * 60.0
 MIN_ATTEMPTS = 5
 
 _POLL_SECONDS = 0.25
+_DIGITS = re.compile(r"\d+")
 _SANDBOX_CHECK_SECONDS = 5.0
 # Exit codes of tap and target that another attempt would only repeat.
 _NO_RETRY = frozenset({EXIT_CONFIG, EXIT_PERMANENT, EXIT_BUSY})
@@ -224,6 +226,7 @@ class LoadRunner:
         self._run = run
         self._policy = policy
         self._sandbox_checked_at = 0.0
+        self._last_warning = ""
         self.restarts = 0
 
     def run(self) -> Outcome:
@@ -246,7 +249,7 @@ class LoadRunner:
         return outcome
 
     def _run_attempts(self) -> Outcome:
-        marker = ProgressMarker(self._read_checkpoint())
+        marker = ProgressMarker(self._read_checkpoint(attempts=1))
         while True:
             outcome = self._attempt()
             # The server may not have noticed yet that the target of the last attempt is gone.
@@ -254,7 +257,8 @@ class LoadRunner:
             if self._policy is None or not (outcome.action is Action.RETRY or own_lock):
                 return outcome
             self._ensure_sandbox()
-            delay = self._policy.next_delay(progressed=marker.update(self._read_checkpoint()))
+            progressed = marker.update(self._read_checkpoint(attempts=1))
+            delay = self._policy.next_delay(progressed=progressed)
             if delay is None:
                 message = f"{outcome.message} No progress over {self.restarts} restarts."
                 return Outcome(Action.FAIL, message, outcome.exit_code)
@@ -267,6 +271,13 @@ class LoadRunner:
     def _attempt(self) -> Outcome:
         context = self._context
         context.signals.check()
+        try:
+            # Without a database the tap would spend the rate limit for nothing.
+            context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
+        except DatabaseRejected as error:
+            return Outcome(Action.FAIL, str(error), EXIT_CONFIG)
+        except DatabaseUnavailable as error:
+            return Outcome(Action.RETRY, str(error), EXIT_RETRY)
         pipeline = Pipeline(context.root, context.env)
         summary = AttemptSummary()
         try:
@@ -278,27 +289,35 @@ class LoadRunner:
                 self._check_sandbox_database()
         except BaseException:
             pipeline.stop()
-            # The rest of the log is kept, also when it cannot be shown any more.
+            # The rest is logged only: that tap and target are stopped is no news.
             while text := pipeline.next_line(_POLL_SECONDS):
                 with suppress(OSError):
-                    self._process_line(parse_line(text), summary)
+                    self._process_line(parse_line(text), summary, shown=False)
             # Writing to a closed terminal fails before its SIGHUP is checked for.
             context.signals.check()
             raise
         code = pipeline.wait()
-        checkpoint = self._read_checkpoint() if code == 0 else None
+        checkpoint = None
+        if code == 0:
+            checkpoint = self._read_checkpoint(attempts=database.CONNECT_ATTEMPTS)
         return classify(code, summary, checkpoint, context.plugin_settings)
 
-    def _process_line(self, line: LogLine, summary: AttemptSummary) -> None:
+    def _process_line(self, line: LogLine, summary: AttemptSummary, *, shown: bool = True) -> None:
         if line.is_noise:
             return
         summary.add(line)
         print(line, file=self._context.log)
+        if not shown:
+            return
         if self._context.verbose:
             self._context.display.message(str(line))
         elif line.source != MELTANO and line.level == "warning":
-            # An error ends the attempt and is reported then, with its consequence.
-            self._context.display.message(f"{line.source}: {line.text}")
+            # An error ends the attempt and is reported then, with its consequence. A warning that
+            # differs from the last one by its numbers only is one of a series.
+            content = _DIGITS.sub("", line.text)
+            if content != self._last_warning:
+                self._context.display.message(f"{line.source}: {line.text}")
+            self._last_warning = content
 
     def _check_sandbox_database(self) -> None:
         # The target waits for its database longer than the embedded one needs to start.
@@ -328,10 +347,10 @@ class LoadRunner:
             self._context.signals.sleep(min(_POLL_SECONDS, remaining))
         display.note = None
 
-    def _read_checkpoint(self) -> Checkpoint | None:
+    def _read_checkpoint(self, *, attempts: int) -> Checkpoint | None:
         # An unreachable database is retried like any other failure.
         with suppress(DatabaseUnavailable):
-            return self._context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
+            return self._context.database.run(read_checkpoint, attempts=attempts)
         return None
 
     def _report(self, message: str) -> None:

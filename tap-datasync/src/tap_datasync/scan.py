@@ -92,6 +92,7 @@ class Scan:
         resumed = state.cursor is not None
         self.state = state if resumed else state.start_scan()
         self.is_finished = False
+        self._was_resumed = resumed
         self._lookback = lookback_of(lookback)
         self._full = full
         self.reference_total = 0 if full else state.finished_total or 0
@@ -127,7 +128,9 @@ class Scan:
             return None
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
-        if page.records and not counts.new and not counts.is_complete:
+        # In a circle, a process may count again what the one before it has counted.
+        is_reliable = counts.is_complete and not (self._was_resumed and self.is_revisited(page))
+        if page.records and not counts.new and not is_reliable:
             anomaly: PageAnomaly | None = PageAnomaly.REPEATED_PAGE
         else:
             anomaly = self._end_anomaly(page, counts)
@@ -226,8 +229,6 @@ class Scan:
         """Close the scan before its end; see :meth:`ScanState.interrupt`."""
         return self.state.interrupt(self._lookback)
 
-    # ---------------------------------------------------------------- identity
-
     def _repeated(self, page: FetchedPage) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
         ids = [record.id for record in page.records]
@@ -257,8 +258,6 @@ class Scan:
         self._recent_ids.append(frozenset(record.id for record in page.records))
         self._recent_borders.append({page.records[0].id, page.records[-1].id})
 
-    # ------------------------------------------------------------------- order
-
     def _order_warnings(self, page: FetchedPage, order: Order, repeated: set[int]) -> list[str]:
         warnings: list[str] = []
         if repeated and len(repeated) < page.returned:
@@ -271,8 +270,6 @@ class Scan:
                 "the oldest event until one has found the whole feed sorted."
             )
         return warnings
-
-    # ------------------------------------------------------- what is loaded
 
     def _anchors(self) -> dict[str | None, datetime]:
         """Return the events that prove a loaded range or the watermark: id to timestamp."""
@@ -440,8 +437,6 @@ class Scan:
             or self.cursor_seen(page.next_cursor)
         )
 
-    # ------------------------------------------------------------------- state
-
     def _state_after(
         self, page: FetchedPage, order: Order, counts: Counts, *, emitted: int
     ) -> ScanState:
@@ -476,7 +471,8 @@ class Scan:
         for number, index in enumerate(order.positions[: judged + 1]):
             record = page.records[index]
             at = record.timestamp
-            if at is None or before is None or (number < judged and before - at > gap):
+            leads = number < judged and before is not None and at is not None and before - at > gap
+            if newest_at is None or leads:
                 newest_at, newest_id = at, record.id
             before = at
         return newest_at, newest_id
