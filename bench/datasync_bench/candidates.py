@@ -44,7 +44,7 @@ class Candidate:
         title: Name in the report.
         run: Loads the feed of an environment into its empty database.
         loads: Whether the table is filled.
-        is_baseline: Whether it leaves out work that a loader has to do.
+        is_baseline: Whether it leaves out work that every load has to do.
     """
 
     name: str

@@ -117,10 +117,12 @@ class DefectiveApi:
             start = min(start, self.page_size * (page % 4))
         if page and self.draw.random() < self.overlap:
             start = max(0, start - self.draw.randint(1, self.page_size))
-        body = self._page(cursor, page, start, f"{now}|{scan}|{self.requests}")
+        body = self._page(cursor, page, start, after, f"{now}|{scan}|{self.requests}")
         return RawResponse(200, {}, json.dumps(body).encode())
 
-    def _page(self, cursor: str | None, page: int, start: int, issue: str) -> dict[str, Any]:
+    def _page(
+        self, cursor: str | None, page: int, start: int, after: str | None, issue: str
+    ) -> dict[str, Any]:
         draw = self.draw
         part = self.events[start : start + self.page_size]
         more = start + self.page_size < len(self.events)
@@ -137,7 +139,8 @@ class DefectiveApi:
             part, more = part[: draw.choice([0, len(part)])], False
         elif more and draw.random() < self.empty_page:
             part = []
-        last = part[-1].id if part else (self.events[start - 1].id if start else "-")
+        # An empty page leads on to where it began.
+        last = part[-1].id if part else after or "-"
         following = f"{self.account}|{page + 1}|{last}|{issue}"
         return {
             "data": [event.to_json() for event in part],

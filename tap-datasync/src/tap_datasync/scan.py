@@ -229,8 +229,6 @@ class Scan:
         """Close the scan before its end; see :meth:`ScanState.interrupt`."""
         return self.state.interrupt(self._lookback)
 
-    # ---------------------------------------------------------------- identity
-
     def _repeated(self, page: FetchedPage) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
         ids = [record.id for record in page.records]
@@ -260,8 +258,6 @@ class Scan:
         self._recent_ids.append(frozenset(record.id for record in page.records))
         self._recent_borders.append({page.records[0].id, page.records[-1].id})
 
-    # ------------------------------------------------------------------- order
-
     def _order_warnings(self, page: FetchedPage, order: Order, repeated: set[int]) -> list[str]:
         warnings: list[str] = []
         if repeated and len(repeated) < page.returned:
@@ -274,8 +270,6 @@ class Scan:
                 "the oldest event until one has found the whole feed sorted."
             )
         return warnings
-
-    # ------------------------------------------------------- what is loaded
 
     def _anchors(self) -> dict[str | None, datetime]:
         """Return the events that prove a loaded range or the watermark: id to timestamp."""
@@ -442,8 +436,6 @@ class Scan:
             or (not counts.new and counts.seen > 0)
             or self.cursor_seen(page.next_cursor)
         )
-
-    # ------------------------------------------------------------------- state
 
     def _state_after(
         self, page: FetchedPage, order: Order, counts: Counts, *, emitted: int
