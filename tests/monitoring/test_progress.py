@@ -22,16 +22,6 @@ def test_a_database_without_tables_is_idle(database: ReconnectingConnection) -> 
     assert progress.headline == "idle: nothing loaded yet"
 
 
-def test_empty_tables_are_idle(read) -> None:
-    progress = read()
-    assert (progress.state, progress.events_seen, progress.fraction, progress.time_left) == (
-        State.IDLE,
-        0,
-        None,
-        None,
-    )
-
-
 def test_a_running_scan_is_counted_from_the_checkpoint(writer: TableWriter, read) -> None:
     for remaining in (9, 8, 7):
         writer.page(remaining=remaining)
