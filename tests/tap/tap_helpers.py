@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 from tap_datasync.client import PageClient, RawResponse
 from tap_datasync.events import EventRecord
-from tap_datasync.parsing import FetchedPage
+from tap_datasync.parsing import FetchedPage, parse_page
 from tap_datasync.timestamps import from_milliseconds
 
 if TYPE_CHECKING:
@@ -160,11 +160,11 @@ class FakeTransport:
 
 def client_of(
     *outcomes: RawResponse | Exception | bytes, logger: logging.Logger = QUIET
-) -> tuple[PageClient, FakeTransport, FakeClock]:
+) -> tuple[PageClient[FetchedPage], FakeTransport, FakeClock]:
     """Return a client over prepared outcomes."""
     clock = FakeClock()
     transport = FakeTransport(clock, *outcomes)
-    client = PageClient(transport, page_size=5000, clock=clock, logger=logger)
+    client = PageClient(transport, parse_page, page_size=5000, clock=clock, logger=logger)
     return client, transport, clock
 
 

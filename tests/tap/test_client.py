@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -27,7 +28,7 @@ from tap_datasync.errors import (
     TapDataSyncError,
     TransportError,
 )
-from tap_datasync.parsing import MAX_CURSOR_CHARACTERS
+from tap_datasync.parsing import MAX_CURSOR_CHARACTERS, parse_page
 from tap_datasync.rate_limit import RateLimitHeaders
 from tap_helpers import NOON, QUIET, FakeClock, FakeTransport, body_of, client_of, event, limits
 
@@ -262,10 +263,41 @@ def test_only_the_code_of_an_error_body_is_named(body, is_named):
 def test_error_page_of_a_gateway_uses_a_slot():
     clock = FakeClock()
     transport = FakeTransport(clock, RawResponse(200, limits(2, 1, 60), GOOD), response(502), GOOD)
-    client = PageClient(transport, page_size=5000, clock=clock, logger=QUIET)
+    client = PageClient(transport, parse_page, page_size=5000, clock=clock, logger=QUIET)
     client.fetch(None)
     client.fetch(None)
     assert sum(clock.sleeps) == pytest.approx(60, abs=0.3)
+
+
+class OtherPage(NamedTuple):
+    body: bytes
+    next_cursor: str | None
+    expires_in: float | None
+
+
+class TransportOfOthers(FakeTransport):
+    def get(self, cursor, limit):
+        assert limit == 50
+        return super().get(cursor, 5000)
+
+
+def test_another_stream_has_a_parser_page_size_and_rate_limit_of_its_own():
+    clock = FakeClock()
+    used_up = RawResponse(200, limits(2, 0, 60), GOOD)
+    transport = FakeTransport(clock, used_up)
+    events = PageClient(transport, parse_page, page_size=5000, clock=clock, logger=QUIET)
+    others = PageClient(
+        TransportOfOthers(clock, used_up),
+        lambda body, **_: OtherPage(body, "next", 120.0),
+        page_size=50,
+        clock=clock,
+        logger=QUIET,
+    )
+    events.fetch(None)
+    assert others.fetch(None).body == GOOD
+    assert clock.sleeps == []
+    others.fetch("next")
+    assert sum(clock.sleeps) == pytest.approx(60, abs=1.3)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,12 @@ def test_request_has_path_parameters_and_key():
     assert KEY not in first.path
 
 
+def test_another_path_is_read():
+    with serving(lambda handler: send(handler, BODY)) as server:
+        HttpTransport(server.url, KEY, timeout=5, logger=LOGGER, path="/sessions").get(None, 50)
+    assert server.requests[0].path == "/api/v1/sessions?limit=50"
+
+
 @pytest.mark.parametrize("status", [201, 204, 400, 401, 404, 429, 500, 503])
 def test_every_status_is_returned(status):
     body = b"" if status == 204 else BODY

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -24,7 +24,7 @@ from tap_datasync.errors import (
     interpret_exception,
     interpret_response,
 )
-from tap_datasync.parsing import MAX_CURSOR_CHARACTERS, FetchedPage, parse_page
+from tap_datasync.parsing import MAX_CURSOR_CHARACTERS
 from tap_datasync.rate_limit import (
     RateLimiter,
     RateLimitHeaders,
@@ -34,7 +34,7 @@ from tap_datasync.rate_limit import (
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 MAX_ATTEMPTS = 8
 """Attempts for one page; with the pauses between them about ninety seconds."""
@@ -119,27 +119,50 @@ class RequestStats:
     rate_limit_wait_seconds: float = 0.0
 
 
+class Page(Protocol):
+    """What the client has to know of a page."""
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Position of the next page; ``None`` where there is none."""
+
+    @property
+    def expires_in(self) -> float | None:
+        """Seconds until the cursor expires; ``None`` where that is missing or unusable."""
+
+
+PageT = TypeVar("PageT", bound=Page)
+
+
 class _ErrorBody(msgspec.Struct):
     code: str | None = None
 
 
-class PageClient:
-    """Fetches pages through a transport."""
+class PageClient(Generic[PageT]):
+    """Fetches pages of one stream through a transport, within a rate limit of their own."""
 
     def __init__(
-        self, transport: Transport, *, page_size: int, clock: Clock, logger: logging.Logger
+        self,
+        transport: Transport,
+        parse: Callable[..., PageT],
+        *,
+        page_size: int,
+        clock: Clock,
+        logger: logging.Logger,
     ) -> None:
         """Use a transport.
 
         Args:
             transport: Sends requests.
-            page_size: Events per request.
+            parse: Parses a body, like :func:`tap_datasync.parsing.parse_page`.
+            page_size: Records per request.
             clock: Wall clock, monotonic clock and sleep.
             logger: Receives a warning for every failed request, with the action taken.
         """
         self.rate_limiter = RateLimiter()
         self.stats = RequestStats()
         self._transport = transport
+        self._parse = parse
         self._page_size = page_size
         self._clock = clock
         self._logger = logger
@@ -150,11 +173,11 @@ class PageClient:
         stats, self.stats = self.stats, RequestStats()
         return stats
 
-    def fetch(self, cursor: str | None, *, expires_at: datetime | None = None) -> FetchedPage:
+    def fetch(self, cursor: str | None, *, expires_at: datetime | None = None) -> PageT:
         """Fetch one page: wait for the rate limit, request, interpret, parse; retry.
 
         Args:
-            cursor: Position of the page; ``None`` for the newest events.
+            cursor: Position of the page; ``None`` for the first one.
             expires_at: When the cursor expires, if that is known: no request is spent, and
                 no wait slept, for a cursor that does not outlive it.
 
@@ -171,7 +194,7 @@ class PageClient:
         while True:
             self._wait(delay, expires_at if cursor is not None else None)
             result = self._request(cursor)
-            if isinstance(result, FetchedPage):
+            if not isinstance(result, ErrorResolution):
                 return result
             if result.action is ResponseAction.FAIL:
                 raise result.error(result.message)
@@ -220,7 +243,7 @@ class PageClient:
         if wait > 0:
             self._clock.sleep(wait)
 
-    def _request(self, cursor: str | None) -> FetchedPage | ErrorResolution:
+    def _request(self, cursor: str | None) -> PageT | ErrorResolution:
         requested_at = self._clock.now()
         self.rate_limiter.on_request(self._clock.monotonic())
         try:
@@ -236,7 +259,7 @@ class PageClient:
         if resolution is not None:
             return resolution
         try:
-            page = parse_page(
+            page = self._parse(
                 response.body,
                 requested_at=requested_at,
                 received_at=received_at,

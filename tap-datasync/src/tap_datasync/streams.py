@@ -21,6 +21,7 @@ from typing_extensions import override
 from tap_datasync.client import Clock, PageClient, RequestStats, SystemClock, Transport
 from tap_datasync.errors import CursorExpiredError
 from tap_datasync.pagination import REFETCH_DELAY_SECONDS, EventPaginator, PageDecision
+from tap_datasync.parsing import parse_page
 from tap_datasync.progress import ProgressLog
 from tap_datasync.sdk_overrides import DerivedStream, PagedStream
 from tap_datasync.state import ScanState
@@ -170,6 +171,7 @@ class EventsStream(PagedStream):
         sync_id = str(uuid.uuid4())
         client = PageClient(
             self.transport(),
+            parse_page,
             page_size=self.config["page_size"],
             clock=self.clock,
             logger=self.logger,

@@ -67,7 +67,13 @@ class HttpTransport:
     """Sends requests to one address, and the key nowhere else."""
 
     def __init__(
-        self, api_url: str, api_key: str, *, timeout: float, logger: logging.Logger
+        self,
+        api_url: str,
+        api_key: str,
+        *,
+        timeout: float,
+        logger: logging.Logger,
+        path: str = "/events",
     ) -> None:
         """Prepare a session.
 
@@ -76,8 +82,9 @@ class HttpTransport:
             api_key: Sent as header ``X-API-Key``.
             timeout: Seconds from connecting to the last byte of a response.
             logger: Receives a warning when a response is overdue.
+            path: What is read, below the base address.
         """
-        self._url = f"{api_url.rstrip('/')}/events"
+        self._url = api_url.rstrip("/") + path
         self._api_key = api_key
         self._timeout = timeout
         self._logger = logger
