@@ -66,7 +66,7 @@ class Checkout:
 
     def configure(self, key: str = '""', key_file: str = '""', database: str = "postgres") -> None:
         """Set what Compose finds in .env and the environment."""
-        text = f"API_KEY: {key}\n      API_KEY_FILE: {key_file}\n      DB_HOST: {database}"
+        text = f"API_KEY: {key}\n      API_KEY_FILE: {key_file}\n      DB_HOST: {database}\n      DB_NAME: events"
         (self.bin / "config").write_text(f"    environment:\n      {text}\n")
 
 
