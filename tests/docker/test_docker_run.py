@@ -66,8 +66,14 @@ class Checkout:
 
     def configure(self, key: str = '""', key_file: str = '""', database: str = "postgres") -> None:
         """Set what Compose finds in .env and the environment."""
-        text = f"API_KEY: {key}\n      API_KEY_FILE: {key_file}\n      DB_HOST: {database}\n      DB_NAME: events"
-        (self.bin / "config").write_text(f"    environment:\n      {text}\n")
+        values = {
+            "API_KEY": key,
+            "API_KEY_FILE": key_file,
+            "DB_HOST": database,
+            "DB_NAME": "events",
+        }
+        lines = [f"      {name}: {value}\n" for name, value in values.items()]
+        (self.bin / "config").write_text("".join(["    environment:\n", *lines]))
 
 
 @pytest.fixture
