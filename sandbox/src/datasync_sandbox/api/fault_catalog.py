@@ -65,9 +65,9 @@ def _number(literal: str) -> Callable[[PageResponse, float], Outcome]:
     def apply(page: PageResponse, _value: float) -> Outcome:
         data = page.data
         changed = data.replace('"properties":{', f'"properties":{{"value":{literal},', 1)
-        # A page without events has no properties.
-        limit = page.pagination["limit"] if changed != data else float(literal)
-        return page.respond(data=changed, pagination={**page.pagination, "limit": limit})
+        if changed == data:  # a page without events has no properties
+            return _pagination(page, limit=float(literal))
+        return page.respond(data=f"[{changed}]")
 
     return apply
 
@@ -78,18 +78,19 @@ def _bad_utf8(page: PageResponse, _value: float) -> Outcome:
     return page.respond(body.replace(b'"requestId":"', b'"requestId":"\xc3', 1))
 
 
-def _no_data(page: PageResponse, _value: float) -> Outcome:
-    return page.respond(page.body(data="").replace(b'"data":[],', b"", 1))
-
-
-def _null_data(page: PageResponse, _value: float) -> Outcome:
-    return page.respond(page.body(data="").replace(b'"data":[]', b'"data":null', 1))
-
-
 def _pagination(page: PageResponse, **changes: Any) -> Response:
     """Return the page with other fields of ``pagination``; `OMIT` leaves one out."""
     merged = {**page.pagination, **changes}
     return page.respond(pagination={k: v for k, v in merged.items() if v is not OMIT})
+
+
+def _empty(page: PageResponse, **pagination: Any) -> Outcome:
+    """Return a page without events."""
+    return page.respond(
+        data="[]",
+        pagination={"limit": page.pagination["limit"], **pagination},
+        meta={**page.meta, "returned": 0},
+    )
 
 
 def _leading_to(page: PageResponse, cursor: str, lifetime: float) -> dict[str, Any]:
@@ -98,31 +99,10 @@ def _leading_to(page: PageResponse, cursor: str, lifetime: float) -> dict[str, A
     return {"hasMore": True, "nextCursor": cursor, "cursorExpiresIn": expires_in}
 
 
-def _empty(page: PageResponse, pagination: dict[str, Any]) -> Outcome:
-    """Return a page without events."""
-    return page.respond(
-        data="",
-        pagination={"limit": page.pagination["limit"], **pagination},
-        meta={**page.meta, "returned": 0},
-    )
-
-
-def _empty_page(page: PageResponse, _value: float) -> Outcome:
-    return _empty(page, _leading_to(page, page.cursor_here, page.cursor_lifetime))
-
-
-def _empty_same_cursor(page: PageResponse, _value: float) -> Outcome:
-    cursor = page.cursor_sent or page.cursor_here
-    return _empty(page, _leading_to(page, cursor, page.cursor_sent_left))
-
-
-def _repeat_cursor(page: PageResponse, _value: float) -> Outcome:
-    cursor = page.cursor_sent or page.cursor_here
-    return _pagination(page, **_leading_to(page, cursor, page.cursor_sent_left))
-
-
-def _cycle(page: PageResponse, _value: float) -> Outcome:
-    return _pagination(page, **_leading_to(page, page.cursor_to_start, page.cursor_lifetime))
+def _same_cursor(page: PageResponse) -> dict[str, Any]:
+    """Return fields of ``pagination`` that lead to the cursor of the request."""
+    cursor = page.request.query.get("cursor") or page.cursor_here
+    return _leading_to(page, cursor, page.cursor_sent_left)
 
 
 def _total(page: PageResponse, share: float) -> Outcome:
@@ -146,7 +126,7 @@ def _old_timestamps(page: PageResponse, value: float) -> Outcome:
 
 def _redirect(page: PageResponse, padding: float = 0) -> Response:
     """Redirect to the same server under its other name."""
-    name, _, port = page.host.partition(":")
+    name, _, port = page.request.headers.get("host", "127.0.0.1").partition(":")
     other = "127.0.0.1" if name == "localhost" else "localhost"
     location = f"http://{other}{':' if port else ''}{port}{ELSEWHERE_PATH}"
     headers = {"Location": location, **page.headers_without_cache}
@@ -156,7 +136,7 @@ def _redirect(page: PageResponse, padding: float = 0) -> Response:
 def _rate_limited(page: PageResponse, value: float) -> Response:
     """Refuse requests for some seconds, named in seconds."""
     seconds = math.ceil(value)
-    page.block_until(page.now + seconds)
+    page.access.blocked_until = page.now + seconds
     headers = {
         **page.headers_without_cache,
         "X-RateLimit-Remaining": "0",
@@ -171,7 +151,7 @@ def _rate_limited_until_date(page: PageResponse, value: float) -> Outcome:
     """Refuse requests for some seconds, named by a date."""
     # A date has whole seconds: rounded up, or waiting until then would be too short.
     until = math.ceil(page.now + value)
-    page.block_until(until)
+    page.access.blocked_until = until
     headers = {
         **page.headers_without_cache,
         "X-RateLimit-Remaining": "0",
@@ -310,8 +290,8 @@ FAULTS: dict[str, FaultKind] = {
         1024.0,
     ),
     "gzip-bomb": FaultKind("a gzip body that decompresses to VALUE MiB", _gzip_bomb, 1024.0),
-    "no-data": FaultKind("200 without data", _no_data),
-    "null-data": FaultKind("200 with data: null", _null_data),
+    "no-data": FaultKind("200 without data", lambda page, _: page.respond(data="")),
+    "null-data": FaultKind("200 with data: null", lambda page, _: page.respond(data="null")),
     "no-pagination": FaultKind(
         "200 without pagination", lambda page, _: page.respond(pagination=OMIT)
     ),
@@ -321,9 +301,13 @@ FAULTS: dict[str, FaultKind] = {
     "no-meta": FaultKind("200 without meta", lambda page, _: page.respond(meta=OMIT)),
     "null-meta": FaultKind("200 with meta: null", lambda page, _: page.respond(meta=None)),
     # Pagination
-    "empty-page": FaultKind("no events, hasMore, and a new cursor to the same page", _empty_page),
+    "empty-page": FaultKind(
+        "no events, hasMore, and a new cursor to the same page",
+        lambda page, _: _empty(page, **_leading_to(page, page.cursor_here, page.cursor_lifetime)),
+    ),
     "empty-same-cursor": FaultKind(
-        "no events, hasMore, and the cursor of the request", _empty_same_cursor
+        "no events, hasMore, and the cursor of the request",
+        lambda page, _: _empty(page, **_same_cursor(page)),
     ),
     "false-end": FaultKind(
         "the page's events, but hasMore: false and no cursor, short of meta.total",
@@ -335,16 +319,22 @@ FAULTS: dict[str, FaultKind] = {
     ),
     "false-end-empty": FaultKind(
         "no events, hasMore: false, no cursor, short of meta.total",
-        lambda page, _: _empty(page, {"hasMore": False, "nextCursor": None}),
+        lambda page, _: _empty(page, hasMore=False, nextCursor=None),
     ),
     "no-cursor": FaultKind(
         "hasMore: true without nextCursor",
         lambda page, _: _pagination(page, nextCursor=OMIT, cursorExpiresIn=OMIT),
     ),
     "repeat-cursor": FaultKind(
-        "the page's events, and a cursor that leads to the same page", _repeat_cursor
+        "the page's events, and a cursor that leads to the same page",
+        lambda page, _: _pagination(page, **_same_cursor(page)),
     ),
-    "cycle": FaultKind("the page's events, and a new cursor that leads to page 1", _cycle),
+    "cycle": FaultKind(
+        "the page's events, and a new cursor that leads to page 1",
+        lambda page, _: _pagination(
+            page, **_leading_to(page, page.cursor_to_start, page.cursor_lifetime)
+        ),
+    ),
     "overlap": FaultKind(
         "the page begins with the last VALUE events of the page before",
         lambda page, value: page.with_overlap(int(value)).respond(),
