@@ -357,6 +357,12 @@ def test_an_empty_page_in_the_middle_is_fetched_again():
     assert run.emitted == ids(*range(15))
 
 
+def test_a_feed_that_announces_events_and_has_none_is_not_finished():
+    empty = body_of(total=0, nextCursor="a")
+    run = Run(*[empty] * (MAX_REFETCHES + 1), body_of(total=0, hasMore=False, nextCursor=None))
+    assert isinstance(run.error, IncompleteFeedError)
+
+
 def test_a_page_that_stays_empty_is_passed():
     run = Run(some(0), *[EMPTY] * (MAX_REFETCHES + 1), some(5), final(10))
     assert run.finished
@@ -371,6 +377,15 @@ def test_pages_without_a_new_event_are_bounded(events):
     run = Run(some(0), *pages)
     assert isinstance(run.error, IncompleteFeedError)
     assert len(run.cursors) <= 2 + (MAX_IDLE_PAGES + 1) * (MAX_REFETCHES + 1)
+
+
+def test_a_last_page_that_repeats_for_ever_ends_the_scan():
+    """Everything was read, and each further page has a fresh cursor and nothing new."""
+    last = [some(10, nextCursor=f"x{n}") for n in range(100)]
+    run = Run(some(0), some(5), *last)
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    assert len(run.cursors) <= 3 + 2 * (MAX_IDLE_PAGES + 1)
 
 
 def test_a_repeated_page_is_not_counted_and_passed():

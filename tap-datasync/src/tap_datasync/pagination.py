@@ -212,7 +212,8 @@ class EventPaginator:
         if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and leads_on:
             self._idle_pages += 1
             self.scan.mark_incomplete()
-            return self._idle_pages <= MAX_IDLE_PAGES
+            self.scan.has_stalled = self._idle_pages > MAX_IDLE_PAGES
+            return not self.scan.has_stalled or self.scan.count(page).may_end
         if anomaly is PageAnomaly.FALSE_END and leads_on:
             self._logger.warning("Continuing with the next cursor: %s", anomaly.value)
             return True

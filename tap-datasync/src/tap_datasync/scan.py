@@ -78,6 +78,7 @@ class Scan:
     Attributes:
         state: State after the last page.
         is_finished: Whether the last page has ended the scan.
+        has_stalled: Whether another page without a new event is the end, if it may be one.
         reference_total: Highest total of the last finished scan; 0 if there is none.
     """
 
@@ -92,6 +93,7 @@ class Scan:
         resumed = state.cursor is not None
         self.state = state if resumed else state.start_scan()
         self.is_finished = False
+        self.has_stalled = False
         self._was_resumed = resumed
         self._lookback = lookback_of(lookback)
         self._full = full
@@ -129,8 +131,8 @@ class Scan:
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
         # In a circle, a process may count again what the one before it has counted.
-        is_reliable = counts.is_complete and not (self._was_resumed and self.is_revisited(page))
-        if page.records and not counts.new and not is_reliable:
+        is_end = counts.is_complete and self.is_revisited(page) and not self._was_resumed
+        if page.records and not counts.new and not is_end:
             anomaly: PageAnomaly | None = PageAnomaly.REPEATED_PAGE
         else:
             anomaly = self._end_anomaly(page, counts)
@@ -412,14 +414,15 @@ class Scan:
     def _end_anomaly(self, page: FetchedPage, counts: Counts) -> PageAnomaly | None:
         cursor = page.next_cursor
         if page.has_more is False or (cursor is None and page.has_more is None):
-            return None if counts.may_end else PageAnomaly.FALSE_END
+            announced = self._has_gaps and not counts.seen
+            return None if counts.may_end and not announced else PageAnomaly.FALSE_END
+        if cursor is not None and not self.cursor_seen(cursor):
+            # Arrivals may have been read in place of older events: then more may follow.
+            is_end = counts.seen and counts.is_complete and counts.seen >= counts.total
+            return None if page.returned or is_end else PageAnomaly.EMPTY_PAGE
         if counts.is_complete and counts.seen:
             return None
-        if cursor is None:
-            return PageAnomaly.MISSING_CURSOR
-        if self.cursor_seen(cursor):
-            return PageAnomaly.REPEATED_CURSOR
-        return None if page.returned else PageAnomaly.EMPTY_PAGE
+        return PageAnomaly.MISSING_CURSOR if cursor is None else PageAnomaly.REPEATED_CURSOR
 
     def _is_short(self, page: FetchedPage, counts: Counts) -> bool:
         return (
@@ -433,7 +436,8 @@ class Scan:
         return (
             page.has_more is False
             or page.next_cursor is None
-            or (not counts.new and counts.seen > 0)
+            or (not page.returned and counts.seen > 0)
+            or (not counts.new and (self.has_stalled or self.is_revisited(page)))
             or self.cursor_seen(page.next_cursor)
         )
 
@@ -478,10 +482,9 @@ class Scan:
         return newest_at, newest_id
 
     def _once(self, message: str) -> list[str]:
-        if message in self._warned:
-            return []
+        is_new = message not in self._warned
         self._warned.add(message)
-        return [message]
+        return [message] if is_new else []
 
 
 def _fingerprint(page: FetchedPage) -> int:
