@@ -86,7 +86,7 @@ progress="--progress quiet"
     run docker compose $progress build ingestion dashboard
     run docker compose $progress up --detach --wait dashboard $sandbox
     echo "Dashboard: http://$(docker compose port dashboard 8501)"
-    docker compose $progress rm --force ingestion
+    docker compose rm --force ingestion >/dev/null 2>&1
     started=yes
     # Not recreated: where two runs start at once, both follow the one load.
     run docker compose $progress up --detach --no-deps --no-recreate ingestion

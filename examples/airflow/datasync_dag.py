@@ -34,7 +34,8 @@ COMMAND = os.environ.get("DATASYNC_COMMAND", DOCKER)
 
 with DAG(
     dag_id="datasync",
-    schedule="@daily",
+    # An empty DATASYNC_SCHEDULE: only when it is triggered.
+    schedule=os.environ.get("DATASYNC_SCHEDULE", "@daily") or None,
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
     max_active_runs=1,

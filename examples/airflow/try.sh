@@ -14,7 +14,7 @@ set -eu
 cd "$(dirname -- "$0")/../.."
 
 accounts="a1 a2 a3 a4 a5 a6 a7 a8"
-events=50000
+events=25000
 venv=${AIRFLOW_VENV:-$PWD/.run/airflow-venv}
 work=$(mktemp -d)
 containers=
@@ -45,16 +45,16 @@ run_container() {
     docker run --detach --name "$name" "$@" >/dev/null
 }
 address() { docker inspect --format '{{.NetworkSettings.IPAddress}}' "datasync-airflow-$1"; }
-sql() { docker exec --interactive datasync-airflow-postgres psql --quiet --no-align --tuples-only --username airflow --dbname "$1" --command "$2"; }
+sql() { docker exec --env PGOPTIONS=-cclient_min_messages=warning datasync-airflow-postgres psql --quiet --no-align --tuples-only --username airflow --dbname "$1" --command "$2"; }
 
 run_container postgres --env POSTGRES_USER=airflow --env POSTGRES_PASSWORD=airflow --env POSTGRES_DB=airflow postgres:18
 seed=0
 for account in $accounts; do
     seed=$((seed + 1))
-    # Ten pages, two in four seconds: twenty seconds at the rate limit, as the API's is per key.
+    # Five pages, one in six seconds: 24 seconds at the rate limit, which is per key as the API's.
     run_container "$account" --init --no-healthcheck --env DATASYNC_SANDBOX_KEY="key-of-$account" \
         --entrypoint datasync-sandbox datasync-pipeline \
-        api --host 0.0.0.0 --events $events --seed $seed --limit 2 --window 4
+        api --host 0.0.0.0 --events $events --seed $seed --limit 1 --window 6
 done
 warehouse=$(address postgres)
 until docker exec datasync-airflow-postgres pg_isready --quiet --host 127.0.0.1 --username airflow; do sleep 0.5; done
@@ -88,7 +88,7 @@ export AIRFLOW_HOME="$work/airflow" AIRFLOW__CORE__DAGS_FOLDER="$PWD/examples/ai
 # A lost worker is noticed after seconds and not after five minutes, and so is the next try.
 export AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT=20 AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC=5 \
     AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL=5 AIRFLOW__CORE__DEFAULT_TASK_RETRY_DELAY=10
-export DATASYNC_ACCOUNTS="$accounts" \
+export DATASYNC_ACCOUNTS="$accounts" DATASYNC_SCHEDULE='' \
     AIRFLOW_CONN_DATASYNC_WAREHOUSE="{\"conn_type\": \"generic\", \"host\": \"$warehouse\", \"port\": 5432, \"login\": \"airflow\", \"password\": \"airflow\"}"
 for account in $accounts; do
     export "AIRFLOW_CONN_DATASYNC_$(echo "$account" | tr '[:lower:]' '[:upper:]')={\"conn_type\": \"generic\", \"host\": \"http://$(address "$account"):8765/api/v1\", \"password\": \"key-of-$account\"}"
@@ -111,7 +111,7 @@ start_worker() {
     start "$1" airflow celery worker --celery-hostname "$1@%h" --concurrency "$2" --skip-serve-logs
     worker=${processes##* }
     tries=0
-    until grep -q 'ready\.' "$work/$1.log"; do
+    until grep -qs 'ready\.' "$work/$1.log"; do
         tries=$((tries + 1))
         [ $tries -lt 120 ] || fail "worker $1 does not start"
         sleep 0.5

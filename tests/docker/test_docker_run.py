@@ -97,7 +97,7 @@ def test_starts_the_sandbox_without_a_key(checkout: Checkout, key: str) -> None:
         "compose --progress quiet build ingestion dashboard",
         "compose --progress quiet up --detach --wait dashboard sandbox",
         "compose port dashboard 8501",
-        "compose --progress quiet rm --force ingestion",
+        "compose rm --force ingestion",
         "compose --progress quiet up --detach --no-deps --no-recreate ingestion",
         "compose ps --all --quiet ingestion",
         "logs --follow id-of-container",

@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 MELTANO = yaml.safe_load((ROOT / "meltano.yml").read_text())
 ACCOUNTS = yaml.safe_load((ROOT / "examples/two-accounts/accounts.meltano.yml").read_text())
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = {
+    name: service
+    for path in ("docker-compose.yml", "docker/postgres.yml")
+    for name, service in yaml.safe_load((ROOT / path).read_text())["services"].items()
+}
 PLUGINS: dict[str, dict[str, Any]] = {
     plugin["name"]: plugin for kind in MELTANO["plugins"].values() for plugin in kind
 }
@@ -134,6 +138,20 @@ def check_meltano(verb: str, arguments: list[str]) -> None:
         assert verb in {"add", "config"}
 
 
+def check_docker(arguments: list[str]) -> None:
+    if arguments[0] != "compose":
+        assert arguments[0] == "build"
+        return
+    words = [word.partition(":")[0] for word in arguments[1:] if not word.startswith("-")]
+    profiles = {name for each in SERVICES.values() for name in each.get("profiles", ())}
+    if "--profile" in arguments:
+        assert words.pop(0) in {*profiles, "*"}
+    verb = words.pop(0)
+    assert verb in {"build", "cp", "down", "exec", "logs", "ps", "run", "stop", "up"}
+    if words and verb != "ps":
+        assert words[0] in SERVICES
+
+
 @pytest.mark.parametrize(("path", "command"), SHOWN)
 def test_command_exists(path, command):
     words = words_of(command)
@@ -149,11 +167,7 @@ def test_command_exists(path, command):
     elif program == "meltano":
         check_meltano(arguments[0], arguments[1:])
     elif program == "docker":
-        assert arguments[0] == "compose"
-        services = {*COMPOSE["services"], *COMPOSE.get("profiles", ())}
-        verbs = {"up", "down", "run", "logs", "stop", "exec", "ps", "cp", "build", "config"}
-        assert verbs & set(arguments)
-        assert {"ingestion", "postgres", "dashboard", "sandbox"} <= services
+        check_docker(arguments)
     elif program in {"python", "python3"}:
         module = arguments[arguments.index("-m") + 1] if "-m" in arguments else None
         source = f"{module.replace('.', '/')}/__main__.py" if module else arguments[0]

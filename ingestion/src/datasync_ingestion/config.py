@@ -49,6 +49,7 @@ MELTANO_NAMES = {
 }
 # Settings of the target that send the events to a place that the run would not look at.
 UNSUPPORTED_NAMES = (
+    "TAP_DATASYNC_BATCH_CONFIG",
     "TARGET_POSTGRES_SQLALCHEMY_URL",
     "TARGET_POSTGRES_DEFAULT_TARGET_SCHEMA",
     "TARGET_POSTGRES_SSH_TUNNEL_ENABLE",
@@ -145,7 +146,7 @@ def _refuse_other_names(names: set[str]) -> None:
             raise ConfigError(message)
     for name in UNSUPPORTED_NAMES:
         if name in names:
-            message = f"run-ingestion.sh does not support {name}: unset it, or use meltano run."
+            message = f"run-ingestion.sh does not support {name}: unset it."
             raise ConfigError(message)
 
 
