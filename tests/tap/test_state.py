@@ -45,7 +45,7 @@ states = st.builds(
     events_emitted=counts,
     events_expected=st.none() | counts,
     total_events=st.none() | counts,
-    finished_total=st.none() | counts,
+    known_total=st.none() | counts,
 )
 KEYS = {
     "version": 2,
@@ -66,7 +66,7 @@ KEYS = {
     "events_emitted": 0,
     "events_expected": None,
     "total_events": None,
-    "finished_total": None,
+    "known_total": None,
 }
 
 

@@ -176,7 +176,7 @@ class EventPaginator:
     def _fail(self, page: FetchedPage) -> PageDecision:
         expected = self.scan.count(page).expected
         hint = (
-            "The scan before read that many: if events were deleted, or the key is of another "
+            "An earlier scan read that many: if events were deleted, or the key is of another "
             "account, use --full-refresh. "
             if expected == self.scan.reference_total
             else ""
@@ -217,7 +217,10 @@ class EventPaginator:
         if anomaly is PageAnomaly.FALSE_END and leads_on:
             self._logger.warning("Continuing with the next cursor: %s", anomaly.value)
             return True
-        return self.scan.count(page).may_end
+        counts = self.scan.count(page)
+        # Nothing was read although pages have announced more events.
+        is_empty = anomaly is PageAnomaly.FALSE_END and not counts.seen
+        return counts.may_end and not is_empty
 
     def _start_or_resume(self, state: ScanState, now: datetime) -> Scan:
         expires_at = state.cursor_expires_at

@@ -79,7 +79,7 @@ class Scan:
         state: State after the last page.
         is_finished: Whether the last page has ended the scan.
         has_stalled: Whether another page without a new event is the end, if it may be one.
-        reference_total: Highest total of the last finished scan; 0 if there is none.
+        reference_total: Events that the feed is known to have held; 0 if none are.
     """
 
     def __init__(self, state: ScanState, *, lookback: timedelta, full: bool) -> None:
@@ -97,7 +97,7 @@ class Scan:
         self._was_resumed = resumed
         self._lookback = lookback_of(lookback)
         self._full = full
-        self.reference_total = 0 if full else state.finished_total or 0
+        self.reference_total = 0 if full else state.known_total or 0
         self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
         if self.state.scan_oldest_at is not None:
             self._minima.append(self.state.scan_oldest_at)
@@ -108,6 +108,8 @@ class Scan:
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
+        # Events above it were counted by the process that this one resumes.
+        self._counted_to = self.state.scan_oldest_at if resumed and state.in_order else None
         # A scan that has emitted something has no lower end only after `mark_incomplete`.
         self._has_gaps = self.state.scan_newest_at is not None and self.state.scan_oldest_at is None
 
@@ -126,7 +128,12 @@ class Scan:
         counts = self._count(page, repeated)
         if self._is_short(page, counts) and PageAnomaly.SHORT_PAGE not in ignored:
             return PageAnomaly.SHORT_PAGE
-        if self._stops_with(page) and self._reaches_loaded(page, self._check_order(page, repeated)):
+        order = self._check_order(page, repeated)
+        if (
+            self._stops_with(page)
+            and self._reaches_loaded(page, order)
+            and not self._misses_arrivals(page, counts)
+        ):
             return None
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
@@ -158,8 +165,11 @@ class Scan:
     def is_revisited(self, page: FetchedPage) -> bool:
         """Return whether the page lies where the scan has been long before: in a circle.
 
-        It is one of the scan's pages, or holds both events at the border of two of them.
+        It is one of the scan's pages, or holds both events at the border of two of them, or
+        all of it is above the position from which this process resumed the scan.
         """
+        if page.records and len(self._counted_before(page)) == len(page.records):
+            return True
         ids = {record.id for record in page.records}.difference(*self._recent_ids)
         return bool(ids) and (
             _fingerprint(page) in self._fingerprints or len(self._borders & ids) > 1
@@ -199,10 +209,16 @@ class Scan:
         order = self._check_order(page, repeated)
         warnings = self._order_warnings(page, order, repeated)
         self._meet_anchors(page)
+        counts = self._count(page, repeated)
+        if self._stops_with(page) and self._misses_arrivals(page, counts):
+            warnings += self._once(
+                "The feed has grown by more events than were found above the last loaded ones: "
+                "reading to the oldest event."
+            )
+            self.mark_incomplete()
         reaches_loaded = self._stops_with(page) and self._reaches_loaded(page, order)
         skipped = self._loaded(page, order, to_the_end=reaches_loaded) | repeated
         emit = [record for index, record in enumerate(page.records) if index not in skipped]
-        counts = self._count(page, repeated)
         ends = counts.may_end and self._leads_nowhere(page, counts)
         self.state = self._state_after(page, order, counts, emitted=len(emit))
         self._remember(page, order)
@@ -247,6 +263,21 @@ class Scan:
                 repeated.add(index)
             recent.add(one)
         return repeated
+
+    def _counted_before(self, page: FetchedPage) -> set[int]:
+        """Return the indices of events that the process before this one has counted.
+
+        They are emitted all the same: in an unsorted feed they may be new.
+        """
+        if self._counted_to is None:
+            return set()
+        return {
+            index
+            for index, record in enumerate(page.records)
+            if record.timestamp is not None
+            and record.timestamp - self._counted_to > ORDER_TOLERANCE
+            and record.timestamp <= page.received_at
+        }
 
     def _remember(self, page: FetchedPage, order: Order) -> None:
         self._minima = order.minima
@@ -350,6 +381,20 @@ class Scan:
         watermark = self.state.high_watermark
         return watermark is not None and watermark - at > self._lookback
 
+    def _misses_arrivals(self, page: FetchedPage, counts: Counts) -> bool:
+        """Return whether the feed has grown by more events than an incremental scan has read.
+
+        Then events have arrived elsewhere than above the high watermark and in the lookback
+        below it, or the API has left some out.
+        """
+        below = 0
+        for record in reversed(page.records):
+            if record.timestamp is not None and not self._is_below(record.timestamp):
+                break
+            below += 1
+        growth = counts.expected - self.reference_total
+        return below > 0 and self.reference_total > 0 and growth > counts.seen - below
+
     def _reaches_loaded(self, page: FetchedPage, order: Order) -> bool:
         """Return whether an incremental scan ends with this page.
 
@@ -402,7 +447,9 @@ class Scan:
         return count_events(
             self.state,
             page,
-            new=0 if self.is_revisited(page) else page.returned - len(repeated),
+            new=0
+            if self.is_revisited(page)
+            else page.returned - len(repeated | self._counted_before(page)),
             largest_page=self._largest_page,
             reference_total=self.reference_total,
         )
@@ -425,8 +472,10 @@ class Scan:
         return PageAnomaly.MISSING_CURSOR if cursor is None else PageAnomaly.REPEATED_CURSOR
 
     def _is_short(self, page: FetchedPage, counts: Counts) -> bool:
+        twice = len(page.records) - len({record.id for record in page.records})
+        largest = max(self._largest_page, page.returned)
         return (
-            0 < page.returned < self._largest_page
+            0 < page.returned - twice < largest
             and page.has_more is not False
             and page.next_cursor is not None
             and not counts.is_complete

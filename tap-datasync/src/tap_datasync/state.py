@@ -96,7 +96,8 @@ class ScanState:
         events_emitted: Events that the scan has emitted.
         events_expected: Events that existed when the scan started.
         total_events: Highest ``meta.total`` of the scan.
-        finished_total: Highest ``meta.total`` of the last finished scan.
+        known_total: Events that the feed has held: highest ``meta.total`` of the last finished
+            scan, or what an interrupted scan has read since.
     """
 
     source: str | None = None
@@ -116,7 +117,7 @@ class ScanState:
     events_emitted: int = 0
     events_expected: int | None = None
     total_events: int | None = None
-    finished_total: int | None = None
+    known_total: int | None = None
 
     @property
     def in_order(self) -> bool:
@@ -176,8 +177,10 @@ class ScanState:
         that arrived late are still to be read. Nothing is recorded while the order of the
         feed cannot be relied upon.
         """
+        known_total = max(self.known_total or 0, self.events_seen) or None
+        interrupted = replace(self._without_position(), known_total=known_total)
         if not self.in_order:
-            return replace(self._without_position(), loaded_ranges=())
+            return replace(interrupted, loaded_ranges=())
         newest_at, newest_id, oldest_at = (
             self.scan_newest_at,
             self.scan_newest_id,
@@ -196,7 +199,7 @@ class ScanState:
                     older.append(loaded)
             new = [TimeRange(newest_at, newest_id, oldest_at)] if newest_at > oldest_at else []
             ranges = new + older
-        return replace(self._without_position(), loaded_ranges=tuple(ranges))
+        return replace(interrupted, loaded_ranges=tuple(ranges))
 
     def finish(self, *, at_oldest_event: bool) -> ScanState:
         """Close a finished scan and move the high watermark.
@@ -206,7 +209,7 @@ class ScanState:
                 what was loaded.
         """
         finished = replace(
-            self._without_position(), loaded_ranges=(), finished_total=self.total_events
+            self._without_position(), loaded_ranges=(), known_total=self.total_events
         )
         newest_at, known = self.scan_newest_at, self.high_watermark
         if at_oldest_event:
@@ -307,5 +310,5 @@ _READERS = {
     "events_emitted": _count,
     "events_expected": _optional_count,
     "total_events": _optional_count,
-    "finished_total": _optional_count,
+    "known_total": _optional_count,
 }
