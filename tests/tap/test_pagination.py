@@ -297,7 +297,7 @@ def test_a_false_end_that_stays_fails_and_keeps_the_position(false_end):
     assert run.cursors == [None, *["c5"] * (MAX_REFETCHES + 1), None]
     assert run.emitted[:5] == ids(*range(5))
     # Something may be missing above it: nothing of the scan is certain until its end.
-    assert run.state == replace(run.states[0], scan_oldest_at=None)
+    assert run.state == replace(run.states[0], scan_has_gaps=True)
     assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
 
 
@@ -310,7 +310,8 @@ def test_a_false_end_with_a_good_cursor_is_passed():
 def test_a_false_end_on_the_first_page_leaves_no_scan_in_progress():
     run = Run(final(0))
     assert isinstance(run.error, IncompleteFeedError)
-    assert run.state == ScanState(source=SOURCE)
+    assert run.state == ScanState(source=SOURCE, scan_has_gaps=True)
+    assert run.state.start_scan() == ScanState(source=SOURCE)
     assert run.emitted == ids(*range(5))
 
 

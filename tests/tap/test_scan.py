@@ -532,7 +532,7 @@ def test_a_scan_that_may_have_gaps_is_proved_by_its_count_only(restart):
     scan = resumed(scan) if restart else scan
     result = process(scan, *down(99, 40), cursor="b", total=200)
     assert (result.skipped, scan.is_finished) == (0, False)
-    assert result.state.scan_oldest_at is None
+    assert result.state.scan_has_gaps
     assert scan.interrupt().loaded_ranges == (loaded_range(90, 0),)
 
 

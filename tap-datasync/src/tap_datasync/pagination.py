@@ -60,7 +60,7 @@ class PageDecision(Enum):
     REFETCH = "fetch it again"
     COUNT_ARRIVALS = "fetch the newest page: events missing here may have arrived there"
     FAIL = "emit its events, and end the run: there is no way on"
-    ABANDON = "likewise, and leave the scan: what it has counted is not reliable"
+    ABANDON = "likewise, and leave the scan: its position or its counts are of no use"
 
 
 class EventPaginator:
@@ -187,9 +187,13 @@ class EventPaginator:
             f"{page.returned:,}, {expected:,} expected, {self._refetches} refetches). {hint}"
             "No event is lost; try again later."
         )
+        is_useless = (
+            self.scan.is_revisited(page)
+            or self.scan.exceeds_total(page)
+            or self.scan.is_stuck_at(page)
+        )
         self.scan.mark_incomplete()
-        circle = self.scan.is_revisited(page) or self.scan.exceeds_total(page)
-        return PageDecision.ABANDON if circle else PageDecision.FAIL
+        return PageDecision.ABANDON if is_useless else PageDecision.FAIL
 
     def _max_refetches(self, anomaly: PageAnomaly) -> int:
         if anomaly in self._persistent:

@@ -110,8 +110,7 @@ class Scan:
         self._warned: set[str] = set()
         # Events above it were counted by the process that this one resumes.
         self._counted_to = self.state.scan_oldest_at if resumed and state.in_order else None
-        # A scan that has emitted something has no lower end only after `mark_incomplete`.
-        self._has_gaps = self.state.scan_newest_at is not None and self.state.scan_oldest_at is None
+        self._processed_pages = 0
 
     def detect_anomaly(
         self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
@@ -155,8 +154,7 @@ class Scan:
         Then only the count at the end of the feed proves completeness: the scan does not
         stop before, skips nothing, and leaves no loaded range when it is interrupted.
         """
-        self._has_gaps = True
-        self.state = replace(self.state, scan_oldest_at=None)
+        self.state = replace(self.state, scan_has_gaps=True)
 
     def count(self, page: FetchedPage) -> Counts:
         """Return how many events were read with this page, and how many there are to read."""
@@ -174,6 +172,15 @@ class Scan:
         return bool(ids) and (
             _fingerprint(page) in self._fingerprints or len(self._borders & ids) > 1
         )
+
+    def is_stuck_at(self, page: FetchedPage) -> bool:
+        """Return whether the scan ended here for the process before as well, near its end.
+
+        Then the missing events are more likely further up than behind this page.
+        """
+        counts = self.count(page)
+        is_first = self._was_resumed and not self._processed_pages
+        return is_first and self.state.scan_has_gaps and counts.missing * 10 <= counts.expected
 
     def exceeds_total(self, page: FetchedPage) -> bool:
         """Return whether more events were read than the feed holds: its cursors repeat."""
@@ -281,6 +288,7 @@ class Scan:
 
     def _remember(self, page: FetchedPage, order: Order) -> None:
         self._minima = order.minima
+        self._processed_pages += 1
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
         if not page.records:
@@ -351,7 +359,7 @@ class Scan:
             order: Its order.
             to_the_end: Whether the last events of the page are confirmed too.
         """
-        if not (order.is_sorted and self.state.in_order) or self._has_gaps:
+        if not (order.is_sorted and self.state.in_order) or self.state.scan_has_gaps:
             return set()
         ranges = [
             one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors
@@ -372,7 +380,7 @@ class Scan:
     def _may_stop(self) -> bool:
         """Whether the scan may end at the high watermark: its event has been met."""
         return (
-            not (self._full or self._has_gaps)
+            not (self._full or self.state.scan_has_gaps)
             and self.state.high_watermark is not None
             and self.state.high_watermark_id in self.state.scan_anchors
         )
@@ -418,7 +426,7 @@ class Scan:
         """Whether the scan may end at the high watermark once this page was processed."""
         anchor = self.state.high_watermark_id
         return self._may_stop or (
-            not (self._full or self._has_gaps)
+            not (self._full or self.state.scan_has_gaps)
             and self.state.high_watermark is not None
             and any(record.id == anchor for record in page.records)
         )
@@ -461,7 +469,7 @@ class Scan:
     def _end_anomaly(self, page: FetchedPage, counts: Counts) -> PageAnomaly | None:
         cursor = page.next_cursor
         if page.has_more is False or (cursor is None and page.has_more is None):
-            announced = self._has_gaps and not counts.seen
+            announced = self.state.scan_has_gaps and not counts.seen
             return None if counts.may_end and not announced else PageAnomaly.FALSE_END
         if cursor is not None and not self.cursor_seen(cursor):
             # Arrivals may have been read in place of older events: then more may follow.
@@ -503,7 +511,7 @@ class Scan:
             scan_newest_at=newest_at,
             scan_newest_id=newest_id,
             # The ten events after it are not confirmed yet: they may be outliers.
-            scan_oldest_at=order.minima[0] if order.minima and not self._has_gaps else None,
+            scan_oldest_at=order.minima[0] if order.minima else None,
             scan_last_id=page.records[-1].id if page.records else state.scan_last_id,
             scan_sorted=order.is_sorted,
             feed_sorted=state.feed_sorted and order.is_sorted,

@@ -86,6 +86,7 @@ class ScanState:
         scan_last_id: Id of the last event of the last page.
         scan_anchors: Ids of high watermark and loaded ranges that the scan has met: what they
             stand for is loaded in this feed.
+        scan_has_gaps: Whether events may be missing between those that this scan has read.
         scan_sorted: Whether this scan has been sorted so far.
         feed_sorted: Whether the feed is known to be sorted: false from the first violation
             until a whole scan was sorted.
@@ -108,6 +109,7 @@ class ScanState:
     scan_oldest_at: datetime | None = None
     scan_last_id: str | None = None
     scan_anchors: tuple[str, ...] = ()
+    scan_has_gaps: bool = False
     scan_sorted: bool = True
     feed_sorted: bool = True
     loaded_ranges: tuple[TimeRange, ...] = ()
@@ -177,10 +179,11 @@ class ScanState:
         that arrived late are still to be read. Nothing is recorded while the order of the
         feed cannot be relied upon.
         """
+        if self.scan_has_gaps or not self.in_order:
+            kept = () if not self.in_order else self.loaded_ranges
+            return replace(self._without_position(), loaded_ranges=kept)
         known_total = max(self.known_total or 0, self.events_seen) or None
         interrupted = replace(self._without_position(), known_total=known_total)
-        if not self.in_order:
-            return replace(interrupted, loaded_ranges=())
         newest_at, newest_id, oldest_at = (
             self.scan_newest_at,
             self.scan_newest_id,
@@ -228,6 +231,7 @@ class ScanState:
             scan_oldest_at=None,
             scan_last_id=None,
             scan_anchors=(),
+            scan_has_gaps=False,
             scan_sorted=True,
         )
 
@@ -301,6 +305,7 @@ _READERS = {
     "scan_oldest_at": _timestamp,
     "scan_last_id": _text,
     "scan_anchors": _ids,
+    "scan_has_gaps": _flag,
     "scan_sorted": _flag,
     "feed_sorted": _flag,
     "loaded_ranges": _ranges,
