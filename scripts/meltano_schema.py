@@ -1,8 +1,7 @@
-"""Print the schema of `meltano.yml` that comes with Meltano, with what it lacks.
+"""Print Meltano's JSON schema of meltano.yml, with `env_aliases` added.
 
-Meltano reads `env_aliases` (`meltano/core/setting_definition.py`, 4.4.1), and a
-project that wants short names in `.env` cannot do without; its schema does not
-know the word.
+Meltano reads `env_aliases` (`meltano/core/setting_definition.py`, 4.4.1), but its schema does not
+allow it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 
 def schema() -> dict[str, Any]:
-    """Read the schema and add what is missing."""
+    """Return the schema with the missing property."""
     text = resources.files("meltano.schemas").joinpath("meltano.schema.json").read_text()
     document: dict[str, Any] = json.loads(text)
     document["$defs"]["base_setting"]["properties"].setdefault(

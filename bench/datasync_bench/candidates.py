@@ -44,7 +44,7 @@ class Candidate:
         title: Name in the report.
         run: Loads the feed of an environment into its empty database.
         loads: Whether the table is filled.
-        is_baseline: Whether it leaves out work that a loader has to do.
+        is_baseline: Whether it leaves out work that every load has to do.
     """
 
     name: str
@@ -98,7 +98,7 @@ def pipe(environment: Environment, state: str | None = None) -> Usage:
 def meltano(environment: Environment) -> Usage:
     """Run ``meltano run tap-datasync target-postgres`` with the meltano.yml of this checkout."""
     directory = scratch("meltano")
-    # A database of its own, so that the state of a real load in this checkout stays untouched.
+    # A separate database, so that the state of a real load in this checkout is not changed.
     env = {
         **environment.variables(),
         "MELTANO_DATABASE_URI": f"sqlite:///{WORK / 'meltano.db'}",

@@ -14,7 +14,7 @@ from datasync_bench.environment import database, environment
 from datasync_bench.processes import MEBIBYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from datasync_bench.candidates import Candidate
     from datasync_bench.environment import Environment
@@ -63,7 +63,7 @@ def comparison(chosen: Sequence[Candidate], events: int, repeat: int) -> list[Re
 
 
 def size(sizes: Iterable[int]) -> list[Result]:
-    """Load feeds of several sizes with ``tap | target``, to see that memory stays flat."""
+    """Load feeds of several sizes with ``tap | target``, to show that memory does not grow."""
     results = []
     with database() as settings:
         for events in sizes:
@@ -85,7 +85,7 @@ def rate_limit(factor: float, windows: int) -> list[Result]:
     page = round(PAGE_EVENTS / factor)
     events = page * (windows * LIMIT + 1)
     pause = HAND_LOOP_PAUSE_SECONDS / factor
-    runs = {
+    runs: dict[str, Callable[[Environment], Usage]] = {
         "tap-datasync": candidates.pipe,
         "dlt, append": lambda target: candidates.dlt(target, "append"),
         "hand-written loop": lambda target: candidates.hand_loop(target, pause),

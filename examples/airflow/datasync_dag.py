@@ -1,10 +1,12 @@
-"""Load several DataSync accounts every day: one task an account, all from the same image.
+"""Load several DataSync accounts every day: one task per account, all from the same image.
 
-Each account has a key, a database, and a limit of its own at the API, so the tasks run side by
-side. A task that fails is tried again and goes on at its page; its state is in the database of
-`MELTANO_DATABASE_URI`, not in the container, so any worker can do it.
+Each account has an API key, a database and a rate limit of its own, so the tasks run side by
+side, on any worker. The state is in the account's database (`MELTANO_DATABASE_URI`), not in the
+container: a task that is tried again, on this worker or another, resumes at its page. While
+another load of the account runs, for example one that a killed worker left behind, it ends with
+exit code 75 without a request and is tried again.
 
-Secrets come from Airflow connections, one an account: `datasync_emea` with the API's address as
+Secrets come from Airflow connections, one per account: `datasync_emea` with the API's address as
 host and the key as password. Airflow keeps them out of its logs.
 """
 
@@ -16,36 +18,35 @@ from datetime import datetime, timedelta, timezone
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
 
-# The accounts: name of the connection, and the database that its events go into.
-ACCOUNTS = {"emea": "events_emea", "apac": "events_apac"}
+# Account `emea`: connection `datasync_emea`, database `events_emea`.
+ACCOUNTS = os.environ.get("DATASYNC_ACCOUNTS", "emea apac").split()
 
-# How the image is run. The variables are the operator's; `--env NAME` hands one on by name,
-# so that no secret is on a command line.
+# `--env NAME` passes the operator's variable on by name, so that no secret is on a command line.
 DOCKER = (
-    "docker run --rm --init --read-only --tmpfs /tmp"
-    " --tmpfs /app/.run:uid=10001,gid=10001,mode=0700"
-    " --tmpfs /app/.meltano/run:uid=10001,gid=10001,mode=0700"
+    "docker run --rm --init --read-only --cap-drop ALL --security-opt no-new-privileges"
+    " --tmpfs /tmp --tmpfs /app/.run:uid=10001,gid=10001,mode=0700"
     " --env API_BASE_URL --env API_KEY --env MELTANO_DATABASE_URI"
     " --env DB_HOST --env DB_PORT --env DB_USER --env DB_PASSWORD --env DB_NAME"
-    " datasync-pipeline --bulk"
+    " datasync-pipeline"
 )
-# A worker with a checkout and no Docker: `DATASYNC_COMMAND="sh /srv/datasync/run-ingestion.sh"`.
+# For a worker without Docker, the command of a checkout: `sh /srv/datasync/run-ingestion.sh`.
 COMMAND = os.environ.get("DATASYNC_COMMAND", DOCKER)
 
 with DAG(
     dag_id="datasync",
-    schedule="@daily",
+    # An empty DATASYNC_SCHEDULE: only when it is triggered.
+    schedule=os.environ.get("DATASYNC_SCHEDULE", "@daily") or None,
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),
     catchup=False,
-    # Two runs of one account would walk the same feed twice.
     max_active_runs=1,
     tags=["datasync"],
 ):
-    for account, database in ACCOUNTS.items():
+    for account in ACCOUNTS:
         connection = f"conn.datasync_{account}"
+        database = f"events_{account}"
         BashOperator(
             task_id=f"load_{account}",
-            # The space: Airflow takes a command that ends in .sh for the name of a template.
+            # The trailing space: Airflow takes a command that ends in .sh for a template file.
             bash_command=f"{COMMAND} ",
             env={
                 "API_BASE_URL": f"{{{{ {connection}.host }}}}",
@@ -55,7 +56,7 @@ with DAG(
                 "DB_USER": "{{ conn.datasync_warehouse.login }}",
                 "DB_PASSWORD": "{{ conn.datasync_warehouse.password }}",
                 "DB_NAME": database,
-                # The state beside the events: a schema of its own in the account's database.
+                # A schema of its own beside the events.
                 "MELTANO_DATABASE_URI": (
                     "postgresql+psycopg://{{ conn.datasync_warehouse.login | urlencode }}"
                     ":{{ conn.datasync_warehouse.password | urlencode }}"
@@ -64,9 +65,9 @@ with DAG(
                 ),
             },
             append_env=True,
-            # A run restarts itself while it gets anywhere; these are for what a new start mends.
-            retries=3,
-            retry_delay=timedelta(minutes=5),
-            # Longer than three million events at the API's limit take.
+            # A load restarts itself while it progresses; these are for a lost worker and for what
+            # takes longer. The delay is Airflow's default, five minutes.
+            retries=5,
+            # More than three million events take at the API's rate limit.
             execution_timeout=timedelta(hours=4),
         )

@@ -25,7 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 MELTANO = yaml.safe_load((ROOT / "meltano.yml").read_text())
 ACCOUNTS = yaml.safe_load((ROOT / "examples/two-accounts/accounts.meltano.yml").read_text())
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = {
+    name: service
+    for path in ("docker-compose.yml", "docker/postgres.yml")
+    for name, service in yaml.safe_load((ROOT / path).read_text())["services"].items()
+}
 PLUGINS: dict[str, dict[str, Any]] = {
     plugin["name"]: plugin for kind in MELTANO["plugins"].values() for plugin in kind
 }
@@ -47,12 +51,10 @@ def pages() -> list[Path]:
 
 def commands(path: Path) -> list[str]:
     """Return the commands of the `sh` blocks, one per line, without comments."""
-    found = []
-    for language, block in _FENCE.findall(path.read_text()):
-        for line in block.replace("\\\n", " ").splitlines() if language == "sh" else ():
-            if command := re.sub(r"(^|\s)#.*", "", line).strip():
-                found.append(re.sub(r"\s+", " ", command))
-    return found
+    blocks = [text for language, text in _FENCE.findall(path.read_text()) if language == "sh"]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    found = (re.sub(r"(^|\s)#.*", "", line).split() for line in lines)
+    return [" ".join(words) for words in found if words]
 
 
 SHOWN = [
@@ -136,8 +138,22 @@ def check_meltano(verb: str, arguments: list[str]) -> None:
         assert verb in {"add", "config"}
 
 
+def check_docker(arguments: list[str]) -> None:
+    if arguments[0] != "compose":
+        assert arguments[0] == "build"
+        return
+    words = [word.partition(":")[0] for word in arguments[1:] if not word.startswith("-")]
+    profiles = {name for each in SERVICES.values() for name in each.get("profiles", ())}
+    if "--profile" in arguments:
+        assert words.pop(0) in {*profiles, "*"}
+    verb = words.pop(0)
+    assert verb in {"build", "cp", "down", "exec", "logs", "ps", "run", "stop", "up"}
+    if words and verb != "ps":
+        assert words[0] in SERVICES
+
+
 @pytest.mark.parametrize(("path", "command"), SHOWN)
-def test_command_exists(path, command):
+def test_documented_command_exists(path, command):
     words = words_of(command)
     if not words or (words[0] == "git" and path.name == "README.md"):
         return
@@ -151,12 +167,8 @@ def test_command_exists(path, command):
     elif program == "meltano":
         check_meltano(arguments[0], arguments[1:])
     elif program == "docker":
-        assert arguments[0] == "compose"
-        services = {*COMPOSE["services"], *COMPOSE.get("profiles", ())}
-        verbs = {"up", "down", "run", "logs", "stop", "exec", "ps", "cp", "build", "config"}
-        assert verbs & set(arguments)
-        assert {"ingestion", "postgres", "dashboard", "sandbox"} <= services
-    elif program == "python":
+        check_docker(arguments)
+    elif program in {"python", "python3"}:
         module = arguments[arguments.index("-m") + 1] if "-m" in arguments else None
         source = f"{module.replace('.', '/')}/__main__.py" if module else arguments[0]
         text = (ROOT / source).read_text()
@@ -176,7 +188,7 @@ def test_command_exists(path, command):
     ],
     ids=" ".join,
 )
-def test_commands_that_only_print_work(words, tmp_path):
+def test_documented_commands_that_only_print_succeed(words, tmp_path):
     settings = tmp_path / "config.json"
     settings.write_text('{"api_url": "http://127.0.0.1:9/api/v1", "api_key": "none"}')
     command = [BIN / words[0], *(settings if word == "CONFIG" else word for word in words[1:])]
@@ -238,22 +250,33 @@ def test_generated_pages_are_up_to_date_in_any_environment():
     assert done.returncode == 0, done.stderr
 
 
+def text_of(node: ast.AST) -> str | None:
+    """Return a string of the source with `…` for its variables."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"%[sd]|\{[^}]*\}", "…", node.value)
+    return None
+
+
 def code_strings() -> str:
-    """Return all strings of the packages and of the shell scripts, variables as `…`."""
-    found = []
-    for package in ("tap-datasync", "target-config", "ingestion", "sandbox", "monitoring"):
-        for path in (ROOT / package / "src").rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.JoinedStr):
-                    parts = node.values
-                    found.append("".join(p.value if isinstance(p, ast.Constant) else "…" for p in parts))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(re.sub(r"%[sd]|\{[^}]*\}", "…", node.value))
-    for path in [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*"), *ROOT.glob("docker/*.sh")]:
-        if path.is_file():
-            found.append(re.sub(r"\$\{?\w+\}?|\{[^}]*\}", "…", path.read_text()))
-    found += [path.read_text() for path in (ROOT / "target-config" / "sql").glob("*.sql")]
-    return "\n".join(found)
+    """Return all strings of the packages, and the shell scripts, with `…` for variables."""
+    sources = [
+        path
+        for name in (
+            "tap-datasync",
+            "target-config",
+            "ingestion",
+            "sandbox",
+            "monitoring",
+            "scripts",
+        )
+        for path in (ROOT / name).rglob("*.py")
+    ]
+    nodes = (node for path in sources for node in ast.walk(ast.parse(path.read_text())))
+    scripts = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("docker/*.sh")]
+    texts = [re.sub(r"\$\{?\w+\}?", "…", path.read_text()) for path in scripts]
+    return "\n".join([*filter(None, map(text_of, nodes)), *texts])
 
 
 def documented_messages() -> list[str]:

@@ -14,7 +14,8 @@ from datasync_sandbox.testing import temporary_postgres
 sys.path.insert(0, str(Path(__file__).parent))
 
 from datasync_monitor.database import ReconnectingConnection
-from datasync_monitor.progress import read_progress
+from datasync_monitor.progress import compute_progress
+from datasync_monitor.snapshot import read_snapshot
 from table_writer import TableWriter, connect, create_database, create_tables
 
 if TYPE_CHECKING:
@@ -56,6 +57,6 @@ def database(settings: DatabaseSettings) -> Iterator[ReconnectingConnection]:
 @pytest.fixture
 def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[..., Progress]:
     """Return a function that reads the progress at the writer's time."""
-    return lambda **options: database.run(
-        lambda connection: read_progress(connection, clock=writer.clock, **options)
+    return lambda schema="public": compute_progress(
+        database.run(lambda connection: read_snapshot(connection, schema)), writer.now
     )

@@ -44,10 +44,6 @@ class TableWriter:
     events_seen: int = 0
     bookmark: dict[str, Any] = field(default_factory=dict)
 
-    def clock(self) -> datetime:
-        """Return the time of the simulated load."""
-        return self.now
-
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self.now += timedelta(seconds=seconds)

@@ -172,10 +172,6 @@ def tab(browser: Browser, settings: DatabaseSettings, url: str) -> Iterator[Tab]
     tab.page.close()
 
 
-def test_a_database_without_tables_is_idle(tab: Tab) -> None:
-    tab.wait_for("Nothing loaded yet")
-
-
 def test_the_page_of_an_empty_database_updates_itself(writer: TableWriter, tab: Tab) -> None:
     tab.wait_for("Nothing loaded yet")
     tab.wait_for("idle")
@@ -217,7 +213,7 @@ def test_a_wait_for_the_rate_limit_is_shown(writer: TableWriter, tab: Tab) -> No
 def test_a_stuck_load_is_shown_with_its_reason(writer: TableWriter, tab: Tab) -> None:
     write_load(writer, "stuck")
     tab.wait_for("The load is stuck: no progress for 15 min")
-    tab.wait_for_metric("Time left", "-")
+    tab.wait_for_metric("Time left", "—")
     tab.wait_for_metric("Cursor expires in", "expired")
     tab.screenshot("stuck")
 

@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from datasync_monitor import event_stats
 from datasync_monitor.database import in_schema
-from datasync_monitor.event_stats import (
-    EventStats,
-    read_errors,
-    read_event_stats,
-    read_rejected,
-)
+from datasync_monitor.event_stats import EventStats, read_event_stats, read_rejected
 from psycopg import sql
 from table_writer import T0, partition_events, write_load
 
@@ -30,17 +25,14 @@ def explain(database: ReconnectingConnection, query: sql.Composed, values: dict[
     return json.dumps(row[0])
 
 
-def test_without_tables_there_are_no_events(database: ReconnectingConnection) -> None:
-    assert database.run(lambda c: read_event_stats(c, "public")) == EventStats()
-    assert database.run(lambda c: read_rejected(c, "public")) == ()
-    assert database.run(lambda c: read_errors(c, "public")) == {}
-
-
-def test_an_empty_table_has_no_events(
-    writer: TableWriter,  # noqa: ARG001
-    database: ReconnectingConnection,
+@pytest.mark.parametrize("tables", [False, True])
+def test_without_events_the_statistics_are_empty(
+    database: ReconnectingConnection, request: pytest.FixtureRequest, *, tables: bool
 ) -> None:
-    assert database.run(lambda c: read_event_stats(c, "public")).events == 0
+    if tables:
+        request.getfixturevalue("writer")
+    assert database.run(lambda c: read_event_stats(c, "public")) == EventStats()
+    assert database.run(lambda c: read_rejected(c, "public")) == ([], [])
 
 
 def test_a_small_table_is_counted_exactly(
@@ -48,7 +40,7 @@ def test_a_small_table_is_counted_exactly(
 ) -> None:
     write_load(writer, "stuck")
     stats = database.run(lambda c: read_event_stats(c, "public"))
-    assert stats.exact
+    assert stats.sampling_interval == 1
     by_type = writer.connection.execute("SELECT type, count(*) FROM events GROUP BY 1").fetchall()
     assert stats.by_type() == dict(by_type)
     width, counts = stats.over_time()
@@ -95,11 +87,13 @@ def test_rejected_events_come_newest_first_with_their_errors(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
     write_load(writer, "running")
-    errors = database.run(lambda c: read_errors(c, "public"))
-    assert errors == {"timestamp: cannot be read": 2, "id: missing": 1}
-    rows = database.run(lambda c: read_rejected(c, "public", limit=2))
-    assert [row.errors for row in rows] == [["timestamp: cannot be read"]] * 2
-    assert rows[0].rejected_at > rows[1].rejected_at
+    errors, rows = database.run(lambda c: read_rejected(c, "public", newest=2))
+    assert errors == [
+        {"error": "timestamp: cannot be read", "events": 2},
+        {"error": "id: missing", "events": 1},
+    ]
+    assert [row["errors"] for row in rows] == ["timestamp: cannot be read"] * 2
+    assert rows[0]["rejected_at"] > rows[1]["rejected_at"]
 
 
 def test_the_newest_rejected_events_are_found_without_reading_all(
@@ -113,10 +107,11 @@ def test_the_newest_rejected_events_are_found_without_reading_all(
            FROM generate_series(1, 6000) AS n""",
         (T0,),
     )
-    assert database.run(lambda c: read_errors(c, "public")) == {"new": 1000}
-    assert database.run(lambda c: read_errors(c, "public", limit=1001)) == {"new": 1000, "old": 1}
-    rows = database.run(lambda c: read_rejected(c, "public", limit=2))
-    assert [row.rejected_at - T0 for row in rows] == [timedelta(seconds=s) for s in (6000, 5999)]
+    errors, rows = database.run(lambda c: read_rejected(c, "public", newest=2))
+    assert errors == [{"error": "new", "events": 1000}]
+    assert [(row["rejected_at"] - T0).total_seconds() for row in rows] == [6000, 5999]
+    errors, _ = database.run(lambda c: read_rejected(c, "public", counted=1001))
+    assert {"error": "old", "events": 1} in errors
     start = database.run(lambda c: event_stats._start_of_newest(c, "public"))
     query = in_schema("public", event_stats._ERRORS)
     plan = explain(database, query, {"start": start, "limit": 1000})

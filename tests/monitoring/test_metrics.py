@@ -101,13 +101,6 @@ def test_without_a_database_only_that_is_exported() -> None:
     assert scrape(DatabaseSettings("127.0.0.1", port=1)) == {"datasync_database_up": 0}
 
 
-def test_a_database_that_refuses_counts_as_down(
-    settings: DatabaseSettings, writer: TableWriter
-) -> None:
-    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
-    assert scrape(settings) == {"datasync_database_up": 0}
-
-
 @needs_promtool
 @pytest.mark.parametrize("state", ["idle", "waiting", "finished"])
 def test_promtool_accepts_the_metrics(

@@ -42,7 +42,7 @@ def frame(progress: Progress, width: int, note: str | None = None) -> list[str]:
 
 
 VALUES = [
-    "50.0 %", "50,000 of 100,000 events", "1,250 events/s", "30 s left",
+    "50.0 %", "50,000 of 100,000 events", "1,250 events/s", "31 s left",
     "waiting 21 s for the rate limit",
     "10 pages", "cursor 1 min 29 s", "1 rejected", "1 restart", "2 retries", "checkpoint 30 s old",
 ]  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_wide_terminal_needs_two_lines(busy: Progress) -> None:
     first, second = frame(busy, 200)
     assert first.startswith("waiting  ━━━")
     assert first.count("━") == first.count("─") == 20, "half done is half a bar"
-    assert first.rstrip().endswith("30 s left")
+    assert first.rstrip().endswith("31 s left")
     assert second.startswith("waiting 21 s for the rate limit · 10 pages")
 
 
@@ -175,7 +175,7 @@ def test_pipes_and_dumb_terminals_are_not_live(monkeypatch: pytest.MonkeyPatch) 
 def test_a_log_line_has_the_same_values(busy: Progress) -> None:
     assert formatting.log_line(busy) == (
         "2026-01-27T19:00:40Z waiting pages=10 events=50000 expected=100000 percent=50.0 "
-        "rate=1250.0/s time_left=30s rate_limit=0/10 wait=21s cursor=89s rejected=1 restarts=1 "
+        "rate=1250.0/s time_left=31s rate_limit=0/10 wait=21s cursor=89s rejected=1 restarts=1 "
         "retries=2 checkpoint_age=30s sync=22222222-2222-4222-8222-222222222222 "
         "| waiting 21 s for the rate limit"
     )

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Loads made-up events with run-ingestion.sh into the PostgreSQL that DB_HOST and its
-# like name, and compares the table with the feed, event by event. For databases that
-# the tests do not bring along: every version that is supported. Arguments go to
-# run-ingestion.sh.
+# Loads sample events with run-ingestion.sh into the PostgreSQL server named by DB_HOST, DB_PORT,
+# DB_USER, DB_PASSWORD and DB_NAME, and compares the table with the feed, event by event. The CI
+# runs it with every supported version of PostgreSQL. Arguments go to run-ingestion.sh.
 set -eu
 cd "$(dirname -- "$0")/../.."
 : "${DB_HOST:?name the database: DB_HOST, DB_PORT, DB_USER, DB_PASSWORD, DB_NAME}"

@@ -1,4 +1,4 @@
-"""The hub's definition of the tap: it says what the tap says, and it works in an empty project."""
+"""The hub's definition of the tap agrees with the tap, and works in an empty project."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tap_datasync.config import SETTINGS
 
 FILE = ROOT / "hub" / "extractors" / "tap-datasync" / "datasync.yml"
 DEFINITION: dict[str, Any] = yaml.safe_load(FILE.read_text())
-# The hub's word for each kind of setting (meltano/hub, schemas/common/base_setting.schema.json).
+# The hub's name for each kind of setting (meltano/hub, schemas/common/base_setting.schema.json).
 KINDS = {"string": "string", "integer": "integer", "number": "decimal"}
 
 EMPTY = """\
@@ -43,7 +43,7 @@ plugins:
 """
 
 
-def test_capabilities_are_those_of_the_tap() -> None:
+def test_capabilities_match_tap() -> None:
     about = subprocess.run(
         [Path(sys.executable).parent / "tap-datasync", "--about", "--format=json"],
         check=True,
@@ -54,7 +54,7 @@ def test_capabilities_are_those_of_the_tap() -> None:
 
 
 @pytest.mark.parametrize(("name", "declared"), SETTINGS.to_dict()["properties"].items())
-def test_every_own_setting_is_as_the_tap_has_it(name: str, declared: dict[str, Any]) -> None:
+def test_settings_match_tap(name: str, declared: dict[str, Any]) -> None:
     offered = next(setting for setting in DEFINITION["settings"] if setting["name"] == name)
     assert offered["description"] == declared["description"]
     assert offered.get("value") == declared.get("default")
@@ -68,11 +68,11 @@ def test_required_settings_are_validated() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_added_to_an_empty_project_and_loads_with_another_loader(tmp_path: Path) -> None:
+def test_loads_in_empty_project_with_another_target(tmp_path: Path) -> None:
     home = tmp_path / "empty"
     home.mkdir()
     (home / "meltano.yml").write_text(EMPTY)
-    # Not on the index yet: the checkout stands in for the package of that name.
+    # The tap is not on PyPI yet, so the checkout is installed.
     local = FILE.read_text().replace(
         "pip_url: tap-datasync\n", f"pip_url: {ROOT / 'tap-datasync'}\n"
     )
@@ -90,4 +90,4 @@ def test_it_is_added_to_an_empty_project_and_loads_with_another_loader(tmp_path:
     assert {json.loads(line)["id"] for line in lines} == expected
     state = json.loads(project.meltano("state", "get", "dev:tap-datasync-to-target-jsonl").stdout)
     assert state["singer_state"]["bookmarks"]["events"]["cursor"] is None
-    assert state["singer_state"]["bookmarks"]["events"]["complete_to"]
+    assert state["singer_state"]["bookmarks"]["events"]["high_watermark"]

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXAMPLE = ROOT / "examples" / "two-accounts" / "accounts.meltano.yml"
-# As the example's README says.
-INCLUDE = '\ninclude_paths: ["*.meltano.yml"]\n'
+INCLUDE = "include_paths:\n- .sandbox/meltano.yml\n"
 
 
-def test_each_account_fills_its_own_schema_and_keeps_its_own_state(
-    project: Project, tmp_path: Path
-) -> None:
+def test_each_account_has_its_own_schema_and_state(project: Project, tmp_path: Path) -> None:
     (project.home / EXAMPLE.name).write_text(EXAMPLE.read_text())
-    with (project.home / "meltano.yml").open("a") as file:
-        file.write(INCLUDE)
+    meltano = (project.home / "meltano.yml").read_text()
+    assert INCLUDE in meltano
+    # As the README of the example describes it.
+    included = meltano.replace(INCLUDE, f"{INCLUDE}- {EXAMPLE.name}\n")
+    (project.home / "meltano.yml").write_text(included)
     with (
         temporary_postgres(tmp_path) as database,
         running_api(ApiOptions(port=0, events=300, seed=1, key="key-of-emea")) as emea,

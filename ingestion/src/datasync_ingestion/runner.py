@@ -1,7 +1,8 @@
-"""The load: attempts of the pipeline until one finishes or none can."""
+"""The load: attempts of the pipeline until one finishes or a retry cannot help."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from contextlib import suppress
@@ -10,7 +11,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import IO, TYPE_CHECKING, Any
 
-from datasync_monitor.database import DatabaseUnavailable
+from datasync_monitor.database import DatabaseRejected, DatabaseUnavailable
 from datasync_monitor.snapshot import read_checkpoint
 
 from datasync_ingestion import database
@@ -51,13 +52,14 @@ STALL_TIMEOUT_SECONDS = 15 * 60.0
 MIN_ATTEMPTS = 5
 
 _POLL_SECONDS = 0.25
+_DIGITS = re.compile(r"\d+")
 _SANDBOX_CHECK_SECONDS = 5.0
-# Exit codes of tap and target that another attempt would only repeat.
+# Exit codes of tap and target after which a retry fails the same way.
 _NO_RETRY = frozenset({EXIT_CONFIG, EXIT_PERMANENT, EXIT_BUSY})
 
 
 class Action(Enum):
-    """What follows from an attempt."""
+    """What to do after an attempt."""
 
     FINISH = "finish"
     RETRY = "retry"
@@ -79,10 +81,10 @@ def classify(
     checkpoint: Checkpoint | None,
     plugin_settings: Sequence[str] = (),
 ) -> Outcome:
-    """Decide what follows from an attempt.
+    """Classify the end of an attempt.
 
-    An exit code of tap or target that waiting cannot change decides, whatever else failed in
-    consequence. Meltano's exit code 0 counts only together with the checkpoint.
+    A permanent exit code of tap or target takes precedence over the errors that it caused.
+    Meltano's exit code 0 counts only if the checkpoint shows a finished scan.
 
     Args:
         code: Meltano's exit code; negative for a signal.
@@ -111,12 +113,12 @@ def classify(
 
 
 class RestartPolicy:
-    """Decides on the delay before the next attempt.
+    """Computes the delay before the next attempt.
 
-    After progress the pipeline starts again at once: its cursor lives for two minutes only.
+    After progress the pipeline restarts at once, because its cursor expires after two minutes.
     Without progress the delays grow, 0, 1, 2, 4, ... 60 seconds, and the run fails after a
-    quarter of an hour. A minimum number of attempts is made too, because one attempt may take
-    longer than that.
+    quarter of an hour. A minimum number of attempts is made in any case, because a single attempt
+    may take longer.
     """
 
     def __init__(
@@ -159,10 +161,10 @@ class RestartPolicy:
 
 
 class ProgressMarker:
-    """Whether a load progresses: the scan has seen more events than ever before, or has ended.
+    """Detects progress: the scan has seen more events than any before it, or has finished.
 
-    That the checkpoint was written is no progress: an attempt that fails at once may write it,
-    too. A scan that starts again progresses when it passes the end of the one before.
+    The time of the checkpoint is not used: an attempt that fails at once may write it as well. A
+    new scan counts as progress when it passes the position of the interrupted one.
     """
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
@@ -183,19 +185,19 @@ class ProgressMarker:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a load works with.
+    """Dependencies of a load.
 
     Attributes:
         root: The checkout.
         env: Meltano's whole environment.
         database: The connection.
-        display: What the user sees.
+        display: Shows progress and messages.
         log: The full log, line-buffered.
         signals: Reports signals.
-        ensure_sandbox: Starts what has died of the sandbox; returns whether all of it is at the
-            address where it was.
+        ensure_sandbox: Restarts the sandbox if it has ended; returns whether its addresses are
+            unchanged.
         plugin_settings: Names of the settings that Meltano reads by itself.
-        verbose: Whether the full log is shown, too.
+        verbose: Whether the full log is also printed.
     """
 
     root: Path
@@ -213,17 +215,18 @@ class LoadRunner:
     """Runs the pipeline until the scan has finished, or until no further attempt can help."""
 
     def __init__(self, context: RunContext, run: PipelineRun, policy: RestartPolicy | None) -> None:
-        """Start nothing yet.
+        """Store the arguments.
 
         Args:
-            context: What it works with.
+            context: Dependencies.
             run: The row of `pipeline_runs`.
-            policy: When a failed attempt is repeated; None for never.
+            policy: Delays between attempts; None for a single attempt.
         """
         self._context = context
         self._run = run
         self._policy = policy
         self._sandbox_checked_at = 0.0
+        self._last_warning = ""
         self.restarts = 0
 
     def run(self) -> Outcome:
@@ -246,15 +249,16 @@ class LoadRunner:
         return outcome
 
     def _run_attempts(self) -> Outcome:
-        marker = ProgressMarker(self._read_checkpoint())
+        marker = ProgressMarker(self._read_checkpoint(attempts=1))
         while True:
             outcome = self._attempt()
-            # The server may not have noticed yet that the target of the last attempt is gone.
+            # The server may not have released the lock of the previous attempt's target yet.
             own_lock = outcome.exit_code == EXIT_BUSY and self.restarts > 0
             if self._policy is None or not (outcome.action is Action.RETRY or own_lock):
                 return outcome
             self._ensure_sandbox()
-            delay = self._policy.next_delay(progressed=marker.update(self._read_checkpoint()))
+            progressed = marker.update(self._read_checkpoint(attempts=1))
+            delay = self._policy.next_delay(progressed=progressed)
             if delay is None:
                 message = f"{outcome.message} No progress over {self.restarts} restarts."
                 return Outcome(Action.FAIL, message, outcome.exit_code)
@@ -267,6 +271,13 @@ class LoadRunner:
     def _attempt(self) -> Outcome:
         context = self._context
         context.signals.check()
+        try:
+            # Without a database the tap would use up the rate limit in vain.
+            context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
+        except DatabaseRejected as error:
+            return Outcome(Action.FAIL, str(error), EXIT_CONFIG)
+        except DatabaseUnavailable as error:
+            return Outcome(Action.RETRY, str(error), EXIT_RETRY)
         pipeline = Pipeline(context.root, context.env)
         summary = AttemptSummary()
         try:
@@ -278,30 +289,38 @@ class LoadRunner:
                 self._check_sandbox_database()
         except BaseException:
             pipeline.stop()
-            # The rest of the log is kept, also when it cannot be shown any more.
+            # The rest is logged only, because the stop was requested.
             while text := pipeline.next_line(_POLL_SECONDS):
                 with suppress(OSError):
-                    self._process_line(parse_line(text), summary)
+                    self._process_line(parse_line(text), summary, shown=False)
             # Writing to a closed terminal fails before its SIGHUP is checked for.
             context.signals.check()
             raise
         code = pipeline.wait()
-        checkpoint = self._read_checkpoint() if code == 0 else None
+        checkpoint = None
+        if code == 0:
+            checkpoint = self._read_checkpoint(attempts=database.CONNECT_ATTEMPTS)
         return classify(code, summary, checkpoint, context.plugin_settings)
 
-    def _process_line(self, line: LogLine, summary: AttemptSummary) -> None:
+    def _process_line(self, line: LogLine, summary: AttemptSummary, *, shown: bool = True) -> None:
         if line.is_noise:
             return
         summary.add(line)
         print(line, file=self._context.log)
+        if not shown:
+            return
         if self._context.verbose:
             self._context.display.message(str(line))
         elif line.source != MELTANO and line.level == "warning":
-            # An error ends the attempt and is reported then, with its consequence.
-            self._context.display.message(f"{line.source}: {line.text}")
+            # An error ends the attempt and is reported then, with its consequence. A warning that
+            # differs from the last one by its numbers only is one of a series.
+            content = _DIGITS.sub("", line.text)
+            if content != self._last_warning:
+                self._context.display.message(f"{line.source}: {line.text}")
+            self._last_warning = content
 
     def _check_sandbox_database(self) -> None:
-        # The target waits for its database longer than the embedded one needs to start.
+        # The target retries for longer than the embedded PostgreSQL takes to start.
         now = time.monotonic()
         if (
             self._context.display.database_unreachable
@@ -328,10 +347,10 @@ class LoadRunner:
             self._context.signals.sleep(min(_POLL_SECONDS, remaining))
         display.note = None
 
-    def _read_checkpoint(self) -> Checkpoint | None:
+    def _read_checkpoint(self, *, attempts: int) -> Checkpoint | None:
         # An unreachable database is retried like any other failure.
         with suppress(DatabaseUnavailable):
-            return self._context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
+            return self._context.database.run(read_checkpoint, attempts=attempts)
         return None
 
     def _report(self, message: str) -> None:
@@ -343,7 +362,7 @@ class LoadRunner:
         print(LogLine(message, "run-ingestion", level, now), file=self._context.log)
 
     def _fail(self, message: str) -> None:
-        # The disk of the log may be the cause.
+        # A full disk may be the cause, and the log is on it.
         with suppress(OSError):
             self._log(message, "error")
         self._end("failed", message)

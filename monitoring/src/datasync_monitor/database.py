@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -224,8 +224,11 @@ class ReconnectingConnection:
                 statement took too long. The cause is psycopg's error.
         """
         with self._lock:
-            if self._connection is not None and not self._usable(self._connection):
-                self.close()
+            if self._connection is not None:
+                try:
+                    self._connection.execute("")
+                except psycopg.Error:
+                    self.close()
             if self._connection is None:
                 self._connection = self._connect_repeatedly(attempts)
             connection = self._connection
@@ -245,26 +248,15 @@ class ReconnectingConnection:
             self._connection.close()
         self._connection = None
 
-    @staticmethod
-    def _usable(connection: psycopg.Connection[Any]) -> bool:
-        """Whether an idle connection still answers."""
-        try:
-            connection.execute("")
-        except psycopg.Error:
-            return False
-        return not connection.closed
-
     def _connect_repeatedly(self, attempts: int) -> psycopg.Connection[Any]:
-        while True:
-            attempts -= 1
+        for _ in range(attempts - 1):
             try:
                 return self._connect()
-            except DatabaseRejected:
-                raise
-            except DatabaseUnavailable:
-                if attempts <= 0:
+            except DatabaseUnavailable as error:
+                if isinstance(error, DatabaseRejected):
                     raise
             self._sleep(RECONNECT_DELAY_SECONDS)
+        return self._connect()
 
     def _connect(self) -> psycopg.Connection[Any]:
         settings = self.settings
@@ -342,9 +334,17 @@ def read_rows(
         return cursor.execute(query, values).fetchall()
 
 
+def read_dicts(
+    connection: psycopg.Connection[Any], query: sql.Composed, values: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the rows of a query as dictionaries."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query, values).fetchall()
+
+
 @dataclass(frozen=True, slots=True)
 class TableSize:
-    """The size of a table: of all its partitions together, where it has any.
+    """The size of a table, with all its partitions.
 
     `blocks` are counted; `rows` and `rows_per_block` are estimates of PostgreSQL's statistics.
     """

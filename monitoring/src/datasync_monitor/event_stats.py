@@ -14,13 +14,13 @@ size, and need no index on `timestamp`, which would slow down every insert of a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from datasync_monitor.database import in_schema, read_rows, table_size
+from datasync_monitor.database import in_schema, read_dicts, read_rows, table_size
 
 if TYPE_CHECKING:
     import psycopg
@@ -47,11 +47,6 @@ class EventStats:
 
     sampling_interval: int = 1
     counts: tuple[HourlyCount, ...] = ()
-
-    @property
-    def exact(self) -> bool:
-        """Whether every event was counted."""
-        return self.sampling_interval == 1
 
     @property
     def events(self) -> int:
@@ -89,17 +84,6 @@ _MAX_INTERVALS = 60
 _MIDNIGHT = datetime.fromisoformat("2000-01-01T00:00:00+00:00")
 
 
-@dataclass(frozen=True, slots=True)
-class RejectedEvent:
-    """A row of `rejected_events`, its raw event cut to 500 characters."""
-
-    rejected_at: datetime | None
-    event_id: str | None
-    errors: list[str] = field(default_factory=list)
-    raw_event: str = ""
-    page: int | None = None
-
-
 _COUNT = """
     SELECT date_bin('1 hour', timestamp, 'epoch') AS hour, coalesce(type, '(none)') AS type,
            count(*) * %(interval)s::bigint AS events
@@ -121,13 +105,15 @@ _NEWEST_REJECTED = """
 """
 
 _REJECTED = f"""
-    SELECT rejected_at, event_id, coalesce(errors, '[]') AS errors,
+    SELECT rejected_at, coalesce(event_id, '(no id)') AS event_id,
+           (SELECT string_agg(error, '; ')
+            FROM jsonb_array_elements_text(errors) AS error) AS errors,
            left(raw_event, 500) AS raw_event, page
     FROM {_NEWEST_REJECTED} ORDER BY rejected_at DESC NULLS LAST
 """  # noqa: S608 - joined from constants of this module
 
 _ERRORS = f"""
-    SELECT error, count(*)::int
+    SELECT error, count(*)::int AS events
     FROM {_NEWEST_REJECTED}, jsonb_array_elements_text(coalesce(errors, '[]')) AS error
     GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20
 """  # noqa: S608 - joined from constants of this module
@@ -161,25 +147,20 @@ def read_event_stats(
 
 
 def read_rejected(
-    connection: psycopg.Connection[Any], schema: str, limit: int = 50
-) -> tuple[RejectedEvent, ...]:
-    """Read the newest rejected events, newest first."""
+    connection: psycopg.Connection[Any],
+    schema: str,
+    *,
+    newest: int = 50,
+    counted: int = REJECTED,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Count the newest rejected events by error, and read some of them, newest first."""
     start = _start_of_newest(connection, schema)
     if start is None:
-        return ()
-    values = {"start": start, "limit": limit}
-    return tuple(read_rows(connection, RejectedEvent, in_schema(schema, _REJECTED), values))
-
-
-def read_errors(
-    connection: psycopg.Connection[Any], schema: str, limit: int = REJECTED
-) -> dict[str, int]:
-    """Count the newest rejected events by error, the most frequent first."""
-    start = _start_of_newest(connection, schema)
-    if start is None:
-        return {}
-    query = in_schema(schema, _ERRORS)
-    return dict(connection.execute(query, {"start": start, "limit": limit}).fetchall())
+        return [], []
+    return (
+        read_dicts(connection, in_schema(schema, _ERRORS), {"start": start, "limit": counted}),
+        read_dicts(connection, in_schema(schema, _REJECTED), {"start": start, "limit": newest}),
+    )
 
 
 def _start_of_newest(connection: psycopg.Connection[Any], schema: str) -> str | None:

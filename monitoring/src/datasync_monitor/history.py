@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from datasync_monitor.database import has_table, in_schema, read_rows
+from datasync_monitor.database import has_table, in_schema, read_dicts
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import psycopg
 
 MAX_BUCKETS = 90
@@ -21,56 +23,24 @@ _WIDTHS_SECONDS = (5, 15, 60, 300, 900, 3600, 6 * 3600, 86_400, 7 * 86_400)
 
 
 @dataclass(frozen=True, slots=True)
-class Sync:
-    """One process of the tap that received at least one page."""
-
-    sync_id: str
-    started_at: datetime
-    ended_at: datetime
-    outcome: str
-    """`finished`, `open` (the newest sync of a scan in progress), or `interrupted`."""
-    pages: int
-    events: int
-    emitted: int
-    rejected: int
-    retries: int
-    rate_limit_wait_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TimeBucket:
-    """The pages received in one interval. `rate` is in events per second."""
-
-    at: datetime
-    pages: int
-    rate: float
-    rate_limit_wait_seconds: float
-    rate_limit_remaining: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class RetryCount:
-    """Requests repeated for one cause in one interval."""
-
-    at: datetime
-    cause: str
-    retries: int
-
-
-@dataclass(frozen=True, slots=True)
 class Timeline:
-    """The history of the load in intervals of equal `width`."""
+    """The history of the load in intervals of equal `width`, which begin `at` a time.
+
+    `buckets`: at, pages, rate (events per second), wait (seconds), remaining (requests left, or
+    None). `retries`: at, cause, retries.
+    """
 
     width: timedelta
-    buckets: tuple[TimeBucket, ...] = ()
-    retries: tuple[RetryCount, ...] = ()
+    buckets: list[dict[str, Any]] = field(default_factory=list)
+    retries: list[dict[str, Any]] = field(default_factory=list)
 
 
 # After the page that ends a scan there is no cursor, but neither is there after an end that came
 # too early and failed the sync: a scan ends where an incremental one was to end, or with all events
 # expected but for the deletions that the tap tolerates. The last page of a sync decides.
 _SYNCS = """
-    SELECT sync_id, min(requested_at) AS started_at, max(received_at) AS ended_at,
+    SELECT min(requested_at) AS started_at, max(received_at) AS ended_at,
+           max(received_at) - min(requested_at) AS duration,
            CASE WHEN (array_agg(
                     cursor_expires_at IS NULL AND (oldest_event_at <= incremental_to OR
                         events_seen >= events_expected - least(1000, events_expected / 100))
@@ -82,7 +52,9 @@ _SYNCS = """
            coalesce(sum(rejected), 0)::int AS rejected,
            coalesce(sum((SELECT sum(n::int) FROM jsonb_each_text(retries) AS r(cause, n))), 0)::int
                AS retries,
-           coalesce(sum(rate_limit_wait_seconds), 0)::float8 AS rate_limit_wait_seconds
+           make_interval(secs => coalesce(sum(rate_limit_wait_seconds), 0)::float8)
+               AS rate_limit_wait,
+           sync_id
     FROM {schema}.pages GROUP BY sync_id ORDER BY started_at DESC LIMIT %(limit)s
 """
 
@@ -96,12 +68,12 @@ _BUCKETS = """
     ), binned AS (
         SELECT date_bin(%(width)s, received_at, 'epoch') AS at, count(*)::int AS pages,
                sum(events)::float8 / extract(epoch FROM %(width)s::interval)::float8 AS rate,
-               sum(rate_limit_wait_seconds)::float8 AS rate_limit_wait_seconds,
-               min(rate_limit_remaining) AS rate_limit_remaining
+               sum(rate_limit_wait_seconds)::float8 AS wait,
+               min(rate_limit_remaining) AS remaining
         FROM {schema}.pages WHERE received_at >= %(since)s GROUP BY 1
     )
     SELECT grid.at, coalesce(pages, 0) AS pages, coalesce(rate, 0) AS rate,
-           coalesce(rate_limit_wait_seconds, 0) AS rate_limit_wait_seconds, rate_limit_remaining
+           coalesce(wait, 0) AS wait, remaining
     FROM grid LEFT JOIN binned USING (at) ORDER BY grid.at
 """
 
@@ -114,11 +86,14 @@ _RETRIES = """
 
 def read_syncs(
     connection: psycopg.Connection[Any], schema: str, limit: int = 20
-) -> tuple[Sync, ...]:
-    """Read the newest syncs, newest first."""
+) -> list[dict[str, Any]]:
+    """Read the newest syncs (processes of the tap that received a page), newest first.
+
+    Their outcome is `finished`, `open` (the newest, of a scan in progress) or `interrupted`.
+    """
     if not has_table(connection, schema, "pages"):
-        return ()
-    return tuple(read_rows(connection, Sync, in_schema(schema, _SYNCS), {"limit": limit}))
+        return []
+    return read_dicts(connection, in_schema(schema, _SYNCS), {"limit": limit})
 
 
 def read_timeline(
@@ -140,17 +115,12 @@ def read_timeline(
     values = {"since": since, "first": first, "last": last, "width": width}
     return Timeline(
         width,
-        tuple(read_rows(connection, TimeBucket, in_schema(schema, _BUCKETS), values)),
-        tuple(read_rows(connection, RetryCount, in_schema(schema, _RETRIES), values)),
+        read_dicts(connection, in_schema(schema, _BUCKETS), values),
+        read_dicts(connection, in_schema(schema, _RETRIES), values),
     )
 
 
 def bucket_width(length: timedelta) -> timedelta:
     """Return a round width, of which at most `MAX_BUCKETS` cover `length`."""
-    seconds = length.total_seconds()
-    return timedelta(
-        seconds=next(
-            (width for width in _WIDTHS_SECONDS if seconds / width <= MAX_BUCKETS),
-            _WIDTHS_SECONDS[-1],
-        )
-    )
+    widths = (timedelta(seconds=seconds) for seconds in _WIDTHS_SECONDS)
+    return next((width for width in widths if length / width <= MAX_BUCKETS), timedelta(days=7))

@@ -19,7 +19,6 @@ from datasync_monitor.health import (
 from datasync_monitor.snapshot import PageTotals, read_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     import psycopg
@@ -170,39 +169,24 @@ class Progress:
         return f"{self.state}: {self.amount}{share}, {self.activity}"
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """How far a scan is.
-
-    A scan to the oldest event is measured in events. An incremental scan is measured in event time
-    down to where it ends, because it sees a small part of all events.
-    """
-
-    fraction: float | None = None
-    incremental: bool = False
-    pages_left: int | None = None
-
-
 def read_progress(
     connection: psycopg.Connection[Any],
     *,
     schema: str = "public",
-    clock: Callable[[], datetime] | None = None,
     stall_timeout: timedelta = STALL_TIMEOUT,
 ) -> Progress:
     """Read the tables and compute the progress. Call it through `ReconnectingConnection.run`.
 
+    It is that of the database's clock. `pages` has the times of the tap's clock: where the two
+    differ, throughput and time left differ by as much.
+
     Args:
         connection: to the database.
         schema: of the tables.
-        clock: returns the aware current time; None takes the database's. `pages` has the times of
-            the tap's clock: where the two differ, throughput and time left differ by as much.
         stall_timeout: how long nothing may be loaded, beyond every announced wait.
     """
     snapshot = read_snapshot(connection, schema)
-    return compute_progress(
-        snapshot, clock() if clock else snapshot.now, stall_timeout=stall_timeout
-    )
+    return compute_progress(snapshot, snapshot.now, stall_timeout=stall_timeout)
 
 
 def compute_progress(
@@ -221,45 +205,48 @@ def compute_progress(
         return Progress(state, now, snapshot)
     active = state in {State.RUNNING, State.WAITING}
     completing = active and scan_ended(snapshot)
-    if completing or state is State.FINISHED:
-        completion = Completion(_ALMOST if completing else 1.0, pages_left=0)
-    else:
-        completion = compute_completion(snapshot)
+    ended = completing or state is State.FINISHED
+    incremental = None if ended else _incremental_fraction(snapshot)
+    fraction, pages_left = _completion(snapshot, incremental)
+    if ended:
+        fraction, pages_left = _ALMOST if completing else 1.0, 0
     until = last_page.received_at if last_page and not active else now
     return Progress(
         state,
         now,
         snapshot,
-        fraction=completion.fraction,
-        incremental=completion.incremental,
+        fraction=fraction,
+        incremental=incremental is not None,
         starting=starting,
         completing=completing,
         rate=throughput.events_per_second(pages, until),
-        time_left=throughput.time_left(pages, completion.pages_left, now, rate_limit)
-        if active and completion.pages_left is not None
+        time_left=throughput.time_left(pages, pages_left, now, rate_limit)
+        if active and pages_left is not None
         else None,
         rate_limit=rate_limit,
     )
 
 
-def compute_completion(snapshot: Snapshot) -> Completion:
-    """Measure the scan in progress by its checkpoint or, before there is one, by its last page."""
-    pages = snapshot.totals.pages
-    fraction = _incremental_fraction(snapshot)
-    if fraction is not None:
-        left = ceil(pages * (1 - fraction) / fraction) if fraction > 0 and pages else None
-        return Completion(min(fraction, _ALMOST), incremental=True, pages_left=left)
-    scan = snapshot.scan
+def _completion(snapshot: Snapshot, incremental: float | None) -> tuple[float | None, int | None]:
+    """Return the completed part of the scan in progress, and the pages that are left.
+
+    A scan to the oldest event is measured in events, by its checkpoint or, before there is one, by
+    its last page. An incremental scan sees a small part of all events; `incremental` measures it.
+    """
+    scan, pages = snapshot.scan, snapshot.totals.pages
+    if incremental is not None:
+        left = ceil(pages * (1 - incremental) / incremental) if incremental and pages else None
+        return min(incremental, _ALMOST), left
     seen, expected = scan.events_seen or 0, scan.events_expected or scan.total_events
     if not expected:
-        return Completion()
+        return None, None
     page_size = max((page.events for page in snapshot.pages), default=0)
     left = ceil(max(0, expected - seen) / page_size) if page_size else None
-    return Completion(min(seen / expected, _ALMOST), pages_left=left)
+    return min(seen / expected, _ALMOST), left
 
 
 def _incremental_fraction(snapshot: Snapshot) -> float | None:
-    """Return how much of the time down to the scan's end is done.
+    """Return how much of the event time down to the end of an incremental scan is done.
 
     None for a scan to the oldest event, also for one that did not end where it was to end.
     """

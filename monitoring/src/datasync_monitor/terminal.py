@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING
 
@@ -157,12 +158,12 @@ class LogLines:
         self._printed_at: datetime | None = None
         self._printed: tuple[object, ...] = ()
 
-    def next(self, progress: Progress) -> str | None:
-        """Return the line for this progress, or None where none is due."""
+    def next(self, progress: Progress, *, last: bool = False) -> str | None:
+        """Return the line for this progress, or None where none is due; the last one always is."""
         page = progress.snapshot.last_page
         content = (progress.state, progress.events_seen, page and (page.sync_id, page.page))
         early = self._printed_at is not None and progress.now - self._printed_at < _LINE_INTERVAL
-        if early or content == self._printed:
+        if not last and (early or content == self._printed):
             return None
         self._printed_at, self._printed = progress.now, content
         return formatting.log_line(progress)
@@ -183,58 +184,29 @@ def watch(
         pause: waits between two readings.
         follow: continue after the end of a scan, for loads that run on a schedule.
     """
-    with ReconnectingConnection(settings) as database:
-        readings = _read_repeatedly(database, stall_timeout, pause, follow=follow)
-        (_watch_live if is_live(sys.stdout) else _watch_lines)(readings)
-
-
-def _read_repeatedly(
-    database: ReconnectingConnection,
-    stall_timeout: timedelta,
-    pause: Callable[[], None],
-    *,
-    follow: bool,
-) -> Iterator[Progress | DatabaseUnavailable]:
-    while True:
-        try:
-            progress = database.run(
-                lambda connection: read_progress(
-                    connection, schema=database.settings.schema, stall_timeout=stall_timeout
+    view, lines = LiveView() if is_live(sys.stdout) else None, LogLines()
+    progress, reported = None, ""
+    with ReconnectingConnection(settings) as database, view or nullcontext():
+        while True:
+            try:
+                progress = database.run(
+                    lambda connection: read_progress(
+                        connection, schema=settings.schema, stall_timeout=stall_timeout
+                    )
                 )
-            )
-        except DatabaseUnavailable as error:
-            yield error
-        else:
-            yield progress
-            if progress.state is State.FINISHED and not follow:
+                error = ""
+            except DatabaseUnavailable as unavailable:
+                error = f"{unavailable} Trying again."
+            finished = not error and progress is not None and progress.state is State.FINISHED
+            last = finished and not follow
+            if view:
+                view.update(progress, error)
+            elif error:
+                if error != reported:
+                    print(error, file=sys.stderr, flush=True)  # noqa: T201
+            elif progress and (line := lines.next(progress, last=last)):
+                print(line, flush=True)  # noqa: T201
+            reported = error
+            if last:
                 return
-        pause()
-
-
-def _watch_live(readings: Iterable[Progress | DatabaseUnavailable]) -> None:
-    shown: Progress | None = None
-    with LiveView() as view:
-        for reading in readings:
-            if isinstance(reading, DatabaseUnavailable):
-                view.update(shown, note=f"{reading} Trying again.")
-            else:
-                shown = reading
-                view.update(reading)
-
-
-def _watch_lines(readings: Iterable[Progress | DatabaseUnavailable]) -> None:
-    lines, error = LogLines(), ""
-    unprinted: Progress | None = None
-    for reading in readings:
-        if isinstance(reading, DatabaseUnavailable):
-            if str(reading) != error:
-                error = str(reading)
-                print(f"{error} Trying again.", file=sys.stderr, flush=True)  # noqa: T201
-            continue
-        error = ""
-        line = lines.next(reading)
-        unprinted = None if line else reading
-        if line:
-            print(line, flush=True)  # noqa: T201
-    if unprinted:
-        print(formatting.log_line(unprinted), flush=True)  # noqa: T201
+            pause()

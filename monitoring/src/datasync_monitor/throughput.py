@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 RATE_WINDOW = timedelta(minutes=5)
 _SAMPLED_PAGES = 30
-_SIMULATED_PAGES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def latest_rate_limit(pages: Sequence[Page], window_seconds: float | None) -> Ra
 
     Args:
         pages: oldest first.
-        window_seconds: see `snapshot.ScanTotals`.
+        window_seconds: see `snapshot.Snapshot`.
     """
     if not pages:
         return None
@@ -76,29 +74,21 @@ def events_per_second(pages: Sequence[Page], until: datetime) -> float | None:
 def time_left(
     pages: Sequence[Page], pages_left: int, now: datetime, rate_limit: RateLimit | None
 ) -> timedelta | None:
-    """Simulate the remaining requests against the rate limit; return how long they take from `now`.
+    """Return how long the remaining requests take from `now`, waits for the rate limit included.
 
-    A sliding window is assumed: a request counts for one window after it was sent. With a fixed
-    window the result differs by at most one window.
+    The requests left are sent at once, a full limit in each window after the next reset, and the
+    rest after the last one. The result differs from the truth by at most one window.
     """
     seconds = _seconds_per_page(pages)
     if seconds is None:
         return None
-    if pages_left <= 0:
-        return timedelta(0)
-    if rate_limit is None or rate_limit.window_seconds <= 0:
-        return timedelta(seconds=pages_left * seconds)
-    window = rate_limit.window_seconds
-    if pages_left > _SIMULATED_PAGES:
-        return timedelta(seconds=pages_left * max(seconds, window / rate_limit.limit))
-    counted = deque(_counted_requests(pages, rate_limit))
-    at = max(now.timestamp(), pages[-1].received_at.timestamp())
-    for _ in range(pages_left):
-        if len(counted) >= rate_limit.limit:
-            at = max(at, counted.popleft() + window)
-        counted.append(at)
-        at += seconds
-    return timedelta(seconds=at - now.timestamp())
+    unlimited = timedelta(seconds=pages_left * seconds)
+    if rate_limit is None or pages_left <= rate_limit.remaining:
+        return unlimited
+    windows, last = divmod(pages_left - rate_limit.remaining - 1, rate_limit.limit)
+    wait = max(timedelta(0), rate_limit.reset_at - now)
+    wait += timedelta(seconds=windows * rate_limit.window_seconds + (last + 1) * seconds)
+    return max(unlimited, wait)
 
 
 def _seconds_per_page(pages: Sequence[Page]) -> float | None:
@@ -115,19 +105,3 @@ def _seconds_per_page(pages: Sequence[Page]) -> float | None:
     if not seconds and sample:
         seconds = [(sample[-1].received_at - sample[-1].requested_at).total_seconds()]
     return sum(seconds) / len(seconds) if seconds else None
-
-
-def _counted_requests(pages: Sequence[Page], rate_limit: RateLimit) -> list[float]:
-    """When the requests were sent that the API still counts: Unix seconds, oldest first.
-
-    The header's count is the right one: retries and other clients of the same key use up requests
-    that no page shows. They are assumed to be as old as the oldest counted request, which leaves
-    the window `rate_limit_reset_seconds` after the last request arrived.
-    """
-    last, window = pages[-1], rate_limit.window_seconds
-    used = max(0, rate_limit.limit - rate_limit.remaining)
-    sent = last.requested_at.timestamp()
-    known = [at for page in pages if (at := page.requested_at.timestamp()) > sent - window]
-    known = known[-used:] if used else []
-    oldest = sent + (last.rate_limit_reset_seconds or 0) - window
-    return [oldest] * (used - len(known)) + known

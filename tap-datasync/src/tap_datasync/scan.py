@@ -10,11 +10,20 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tap_datasync.state import ORDER_TOLERANCE, ScanState, lookback_of
+from tap_datasync.verification import (
+    MAX_OUTLIERS,
+    OUTLIER_GAP,
+    Counts,
+    Order,
+    PageAnomaly,
+    check_order,
+    count_events,
+    total_tolerance,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -25,14 +34,6 @@ if TYPE_CHECKING:
 
 MIN_EVENTS_BELOW = 3
 """Consecutive events below the bound of an incremental scan that end it."""
-
-MAX_OUTLIERS = 10
-"""Consecutive events that may lie far below their neighbours, e.g. in 1970, without the
-feed being unsorted. So the last ten events of a page are not confirmed by what follows:
-they are always emitted."""
-
-OUTLIER_GAP = timedelta(days=1)
-"""How far below their neighbours such events lie, at least, or as far as the lookback."""
 
 HEAD_GAP = timedelta(hours=1)
 """A newest event that is further ahead of the rest than this, or than the lookback, does
@@ -46,24 +47,6 @@ CURSOR_LIFETIME = timedelta(seconds=120)
 
 _MAX_CURSOR_LIFETIME_SECONDS = 86_400.0
 _SUDDEN_FALL = 10
-
-
-class PageAnomaly(Enum):
-    """Why a page is fetched again before it is used. The name is the key of the retry."""
-
-    CORRUPTED_PAGE = "the page holds text that is neither UTF-8 nor JSON"
-    REPEATED_PAGE = "the page repeats events of this scan and has no new ones"
-    TOTAL_DROP = "meta.total is far below its earlier values or the events read"
-    SHORT_PAGE = "the page has fewer events than others although more are announced"
-    EMPTY_PAGE = "the page is empty although more events are announced"
-    REPEATED_CURSOR = "the next cursor has been used before"
-    MISSING_CURSOR = "more events are announced, but there is no next cursor"
-    FALSE_END = "the feed ends before all of its events were read"
-
-    @property
-    def cause(self) -> str:
-        """Key in ``pages.retries``."""
-        return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,60 +72,14 @@ class PageResult:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """The order of a page's events, after those before it.
-
-    Attributes:
-        positions: Indices of the events that are in order: without outliers, repeated
-            events, future ones, and those without a timestamp.
-        minima: Lowest timestamp up to each of the last eleven events in order.
-        is_sorted: Whether the scan is sorted so far.
-    """
-
-    positions: list[int]
-    minima: deque[datetime]
-    is_sorted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Counts:
-    """Events read with a page, and how many there are to read."""
-
-    new: int
-    seen: int
-    expected: int
-    total: int
-    tolerance: int
-
-    @property
-    def missing(self) -> int:
-        """Events that remain to be read."""
-        return self.expected - self.seen
-
-    @property
-    def is_consistent(self) -> bool:
-        """Whether the totals of the scan agree with the events read."""
-        return self.seen - self.total <= self.tolerance
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether everything was read."""
-        return self.is_consistent and self.missing <= 0
-
-    @property
-    def may_end(self) -> bool:
-        """Whether an end of the feed is plausible."""
-        return self.is_consistent and self.missing <= self.tolerance
-
-
 class Scan:
     """A scan in progress.
 
     Attributes:
         state: State after the last page.
         is_finished: Whether the last page has ended the scan.
-        reference_total: Highest total of the last finished scan; 0 if there is none.
+        has_stalled: Whether another page without a new event is the end, if it may be one.
+        reference_total: Events that the feed is known to have held; 0 if none are.
     """
 
     def __init__(self, state: ScanState, *, lookback: timedelta, full: bool) -> None:
@@ -156,10 +93,11 @@ class Scan:
         resumed = state.cursor is not None
         self.state = state if resumed else state.start_scan()
         self.is_finished = False
+        self.has_stalled = False
+        self._was_resumed = resumed
         self._lookback = lookback_of(lookback)
-        self._outlier_gap = max(self._lookback, OUTLIER_GAP)
         self._full = full
-        self.reference_total = 0 if resumed or full else state.total_events or 0
+        self.reference_total = 0 if full else state.known_total or 0
         self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
         if self.state.scan_oldest_at is not None:
             self._minima.append(self.state.scan_oldest_at)
@@ -170,8 +108,9 @@ class Scan:
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
-        # A scan that has emitted something has no lower end only after `mark_incomplete`.
-        self._has_gaps = self.state.scan_newest_at is not None and self.state.scan_oldest_at is None
+        # Events above it were counted by the process that this one resumes.
+        self._counted_to = self.state.scan_oldest_at if resumed and state.in_order else None
+        self._processed_pages = 0
 
     def detect_anomaly(
         self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
@@ -188,11 +127,18 @@ class Scan:
         counts = self._count(page, repeated)
         if self._is_short(page, counts) and PageAnomaly.SHORT_PAGE not in ignored:
             return PageAnomaly.SHORT_PAGE
-        if self._stops_with(page) and self._reaches_loaded(page, self._check_order(page, repeated)):
+        order = self._check_order(page, repeated)
+        if (
+            self._stops_with(page)
+            and self._reaches_loaded(page, order)
+            and not self._misses_arrivals(page, counts)
+        ):
             return None
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
-        if page.records and not counts.new and not counts.is_complete:
+        # In a circle, a process may count again what the one before it has counted.
+        is_end = counts.is_complete and self.is_revisited(page) and not self._was_resumed
+        if page.records and not counts.new and not is_end:
             anomaly: PageAnomaly | None = PageAnomaly.REPEATED_PAGE
         else:
             anomaly = self._end_anomaly(page, counts)
@@ -208,30 +154,37 @@ class Scan:
         Then only the count at the end of the feed proves completeness: the scan does not
         stop before, skips nothing, and leaves no loaded range when it is interrupted.
         """
-        self._has_gaps = True
-        self.state = replace(self.state, scan_oldest_at=None)
+        self.state = replace(self.state, scan_has_gaps=True)
 
-    def expected(self, page: FetchedPage) -> int:
-        """Return how many events the scan has to read."""
-        return self._count(page, self._repeated(page)).expected
+    def count(self, page: FetchedPage) -> Counts:
+        """Return how many events were read with this page, and how many there are to read."""
+        return self._count(page, self._repeated(page))
 
     def is_revisited(self, page: FetchedPage) -> bool:
         """Return whether the page lies where the scan has been long before: in a circle.
 
-        It is one of the scan's pages, or holds both events at the border of two of them.
+        It is one of the scan's pages, or holds both events at the border of two of them, or
+        all of it is above the position from which this process resumed the scan.
         """
+        if page.records and len(self._counted_before(page)) == len(page.records):
+            return True
         ids = {record.id for record in page.records}.difference(*self._recent_ids)
         return bool(ids) and (
             _fingerprint(page) in self._fingerprints or len(self._borders & ids) > 1
         )
 
-    def may_end(self, page: FetchedPage) -> bool:
-        """Return whether the scan would be complete with this page, within the tolerance."""
-        return self._count(page, self._repeated(page)).may_end
+    def is_stuck_at(self, page: FetchedPage) -> bool:
+        """Return whether the scan ended here for the process before as well, near its end.
+
+        Then the missing events are more likely further up than behind this page.
+        """
+        counts = self.count(page)
+        is_first = self._was_resumed and not self._processed_pages
+        return is_first and self.state.scan_has_gaps and counts.missing * 10 <= counts.expected
 
     def exceeds_total(self, page: FetchedPage) -> bool:
         """Return whether more events were read than the feed holds: its cursors repeat."""
-        counts = self._count(page, self._repeated(page))
+        counts = self.count(page)
         excess = max(1000, counts.total // 100) + max(self._largest_page, page.returned)
         return counts.seen > counts.total + excess
 
@@ -263,24 +216,29 @@ class Scan:
         order = self._check_order(page, repeated)
         warnings = self._order_warnings(page, order, repeated)
         self._meet_anchors(page)
+        counts = self._count(page, repeated)
+        if self._stops_with(page) and self._misses_arrivals(page, counts):
+            warnings += self._once(
+                "The feed has grown by more events than were found above the last loaded ones: "
+                "reading to the oldest event."
+            )
+            self.mark_incomplete()
         reaches_loaded = self._stops_with(page) and self._reaches_loaded(page, order)
         skipped = self._loaded(page, order, to_the_end=reaches_loaded) | repeated
         emit = [record for index, record in enumerate(page.records) if index not in skipped]
-        counts = self._count(page, repeated)
         ends = counts.may_end and self._leads_nowhere(page, counts)
         self.state = self._state_after(page, order, counts, emitted=len(emit))
         self._remember(page, order)
         warnings += self._drop_foreign_anchors()
         incremental_to = self._incremental_to()
-        if reaches_loaded:
-            self._finish(at_oldest_event=False)
-        elif ends:
-            if counts.missing > 0:
+        self.is_finished = reaches_loaded or ends
+        if self.is_finished:
+            if ends and not reaches_loaded and counts.missing > 0:
                 warnings += self._once(
                     f"The feed ended after {counts.seen:,} of {counts.expected:,} events, which "
                     "is within the tolerance for deletions during a scan."
                 )
-            self._finish(at_oldest_event=True)
+            self.state = self.state.finish(at_oldest_event=not reaches_loaded)
         timestamps = [record.timestamp for record in page.records if record.timestamp is not None]
         return PageResult(
             emit=emit,
@@ -295,8 +253,6 @@ class Scan:
     def interrupt(self) -> ScanState:
         """Close the scan before its end; see :meth:`ScanState.interrupt`."""
         return self.state.interrupt(self._lookback)
-
-    # ---------------------------------------------------------------- identity
 
     def _repeated(self, page: FetchedPage) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
@@ -315,8 +271,24 @@ class Scan:
             recent.add(one)
         return repeated
 
-    def _remember(self, page: FetchedPage, order: _Order) -> None:
+    def _counted_before(self, page: FetchedPage) -> set[int]:
+        """Return the indices of events that the process before this one has counted.
+
+        They are emitted all the same: in an unsorted feed they may be new.
+        """
+        if self._counted_to is None:
+            return set()
+        return {
+            index
+            for index, record in enumerate(page.records)
+            if record.timestamp is not None
+            and record.timestamp - self._counted_to > ORDER_TOLERANCE
+            and record.timestamp <= page.received_at
+        }
+
+    def _remember(self, page: FetchedPage, order: Order) -> None:
         self._minima = order.minima
+        self._processed_pages += 1
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
         if not page.records:
@@ -327,35 +299,7 @@ class Scan:
         self._recent_ids.append(frozenset(record.id for record in page.records))
         self._recent_borders.append({page.records[0].id, page.records[-1].id})
 
-    # ------------------------------------------------------------------- order
-
-    def _check_order(self, page: FetchedPage, repeated: set[int]) -> _Order:
-        """Check that timestamps do not rise, outliers aside.
-
-        An event far below the ones before it is an outlier if what follows returns to them
-        within ten events: then it is left out of the order. Any other rise is a violation.
-        """
-        minima = self._minima.copy()
-        positions: list[int] = []
-        is_sorted = self.state.scan_sorted
-        for index, record in enumerate(page.records):
-            at = record.timestamp
-            if at is None or at > page.received_at or index in repeated:
-                continue
-            if minima and at - minima[-1] > ORDER_TOLERANCE and is_sorted:
-                kept = [lowest for lowest in minima if at - lowest <= ORDER_TOLERANCE]
-                # One after the other in 1970, and not a shard that ends.
-                if kept and kept[-1] - minima[len(kept)] > self._outlier_gap:
-                    outliers = len(minima) - len(kept)
-                    del positions[max(0, len(positions) - outliers) :]
-                    minima = deque(kept, maxlen=minima.maxlen)
-                else:
-                    is_sorted = False
-            minima.append(min(at, minima[-1]) if minima else at)
-            positions.append(index)
-        return _Order(positions, minima, is_sorted)
-
-    def _order_warnings(self, page: FetchedPage, order: _Order, repeated: set[int]) -> list[str]:
+    def _order_warnings(self, page: FetchedPage, order: Order, repeated: set[int]) -> list[str]:
         warnings: list[str] = []
         if repeated and len(repeated) < page.returned:
             warnings += self._once(
@@ -367,8 +311,6 @@ class Scan:
                 "the oldest event until one has found the whole feed sorted."
             )
         return warnings
-
-    # ------------------------------------------------------- what is loaded
 
     def _anchors(self) -> dict[str | None, datetime]:
         """Return the events that prove a loaded range or the watermark: id to timestamp."""
@@ -409,7 +351,7 @@ class Scan:
             "belongs to another feed. Nothing is skipped on the strength of it."
         )
 
-    def _loaded(self, page: FetchedPage, order: _Order, *, to_the_end: bool) -> set[int]:
+    def _loaded(self, page: FetchedPage, order: Order, *, to_the_end: bool) -> set[int]:
         """Return the indices of events that are certain to be loaded.
 
         Args:
@@ -417,7 +359,7 @@ class Scan:
             order: Its order.
             to_the_end: Whether the last events of the page are confirmed too.
         """
-        if not (order.is_sorted and self.state.in_order) or self._has_gaps:
+        if not (order.is_sorted and self.state.in_order) or self.state.scan_has_gaps:
             return set()
         ranges = [
             one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors
@@ -438,7 +380,7 @@ class Scan:
     def _may_stop(self) -> bool:
         """Whether the scan may end at the high watermark: its event has been met."""
         return (
-            not (self._full or self._has_gaps)
+            not (self._full or self.state.scan_has_gaps)
             and self.state.high_watermark is not None
             and self.state.high_watermark_id in self.state.scan_anchors
         )
@@ -447,7 +389,21 @@ class Scan:
         watermark = self.state.high_watermark
         return watermark is not None and watermark - at > self._lookback
 
-    def _reaches_loaded(self, page: FetchedPage, order: _Order) -> bool:
+    def _misses_arrivals(self, page: FetchedPage, counts: Counts) -> bool:
+        """Return whether the feed has grown by more events than an incremental scan has read.
+
+        Then events have arrived elsewhere than above the high watermark and in the lookback
+        below it, or the API has left some out.
+        """
+        below = 0
+        for record in reversed(page.records):
+            if record.timestamp is not None and not self._is_below(record.timestamp):
+                break
+            below += 1
+        growth = counts.expected - self.reference_total
+        return below > 0 and self.reference_total > 0 and growth > counts.seen - below
+
+    def _reaches_loaded(self, page: FetchedPage, order: Order) -> bool:
         """Return whether an incremental scan ends with this page.
 
         More than ten events below its bound end it. Fewer do if timestamps lead down to
@@ -470,7 +426,7 @@ class Scan:
         """Whether the scan may end at the high watermark once this page was processed."""
         anchor = self.state.high_watermark_id
         return self._may_stop or (
-            not (self._full or self._has_gaps)
+            not (self._full or self.state.scan_has_gaps)
             and self.state.high_watermark is not None
             and any(record.id == anchor for record in page.records)
         )
@@ -486,75 +442,64 @@ class Scan:
 
     # ------------------------------------------------------------ completeness
 
-    def _count(self, page: FetchedPage, repeated: set[int]) -> _Counts:
-        """Count distinct events, and how many the scan has to see.
+    def _check_order(self, page: FetchedPage, repeated: set[int]) -> Order:
+        return check_order(
+            page,
+            self._minima,
+            is_sorted=self.state.scan_sorted,
+            ignored=repeated,
+            outlier_gap=max(self._lookback, OUTLIER_GAP),
+        )
 
-        A small rise of ``meta.total`` is arrivals at the head, which this scan does not
-        read. A large one means that the earlier total was too low, as does a total below
-        the events already read. A fall changes nothing.
-        """
-        state = self.state
-        new = 0 if self.is_revisited(page) else page.returned - len(repeated)
-        seen = state.events_seen + new
-        if state.total_events is None:
-            total = expected = page.total
-        else:
-            rise = page.total - state.total_events
-            total = max(page.total, state.total_events)
-            expected = (
-                state.total_events if state.events_expected is None else state.events_expected
-            )
-            if state.total_events < state.events_seen:
-                expected = total
-            elif rise > _total_tolerance(state.total_events):
-                expected += rise
-        if self.reference_total - total > _total_tolerance(self.reference_total):
-            # The last scan has read far more: this feed is truncated, or its total is wrong.
-            expected = max(expected, self.reference_total)
-        # Less than a page, so that a whole page is never missing. Deletions that the page's
-        # own total confirms may be more.
-        confirmed = 0 <= seen - page.total <= expected // 100
-        share = 100 if confirmed else 1000
-        largest = max(self._largest_page, page.returned)
-        tolerance = min(1000, expected // share, max(0, largest - 1))
-        return _Counts(new, seen, expected, total, tolerance)
+    def _count(self, page: FetchedPage, repeated: set[int]) -> Counts:
+        return count_events(
+            self.state,
+            page,
+            new=0
+            if self.is_revisited(page)
+            else page.returned - len(repeated | self._counted_before(page)),
+            largest_page=self._largest_page,
+            reference_total=self.reference_total,
+        )
 
-    def _total_drops(self, page: FetchedPage, counts: _Counts) -> bool:
+    def _total_drops(self, page: FetchedPage, counts: Counts) -> bool:
         highest = max(counts.total, counts.seen, self.reference_total)
-        return highest - page.total > _total_tolerance(highest)
+        return highest - page.total > total_tolerance(highest)
 
-    def _end_anomaly(self, page: FetchedPage, counts: _Counts) -> PageAnomaly | None:
+    def _end_anomaly(self, page: FetchedPage, counts: Counts) -> PageAnomaly | None:
         cursor = page.next_cursor
         if page.has_more is False or (cursor is None and page.has_more is None):
-            return None if counts.may_end else PageAnomaly.FALSE_END
+            announced = self.state.scan_has_gaps and not counts.seen
+            return None if counts.may_end and not announced else PageAnomaly.FALSE_END
+        if cursor is not None and not self.cursor_seen(cursor):
+            # Arrivals may have been read in place of older events: then more may follow.
+            is_end = counts.seen and counts.is_complete and counts.seen >= counts.total
+            return None if page.returned or is_end else PageAnomaly.EMPTY_PAGE
         if counts.is_complete and counts.seen:
             return None
-        if cursor is None:
-            return PageAnomaly.MISSING_CURSOR
-        if self.cursor_seen(cursor):
-            return PageAnomaly.REPEATED_CURSOR
-        return None if page.returned else PageAnomaly.EMPTY_PAGE
+        return PageAnomaly.MISSING_CURSOR if cursor is None else PageAnomaly.REPEATED_CURSOR
 
-    def _is_short(self, page: FetchedPage, counts: _Counts) -> bool:
+    def _is_short(self, page: FetchedPage, counts: Counts) -> bool:
+        twice = len(page.records) - len({record.id for record in page.records})
+        largest = max(self._largest_page, page.returned)
         return (
-            0 < page.returned < self._largest_page
+            0 < page.returned - twice < largest
             and page.has_more is not False
             and page.next_cursor is not None
             and not counts.is_complete
         )
 
-    def _leads_nowhere(self, page: FetchedPage, counts: _Counts) -> bool:
+    def _leads_nowhere(self, page: FetchedPage, counts: Counts) -> bool:
         return (
             page.has_more is False
             or page.next_cursor is None
-            or (not counts.new and counts.seen > 0)
+            or (not page.returned and counts.seen > 0)
+            or (not counts.new and (self.has_stalled or self.is_revisited(page)))
             or self.cursor_seen(page.next_cursor)
         )
 
-    # ------------------------------------------------------------------- state
-
     def _state_after(
-        self, page: FetchedPage, order: _Order, counts: _Counts, *, emitted: int
+        self, page: FetchedPage, order: Order, counts: Counts, *, emitted: int
     ) -> ScanState:
         state = self.state
         newest_at, newest_id = self._newest(page, order)
@@ -566,7 +511,7 @@ class Scan:
             scan_newest_at=newest_at,
             scan_newest_id=newest_id,
             # The ten events after it are not confirmed yet: they may be outliers.
-            scan_oldest_at=order.minima[0] if order.minima and not self._has_gaps else None,
+            scan_oldest_at=order.minima[0] if order.minima else None,
             scan_last_id=page.records[-1].id if page.records else state.scan_last_id,
             scan_sorted=order.is_sorted,
             feed_sorted=state.feed_sorted and order.is_sorted,
@@ -578,7 +523,7 @@ class Scan:
             total_events=counts.total,
         )
 
-    def _newest(self, page: FetchedPage, order: _Order) -> tuple[datetime | None, str | None]:
+    def _newest(self, page: FetchedPage, order: Order) -> tuple[datetime | None, str | None]:
         """Return the newest event of the scan, future ones and outliers at the head aside."""
         newest_at, newest_id = self.state.scan_newest_at, self.state.scan_newest_id
         before = self._minima[-1] if self._minima else None
@@ -587,29 +532,16 @@ class Scan:
         for number, index in enumerate(order.positions[: judged + 1]):
             record = page.records[index]
             at = record.timestamp
-            if at is None or before is None or (number < judged and before - at > gap):
+            leads = number < judged and before is not None and at is not None and before - at > gap
+            if newest_at is None or leads:
                 newest_at, newest_id = at, record.id
             before = at
         return newest_at, newest_id
 
-    def _finish(self, *, at_oldest_event: bool) -> None:
-        self.is_finished = True
-        self.state = self.state.finish(at_oldest_event=at_oldest_event)
-
     def _once(self, message: str) -> list[str]:
-        if message in self._warned:
-            return []
+        is_new = message not in self._warned
         self._warned.add(message)
-        return [message]
-
-
-def _total_tolerance(total: int) -> int:
-    """Return how far ``meta.total`` may move between two pages.
-
-    One percent of a large feed, up to a thousand of a smaller one, and at most a twentieth
-    of a small one: what arrives or is deleted in the two minutes that a cursor lives.
-    """
-    return max(10, min(1000, total // 20), total // 100)
+        return [message] if is_new else []
 
 
 def _fingerprint(page: FetchedPage) -> int:

@@ -1,27 +1,41 @@
 """The page: three fragments that refresh themselves, each at its own interval.
 
-Streamlit runs this file for every visitor.
+Streamlit runs this file for every visitor. All visitors share one connection, and each result for
+one interval.
 """
 
 from __future__ import annotations
 
 import html
+import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from datasync_monitor import formatting
-from datasync_monitor.database import DatabaseUnavailable
-from datasync_monitor.event_stats import REJECTED, EventStats
+from datasync_monitor.database import (
+    DatabaseSettings,
+    DatabaseUnavailable,
+    ReconnectingConnection,
+)
+from datasync_monitor.event_stats import REJECTED, EventStats, read_event_stats, read_rejected
 from datasync_monitor.health import State
-from datasync_monitor.web import cached_queries, charts, metric_cards
+from datasync_monitor.history import read_syncs, read_timeline
+from datasync_monitor.progress import read_progress
+from datasync_monitor.web import charts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasync_monitor.history import Timeline
     from datasync_monitor.progress import Progress
+
+# The script's arguments; see `launch.serve`.
+_SCHEMA = sys.argv[1]
+_INTERVAL, _STALL_TIMEOUT = (timedelta(seconds=float(argument)) for argument in sys.argv[2:4])
+_SLOW_INTERVAL = 7.5 * _INTERVAL
+"""Between queries of `events` and `rejected_events`: 15 s by default."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _THIS_SCAN = "this scan"
@@ -60,19 +74,52 @@ _ICON = (
 )
 
 
-def _read(name: str, query: Callable[[], Any]) -> tuple[Any, str]:
+@st.cache_resource
+def _database() -> ReconnectingConnection:
+    return ReconnectingConnection(DatabaseSettings.from_environment(schema=_SCHEMA))
+
+
+# Cached a little shorter than the interval, so that a refresh finds no result of the previous one.
+@st.cache_data(ttl=0.8 * _INTERVAL, show_spinner=False)
+def _progress() -> Progress:
+    return _database().run(
+        lambda connection: read_progress(connection, schema=_SCHEMA, stall_timeout=_STALL_TIMEOUT)
+    )
+
+
+@st.cache_data(ttl=0.8 * _INTERVAL, show_spinner=False)
+def _timeline(since: datetime, until: datetime) -> Timeline:
+    return _database().run(lambda connection: read_timeline(connection, _SCHEMA, since, until))
+
+
+@st.cache_data(ttl=0.8 * _SLOW_INTERVAL, show_spinner=False)
+def _syncs() -> list[dict[str, Any]]:
+    return _database().run(lambda connection: read_syncs(connection, _SCHEMA))
+
+
+@st.cache_data(ttl=0.8 * _SLOW_INTERVAL, show_spinner=False)
+def _event_stats() -> EventStats:
+    return _database().run(lambda connection: read_event_stats(connection, _SCHEMA))
+
+
+@st.cache_data(ttl=0.8 * _SLOW_INTERVAL, show_spinner=False)
+def _rejected() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    return _database().run(lambda connection: read_rejected(connection, _SCHEMA))
+
+
+def _read(name: str, query: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
     """Return a result and no error, or this visitor's last result (or None) and the error."""
     try:
-        st.session_state[name] = query()
+        st.session_state[name] = query(*arguments)
     except DatabaseUnavailable as error:
         return st.session_state.get(name), str(error)
     return st.session_state[name], ""
 
 
-@st.fragment(run_every=cached_queries.INTERVAL_SECONDS)
+@st.fragment(run_every=_INTERVAL)
 def _show_progress() -> None:
     progress: Progress | None
-    progress, error = _read("progress", cached_queries.progress)
+    progress, error = _read("progress", _progress)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.title("Events load", anchor=False, width="content")
         if error:
@@ -81,10 +128,9 @@ def _show_progress() -> None:
             st.badge(str(progress.state), color=_COLOURS[progress.state])
         st.space("stretch")
         as_of = f"as of {progress.now:%Y-%m-%d %H:%M:%S} UTC" if progress else "not read yet"
-        location = cached_queries.database().settings.location
-        st.caption(f"{location} · {as_of}", width="content")
+        st.caption(f"{_database().settings.location} · {as_of}", width="content")
     if error:
-        st.error(f"{error} Trying again every {cached_queries.INTERVAL_SECONDS:g} s.")
+        st.error(f"{error} Trying again every {_INTERVAL.total_seconds():g} s.")
     if progress is None:
         return
     if progress.state is State.IDLE:
@@ -96,12 +142,62 @@ def _show_progress() -> None:
             "checkpoint. If its process is still running, stop it first."
         )
     st.progress(progress.fraction or 0.0, text=progress.headline)
-    for cards in (metric_cards.scan_cards(progress), metric_cards.detail_cards(progress)):
-        for column, card in zip(st.columns(len(cards)), cards, strict=True):
-            column.metric(*card, delta_color="off", delta_arrow="off", border=True)
+    columns = [*st.columns(4), *st.columns(4)]
+    for column, (label, value, remark) in zip(columns, _metrics(progress), strict=True):
+        column.metric(label, value, remark, delta_color="off", delta_arrow="off", border=True)
 
 
-@st.fragment(run_every=cached_queries.INTERVAL_SECONDS)
+def _metrics(progress: Progress) -> tuple[tuple[str, str | None, str], ...]:
+    """Return label, value and remark of each metric; Streamlit shows None as a dash."""
+    limit, lifetime, totals = progress.rate_limit, progress.cursor_lifetime, progress.totals
+    expected, rate, age = progress.events_expected, progress.rate, progress.checkpoint_age
+    restarts = formatting.plural(progress.restarts, "restart")
+    time_left = ("Time left", _duration(progress.time_left), "including waits for the rate limit")
+    if progress.state is State.FINISHED:
+        last, first = progress.snapshot.last_activity_at, totals.started_at
+        took = last - first if last and first else None
+        time_left = ("Duration", _duration(took), "from first request to last page")
+    return (
+        (
+            "Events of this scan",
+            formatting.count(progress.events_seen),
+            "so far" if expected is None else f"of {formatting.count(expected)} expected",
+        ),
+        (
+            "Done",
+            None if progress.fraction is None else formatting.percent(progress.fraction),
+            formatting.plural(totals.pages, "page"),
+        ),
+        (
+            "Throughput",
+            None if rate is None else formatting.per_second(rate),
+            "over the last 5 minutes of the scan",
+        ),
+        time_left,
+        (
+            "Requests left",
+            f"{limit.remaining} of {limit.limit}" if limit else None,
+            f"waiting {_duration(progress.wait)}" if progress.wait else "after the last page",
+        ),
+        (
+            "Cursor expires in",
+            _duration(lifetime) if lifetime or lifetime is None else "expired",
+            "no scan in progress" if lifetime is None else "of the scan in progress",
+        ),
+        ("Checkpoint age", _duration(age), "since it was last written"),
+        (
+            "Rejected events",
+            formatting.count(totals.rejected),
+            f"{restarts}, {formatting.plural(progress.retried_requests, 'retry', 'retries')}",
+        ),
+    )
+
+
+def _duration(length: timedelta | None) -> str | None:
+    return None if length is None else formatting.duration(length)
+
+
+@st.fragment(run_every=_INTERVAL)
 def _show_history() -> None:
     progress: Progress | None = st.session_state.get("progress")
     last_page = progress.snapshot.last_page if progress else None
@@ -123,9 +219,7 @@ def _show_history() -> None:
     finished = progress.state is State.FINISHED
     until = last_page.received_at if finished else progress.now
     timeline: Timeline | None
-    timeline, _ = _read(
-        "timeline", lambda: cached_queries.timeline(_round_down(since), _round_down(until))
-    )
+    timeline, _ = _read("timeline", _timeline, _round_down(since), _round_down(until))
     if timeline is None or not timeline.buckets:
         st.caption("No page in this period.")
     else:
@@ -135,21 +229,22 @@ def _show_history() -> None:
         _show_chart(right, f"Pages {per}, and requests left", charts.rate_limit(timeline))
         _show_chart(left, f"Rate limit waits {per}", charts.rate_limit_waits(timeline))
         _show_chart(right, f"Retries by cause {per}", charts.retries(timeline))
-    syncs, _ = _read("syncs", cached_queries.syncs)
+    syncs, _ = _read("syncs", _syncs)
     if syncs:
         st.subheader("Syncs", anchor=False)
-        _show_table(st, metric_cards.sync_table(syncs))
+        st.caption("Times are UTC.")
+        _show_table(st, syncs)
 
 
 def _round_down(at: datetime) -> datetime:
     """Round to a whole interval, so that visitors at almost the same time share a result."""
-    return at - (at - _EPOCH) % timedelta(seconds=cached_queries.INTERVAL_SECONDS)
+    return at - (at - _EPOCH) % _INTERVAL
 
 
-@st.fragment(run_every=cached_queries.SLOW_INTERVAL_SECONDS)
+@st.fragment(run_every=_SLOW_INTERVAL)
 def _show_events() -> None:
     stats: EventStats | None
-    stats, error = _read("event_stats", cached_queries.event_stats)
+    stats, error = _read("event_stats", _event_stats)
     if error:
         st.caption(error)
     if stats is not None and stats.counts:
@@ -160,7 +255,7 @@ def _show_events() -> None:
         _show_chart(left, "By type", charts.events_by_type(stats))
         _show_chart(right, f"By time, per {width}", charts.events_over_time(stats))
     progress: Progress | None = st.session_state.get("progress")
-    rejected, _ = _read("rejected", cached_queries.rejected)
+    rejected, _ = _read("rejected", _rejected)
     if rejected is None or progress is None or progress.state is State.IDLE:
         return
     errors, newest = rejected
@@ -170,12 +265,12 @@ def _show_events() -> None:
         return
     st.caption(f"Errors of the newest {REJECTED:,}, and the newest {len(newest)} in full.")
     left, right = st.columns([2, 3])
-    _show_table(left, [{"error": error, "events": events} for error, events in errors.items()])
-    _show_table(right, metric_cards.rejected_table(newest))
+    _show_table(left, errors)
+    _show_table(right, newest)
 
 
 def _precision(stats: EventStats) -> str:
-    if stats.exact:
+    if stats.sampling_interval == 1:
         return f"All {formatting.count(stats.events)} events counted."
     about = formatting.count(round(stats.events, -4))
     return (
@@ -194,9 +289,9 @@ def _show_chart(column: Any, title: str, spec: charts.Spec | None) -> None:
 
 def _show_table(column: Any, rows: list[dict[str, Any]]) -> None:
     """Show rows as an HTML table; `st.dataframe` would need pandas and pyarrow."""
-    head = "".join(
-        f"<th{_alignment(value)}>{html.escape(name)}</th>" for name, value in rows[0].items()
-    )
+    if not rows:
+        return
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in rows[0])
     body = "".join(f"<tr>{''.join(map(_cell, row.values()))}</tr>" for row in rows)
     column.html(
         f'<div class="datasync-table"><table><thead><tr>{head}</tr></thead>'
@@ -205,12 +300,13 @@ def _show_table(column: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:,}" if isinstance(value, int) else str(value or "")
-    return f"<td{_alignment(value)}>{html.escape(text)}</td>"
-
-
-def _alignment(value: Any) -> str:
-    return ' class="number"' if isinstance(value, int) else ""
+    if isinstance(value, int):
+        return f'<td class="number">{value:,}</td>'
+    if isinstance(value, datetime):
+        value = f"{value:%Y-%m-%d %H:%M:%S}"
+    elif isinstance(value, timedelta):
+        value = formatting.duration(value)
+    return f"<td>{html.escape(value or '')}</td>"
 
 
 st.set_page_config(page_title="Events load", page_icon=_ICON, layout="wide")

@@ -23,96 +23,64 @@ _ROW_HEIGHT = 34
 _CHART_WIDTH = 450
 """Pixels, about; for the width of bars."""
 
-_INTEGER_AXIS = {"tickMinStep": 1, "tickCount": 4}
+_INTEGERS = {"tickMinStep": 1, "tickCount": 4}
 
 
 def throughput(timeline: Timeline) -> Spec:
     """Events per second."""
-    area = {
-        "mark": {
-            "type": "area",
-            "interpolate": "step-after",
-            "color": BLUE,
-            "opacity": 0.18,
-            "line": {"color": BLUE},
-        },
-        "encoding": {
-            "x": _time_axis(timeline),
-            "y": _number("rate", "events/s", {"format": "~s", "tickCount": 4}),
-            "tooltip": [_time_tooltip(), _tooltip("rate", "events/s", ",.1f")],
-        },
+    mark = {
+        "type": "area",
+        "interpolate": "step-after",
+        "color": BLUE,
+        "opacity": 0.18,
+        "line": {"color": BLUE},
     }
-    return _chart(_buckets(timeline), area)
+    return _over_time(timeline, mark, _number("rate", "events/s", format="~s", tickCount=4))
 
 
 def rate_limit(timeline: Timeline) -> Spec:
     """Pages as bars, and the lowest number of requests left as a line."""
-    x = _time_axis(timeline)
-    tooltip = [_time_tooltip(), _tooltip("pages", "pages"), _tooltip("remaining", "requests left")]
-    bars = {
-        "mark": {"type": "bar", "color": GREEN, "opacity": 0.55, **_bar(timeline)},
-        "encoding": {
-            "x": x,
-            "y": _number("pages", "pages", {**_INTEGER_AXIS, "titleColor": GREEN}),
-            "tooltip": tooltip,
-        },
-    }
     line = {
-        "transform": [{"filter": "isValid(datum.remaining)"}],
-        "mark": {
-            "type": "line",
-            "color": AMBER,
-            "interpolate": "step-after",
-            "point": {"color": AMBER, "size": 18},
-        },
-        "encoding": {
-            "x": x,
-            "y": _number("remaining", "requests left", {**_INTEGER_AXIS, "titleColor": AMBER}),
-            "tooltip": tooltip,
-        },
+        "type": "line",
+        "color": AMBER,
+        "interpolate": "step-after",
+        "point": {"color": AMBER, "size": 18},
     }
-    return {**_chart(_buckets(timeline), bars, line), "resolve": {"scale": {"y": "independent"}}}
+    bars = _over_time(
+        timeline,
+        {"type": "bar", "color": GREEN, "opacity": 0.55},
+        _number("pages", "pages", titleColor=GREEN, **_INTEGERS),
+    )
+    left = _over_time(
+        timeline, line, _number("remaining", "requests left", titleColor=AMBER, **_INTEGERS)
+    )
+    left["layer"][0]["transform"] = [{"filter": "isValid(datum.remaining)"}]
+    bars["layer"] += left["layer"]
+    return {**bars, "resolve": {"scale": {"y": "independent"}}}
 
 
 def rate_limit_waits(timeline: Timeline) -> Spec | None:
     """Seconds spent waiting for the rate limit; None where there were none."""
-    if not any(bucket.rate_limit_wait_seconds for bucket in timeline.buckets):
+    if not any(bucket["wait"] for bucket in timeline.buckets):
         return None
-    bars = {
-        "mark": {"type": "bar", "color": SLATE, "opacity": 0.7, **_bar(timeline)},
-        "encoding": {
-            "x": _time_axis(timeline),
-            "y": {**_number("wait", "seconds", {"tickCount": 4}), "scale": {"domainMin": 0}},
-            "tooltip": [_time_tooltip(), _tooltip("wait", "seconds", ",.1f")],
-        },
-    }
-    return _chart(_buckets(timeline), bars)
+    mark = {"type": "bar", "color": SLATE, "opacity": 0.7}
+    y = {**_number("wait", "seconds", tickCount=4), "scale": {"domainMin": 0}}
+    return _over_time(timeline, mark, y)
 
 
 def retries(timeline: Timeline) -> Spec | None:
     """Retries by cause; None where there were none."""
     if not timeline.retries:
         return None
-    data = [
-        {"at": count.at.isoformat(), "cause": count.cause, "retries": count.retries}
-        for count in timeline.retries
-    ]
-    bars = {
-        "mark": {"type": "bar", **_bar(timeline)},
-        "encoding": {
-            "x": _time_axis(timeline),
-            "y": _number("retries", "retries", _INTEGER_AXIS),
-            "color": {
-                "field": "cause",
-                "type": "nominal",
-                "title": None,
-                "scale": {"range": _PALETTE[2:]},
-                "legend": {"orient": "top"},
-            },
-            "tooltip": [_time_tooltip(), {"field": "cause"}, _tooltip("retries", "retries")],
-        },
+    color = {
+        "field": "cause",
+        "type": "nominal",
+        "title": None,
+        "scale": {"range": _PALETTE[2:]},
+        "legend": {"orient": "top"},
     }
-    return _chart(data, bars)
+    y = _number("retries", "retries", **_INTEGERS)
+    return _over_time(timeline, {"type": "bar"}, y, data=timeline.retries, color=color)
 
 
 def events_by_type(stats: EventStats) -> Spec:
@@ -136,7 +104,6 @@ def events_by_type(stats: EventStats) -> Spec:
             "axis": None,
             "scale": {"domain": [0, 1.45 * max(counts.values())]},  # leaves space for the labels
         },
-        "tooltip": [{"field": "type"}, _tooltip("events", "events", ",")],
     }
     bars = {
         "mark": {"type": "bar", "color": BLUE, "cornerRadiusEnd": 3, "height": {"band": 0.65}},
@@ -157,22 +124,12 @@ def events_over_time(stats: EventStats) -> Spec:
         {"at": at.isoformat(), "to": (at + width).isoformat(), "type": name, "events": events}
         for (at, name), events in counts.items()
     ]
-    date_format = "%d %b" if width > timedelta(hours=1) else "%d %b %H:%M"
     bars = {
-        "mark": {"type": "bar", "binSpacing": 1},
+        "mark": {"type": "bar", "binSpacing": 1, "tooltip": True},
         "encoding": {
-            "x": {
-                "field": "at",
-                "type": "temporal",
-                "title": None,
-                "scale": {"type": "utc"},
-                "axis": {"format": date_format, "labelOverlap": True, "tickCount": 6},
-            },
+            "x": _time("%d %b" if width > timedelta(hours=1) else "%d %b %H:%M"),
             "x2": {"field": "to"},
-            "y": {
-                **_number("events", "events", {"format": "~s", "tickCount": 5}),
-                "aggregate": "sum",
-            },
+            "y": {**_number("events", "events", format="~s", tickCount=5), "aggregate": "sum"},
             "color": {
                 "field": "type",
                 "type": "nominal",
@@ -181,67 +138,46 @@ def events_over_time(stats: EventStats) -> Spec:
                 "scale": {"domain": types, "range": _PALETTE},
                 "legend": {"orient": "top", "columns": 4, "symbolType": "square"},
             },
-            "tooltip": [
-                _time_tooltip("%d %b %Y %H:%M"),
-                {"field": "type"},
-                {**_tooltip("events", "events", ","), "aggregate": "sum"},
-            ],
         },
     }
     return _chart(data, bars, height=max(_HEIGHT, _ROW_HEIGHT * len(types)))
 
 
 def _chart(data: list[Spec], *layers: Spec, height: int = _HEIGHT) -> Spec:
-    return {"height": height, "layer": [{"data": {"values": data}, **layer} for layer in layers]}
+    return {
+        "height": height,
+        "config": {"timeFormat": "%d %b %H:%M:%S"},  # of the tooltips
+        "layer": [{"data": {"values": data}, **layer} for layer in layers],
+    }
 
 
-def _buckets(timeline: Timeline) -> list[Spec]:
-    return [
-        {
-            "at": bucket.at.isoformat(),
-            "rate": round(bucket.rate, 1),
-            "pages": bucket.pages,
-            "wait": round(bucket.rate_limit_wait_seconds, 1),
-            "remaining": bucket.rate_limit_remaining,
-        }
-        for bucket in timeline.buckets
-    ]
-
-
-def _time_axis(timeline: Timeline) -> Spec:
-    """Return an axis that is the same in all charts of a timeline, so that they can be compared."""
-    first, last = timeline.buckets[0].at, timeline.buckets[-1].at + timeline.width
+def _over_time(
+    timeline: Timeline, mark: Spec, y: Spec, *, data: list[Spec] | None = None, **channels: Spec
+) -> Spec:
+    """Return a chart with a time axis that is the same in all charts of a timeline."""
+    rows = timeline.buckets if data is None else data
+    first, last = timeline.buckets[0]["at"], timeline.buckets[-1]["at"] + timeline.width
     if last - first < timedelta(minutes=10):
         time_format = "%H:%M:%S"
     else:
         time_format = "%H:%M" if last - first <= timedelta(days=1) else "%d %b"
+    x = _time(time_format, domain=[first.isoformat(), last.isoformat()])
+    if mark["type"] == "bar":
+        width = max(2.0, 0.8 * _CHART_WIDTH / len(timeline.buckets))
+        mark = {**mark, "align": "left", "size": width, "clip": True}
+    layer = {"mark": {**mark, "tooltip": True}, "encoding": {"x": x, "y": y, **channels}}
+    return _chart([{**row, "at": row["at"].isoformat()} for row in rows], layer)
+
+
+def _time(time_format: str, **scale: Any) -> Spec:
     return {
         "field": "at",
         "type": "temporal",
         "title": None,
-        "scale": {"type": "utc", "domain": [first.isoformat(), last.isoformat()]},
+        "scale": {"type": "utc", **scale},
         "axis": {"format": time_format, "labelOverlap": True, "tickCount": 6},
     }
 
 
-def _bar(timeline: Timeline) -> Spec:
-    width = max(2.0, 0.8 * _CHART_WIDTH / len(timeline.buckets))
-    return {"align": "left", "size": width, "clip": True}
-
-
-def _number(name: str, title: str, axis: Spec) -> Spec:
+def _number(name: str, title: str, **axis: Any) -> Spec:
     return {"field": name, "type": "quantitative", "title": title, "axis": axis}
-
-
-def _tooltip(name: str, title: str, number_format: str = ",") -> Spec:
-    return {"field": name, "type": "quantitative", "title": title, "format": number_format}
-
-
-def _time_tooltip(time_format: str = "%H:%M:%S") -> Spec:
-    return {
-        "field": "at",
-        "type": "temporal",
-        "title": "UTC",
-        "format": time_format,
-        "formatType": "utcFormat",
-    }

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from datasync_monitor.database import DatabaseSettings
 
-APP = Path(__file__).with_name("app.py")
-
 _OPTIONS = {
     "server.headless": "true",  # or it opens a browser and asks for an e-mail address
     "server.fileWatcherType": "none",
@@ -29,26 +27,6 @@ _OPTIONS = {
 }
 
 
-def command(
-    settings: DatabaseSettings,
-    *,
-    host: str,
-    port: int,
-    interval: timedelta,
-    stall_timeout: timedelta,
-) -> list[str]:
-    """Return the command line of Streamlit. The password stays in the environment."""
-    options = {
-        **_OPTIONS,
-        "server.address": host,
-        "server.port": str(port),
-        "browser.serverAddress": host,
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    arguments = [settings.schema, *(str(d.total_seconds()) for d in (interval, stall_timeout))]
-    return [sys.executable, "-m", "streamlit", "run", str(APP), *flags, "--", *arguments]
-
-
 def serve(
     settings: DatabaseSettings,
     *,
@@ -59,6 +37,8 @@ def serve(
 ) -> NoReturn:
     """Replace this process by Streamlit, so that signals reach it directly.
 
+    The password stays in the environment.
+
     Raises:
         ModuleNotFoundError: Streamlit is not installed.
         OSError: the address cannot be used.
@@ -66,22 +46,18 @@ def serve(
     if importlib.util.find_spec("streamlit") is None:
         message = "No module named 'streamlit'"
         raise ModuleNotFoundError(message, name="streamlit")
-    _bind(host, port)
-    print(f"Dashboard of {settings.location}: http://{host}:{port}", flush=True)  # noqa: T201
-    arguments = command(
-        settings, host=host, port=port, interval=interval, stall_timeout=stall_timeout
-    )
-    os.execv(arguments[0], arguments)  # noqa: S606 - this interpreter, without a shell
-
-
-def _bind(host: str, port: int) -> None:
-    """Fail on a port that is taken, before Streamlit does with a longer message.
-
-    Raises:
-        OSError: the address cannot be used.
-    """
+    # Fail on a port that is taken with a shorter message than Streamlit's.
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family) as probe:
         # As servers do: connections to the previous one may still be closing.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
+    print(f"Dashboard of {settings.location}: http://{host}:{port}", flush=True)  # noqa: T201
+    options = {**_OPTIONS, "server.address": host, "server.port": port}
+    command = [
+        *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))),
+        *(f"--{name}={value}" for name, value in options.items()),
+        "--",
+        *(settings.schema, str(interval.total_seconds()), str(stall_timeout.total_seconds())),
+    ]
+    os.execv(command[0], command)  # noqa: S606 - this interpreter, without a shell

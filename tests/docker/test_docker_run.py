@@ -1,0 +1,263 @@
+"""`run-ingestion.sh --docker`: what it asks of Compose, its signals and its exit codes.
+
+Docker is a script here. `docker/try.sh` tries the same on a real engine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from datasync_ingestion.config import PLACEHOLDER_KEY
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Logs how it is called; answers what docker/run.sh asks of the files beside it.
+DOCKER = """#!/bin/sh
+cd "$(dirname -- "$0")"
+echo "$* | options=${INGESTION_OPTIONS-} events=${SANDBOX_EVENTS-}" >>calls
+case "$*" in
+"compose config ingestion") cat config ;;
+"compose ps --quiet --status running ingestion") cat running ;;
+"compose ps --all --quiet ingestion") echo id-of-container ;;
+"logs --follow id-of-container") while [ -e loading ]; do sleep 0.05; done ;;
+"wait id-of-container") cat exit-code ;;
+"compose stop ingestion") rm loading ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The scripts of a checkout, beside a fake Docker."""
+
+    home: Path
+
+    @property
+    def bin(self) -> Path:
+        return self.home / "bin"
+
+    def start(self, *options: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["sh", self.home / "run-ingestion.sh", "--docker", *options],
+            env={"PATH": f"{self.bin}{os.pathsep}{os.defpath}", **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *options: str, **env: str) -> tuple[int, str]:
+        """Run to the end; returns the exit code and what went to stderr."""
+        process = self.start(*options, **env)
+        _, errors = process.communicate(timeout=60)
+        return process.returncode, errors
+
+    def calls(self) -> list[str]:
+        return (self.bin / "calls").read_text().splitlines()
+
+    def commands(self) -> list[str]:
+        return [call.partition(" | ")[0] for call in self.calls()]
+
+    def configure(self, key: str = '""', key_file: str = '""') -> None:
+        """Set what Compose finds in .env and the environment."""
+        text = f"    environment:\n      API_KEY: {key}\n      API_KEY_FILE: {key_file}\n"
+        (self.bin / "config").write_text(text)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    home = tmp_path / "check out"
+    (home / "docker").mkdir(parents=True)
+    for name in ("run-ingestion.sh", "docker/run.sh"):
+        (home / name).write_text((ROOT / name).read_text())
+    made = Checkout(home)
+    made.bin.mkdir()
+    (made.bin / "docker").write_text(DOCKER)
+    (made.bin / "docker").chmod(0o755)
+    (made.bin / "calls").write_text("")
+    (made.bin / "running").write_text("")
+    (made.bin / "exit-code").write_text("0\n")
+    made.configure()
+    return made
+
+
+@pytest.mark.parametrize("key", ['""', PLACEHOLDER_KEY])
+def test_starts_the_sandbox_without_a_key(checkout: Checkout, key: str) -> None:
+    checkout.configure(key)
+    assert checkout.run() == (0, "")
+    assert checkout.commands()[2:] == [
+        "compose config ingestion",
+        "compose ps --quiet --status running ingestion",
+        "compose --progress quiet build ingestion dashboard",
+        "compose --progress quiet up --detach --wait dashboard sandbox",
+        "compose port dashboard 8501",
+        "compose rm --force ingestion",
+        "compose --progress quiet up --detach --no-deps --no-recreate ingestion",
+        "compose ps --all --quiet ingestion",
+        "logs --follow id-of-container",
+        "wait id-of-container",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "key_file"), [("secret", '""'), ('""', "/run/secrets/api_key"), (PLACEHOLDER_KEY, "/x")]
+)
+def test_starts_no_sandbox_with_a_key(checkout: Checkout, key: str, key_file: str) -> None:
+    checkout.configure(key, key_file)
+    assert checkout.run("--full-refresh", "--verbose") == (0, "")
+    assert "compose --progress quiet up --detach --wait dashboard" in checkout.commands()
+    assert "options= --full-refresh --verbose" in checkout.calls()[-1]
+
+
+def test_returns_the_exit_code_of_the_load(checkout: Checkout) -> None:
+    (checkout.bin / "exit-code").write_text("3\n")
+    assert checkout.run()[0] == 3
+
+
+@pytest.mark.parametrize("options", [["--events", "500"], ["--events=500"]])
+def test_hands_the_number_of_sample_events_on(checkout: Checkout, options: list[str]) -> None:
+    assert checkout.run(*options) == (0, "")
+    assert "events=500" in checkout.calls()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--events"], "--events needs a number"),
+        (["--limit", "5"], "--limit does not go with --docker"),
+        (["--events", "500"], "--events is an option of the sandbox, but API_KEY is set"),
+    ],
+)
+def test_refuses_options_that_would_have_no_effect(
+    checkout: Checkout, options: list[str], message: str
+) -> None:
+    checkout.configure("secret")
+    code, errors = checkout.run(*options)
+    assert code == 2
+    assert message in errors
+    assert "secret" not in errors
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_refuses_an_address_that_means_the_container(checkout: Checkout, host: str) -> None:
+    with (checkout.bin / "config").open("a") as config:
+        config.write(f"      DB_HOST: {host}\n")
+    code, errors = checkout.run()
+    assert code == 2
+    assert "host.docker.internal" in errors
+
+
+def test_stops_the_containers(checkout: Checkout) -> None:
+    assert checkout.run("--stop-sandbox") == (0, "")
+    assert checkout.commands()[-1] == "compose --profile sandbox --profile metrics stop"
+
+
+def test_refuses_a_second_load(checkout: Checkout) -> None:
+    (checkout.bin / "running").write_text("0123456789ab\n")
+    code, errors = checkout.run()
+    assert code == 75
+    assert "docker compose stop ingestion" in errors
+    assert not any(" up " in command for command in checkout.commands())
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_load(checkout: Checkout, number: signal.Signals) -> None:
+    (checkout.bin / "loading").touch()
+    process = checkout.start()
+    try:
+        deadline = time.monotonic() + 60
+        while "logs --follow id-of-container" not in checkout.commands():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert checkout.commands()[-1] == "compose stop ingestion"
+
+
+def test_a_signal_during_the_build_ends_it(checkout: Checkout) -> None:
+    docker = checkout.bin / "docker"
+    docker.write_text(
+        DOCKER.replace("esac", '*" build ingestion dashboard") exec sleep 60 ;;\nesac')
+    )
+    process = checkout.start()
+    try:
+        deadline = time.monotonic() + 60
+        while "compose --progress quiet build ingestion dashboard" not in checkout.commands():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.terminate()
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "compose stop ingestion" not in checkout.commands()
+
+
+def test_names_what_is_missing_without_docker(checkout: Checkout) -> None:
+    # Only what the scripts themselves need, so that no Docker of the machine is found.
+    docker = checkout.bin / "docker"
+    docker.unlink()
+    (checkout.bin / "dirname").symlink_to("/usr/bin/dirname")
+    done = subprocess.run(
+        ["/bin/sh", checkout.home / "docker" / "run.sh"],
+        env={"PATH": str(checkout.bin)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "Docker is not installed" in done.stderr
+
+
+class TestEntryPoint:
+    """docker/entrypoint.sh."""
+
+    def enter(self, checkout: Checkout, *, sandbox: bool, **env: str) -> list[str]:
+        """Run it; returns the address and the key of the load, and its options."""
+        for name, text in {
+            "datasync-ingest": 'echo "$API_BASE_URL" "${API_KEY:-none}" "$@"',
+            "getent": f"exit {0 if sandbox else 2}",
+        }.items():
+            (checkout.bin / name).write_text(f"#!/bin/sh\n{text}\n")
+            (checkout.bin / name).chmod(0o755)
+        done = subprocess.run(
+            ["sh", ROOT / "docker" / "entrypoint.sh", "--full-refresh"],
+            env={
+                "PATH": f"{checkout.bin}{os.pathsep}{os.defpath}",
+                "API_BASE_URL": "https://example.com/api/v1",
+                **env,
+            },
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.split()
+
+    @pytest.mark.parametrize("key", ["", PLACEHOLDER_KEY])
+    def test_takes_the_sandbox_without_a_key(self, checkout: Checkout, key: str) -> None:
+        found = self.enter(checkout, sandbox=True, API_KEY=key)
+        assert found == ["http://sandbox:8765/api/v1", "sandbox-key", "--full-refresh"]
+
+    @pytest.mark.parametrize(
+        ("env", "sandbox", "key"),
+        [
+            ({"API_KEY": "secret"}, True, "secret"),
+            ({"API_KEY": PLACEHOLDER_KEY}, False, PLACEHOLDER_KEY),
+            ({"API_KEY_FILE": "/run/secrets/api_key"}, True, "none"),
+        ],
+    )
+    def test_keeps_the_address_otherwise(
+        self, checkout: Checkout, env: dict[str, str], key: str, *, sandbox: bool
+    ) -> None:
+        found = self.enter(checkout, sandbox=sandbox, **env)
+        assert found == ["https://example.com/api/v1", key, "--full-refresh"]
