@@ -1,5 +1,5 @@
 #!/bin/sh
-# Checks the code without running it, and the built package of the tap.
+# Runs the static checks, and tests the tap's built package.
 #
 #   sh run-checks.sh                 all checks
 #   sh run-checks.sh format types    some of them

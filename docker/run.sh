@@ -51,6 +51,13 @@ case $config in
 esac
 sandbox=
 case $config in
+*'DB_HOST: postgres
+'*) ;;
+*'API_KEY: ""'*'API_KEY_FILE: ""'* | *'API_KEY: put-your-api-key-here'*'API_KEY_FILE: ""'*)
+    fail 2 "API_KEY is not set, and sample events are loaded into the project's own database alone: set API_KEY, or empty DB_HOST."
+    ;;
+esac
+case $config in
 *'API_KEY: ""'*'API_KEY_FILE: ""'* | *'API_KEY: put-your-api-key-here'*'API_KEY_FILE: ""'*) sandbox=sandbox ;;
 *) [ -z "$events" ] || fail 2 "--events is an option of the sandbox, but API_KEY is set: events come from the API. Empty API_KEY to load sample events: API_KEY= sh run-ingestion.sh --docker --events $events" ;;
 esac

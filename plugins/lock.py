@@ -1,8 +1,9 @@
 """Write the lock file of target-postgres from its `--about`.
 
-Meltano takes the definition of a plugin that it knows by name from a lock
-file, or else from its hub. This project uses no hub: the lock is made from
-`target-postgres --about`, of the version that `requirements/lock.txt` names.
+Meltano reads the definition of a plugin of the hub from a lock file, or else
+requests it from the hub. This project does not contact the hub: the lock is
+generated from `target-postgres --about`, in the version of
+`requirements/lock.txt`.
 
     .venv/bin/target-postgres --about --format=json |
         python3 plugins/lock.py > plugins/loaders/target-postgres--meltanolabs.lock
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Singer's schemas do not mark secrets, and Meltano hides what is marked.
+# The target's schema does not mark all secrets, and Meltano redacts only marked settings.
 SENSITIVE = frozenset(
     {
         "password",

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the tap's sdist and wheel and tests the wheel in an environment that has only what a
-# user gets: the wheel and its dependencies. The test tools are on the path beside it. Part of
+# Builds the tap's sdist and wheel, and tests the wheel in an environment that contains only the
+# wheel and its dependencies. The test tools are in a directory of their own on PYTHONPATH. Part of
 # run-checks.sh, which sets the PATH.
 set -eu
 cd "$(dirname -- "$0")/.."
@@ -8,7 +8,7 @@ out=$PWD/.venvs/wheel
 rm -rf "$out"
 mkdir -p "$out"
 
-# The wheel is built from the sdist, so it shows that the sdist is complete.
+# The wheel is built from the sdist, which shows that the sdist is complete.
 python -m build --no-isolation --outdir "$out/dist" tap-datasync
 twine check --strict "$out"/dist/*
 python -m zipfile --list "$out"/dist/*.whl >"$out/files"

@@ -30,9 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venvs"
 LOG = HOME / "install.log"
 LOCK = ROOT / "requirements" / "lock.txt"
-# pip's settings that say how the package index is reached, and uv's variables for them.
+# pip's settings for reaching the package index, and the corresponding variables of uv.
 PIP_SETTINGS = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
-# What the output of a failed command shows, and what to do.
+# Patterns in the output of a failed command, and the messages for them.
 HINTS = {
     r"(?i)certificate": "The certificate of the package index is not trusted: name the "
     "certificates with SSL_CERT_FILE and PIP_CERT, or with `pip config set global.cert FILE`.",
@@ -44,12 +44,12 @@ HINTS = {
 
 
 def link(name: str) -> Path:
-    """The path under which an environment is used."""
+    """Return the path of the link to an environment."""
     return ROOT / (".venv" if name == "run" else f".venv-{name}")
 
 
 def packages(name: str) -> list[str]:
-    """The project's packages in an environment, with their extras."""
+    """Return the project's packages in an environment, with their extras."""
     # Elsewhere (Alpine, Intel macOS) there is no wheel of the embedded PostgreSQL.
     linux = platform.libc_ver()[0] == "glibc" and platform.machine() in {"x86_64", "aarch64"}
     macos = sys.platform == "darwin" and platform.machine() == "arm64"
@@ -59,14 +59,14 @@ def packages(name: str) -> list[str]:
 
 
 def key(name: str) -> str:
-    """A hash of everything that an environment is made from, its place included."""
+    """Return a hash of everything that an environment is built from, its path included."""
     sources = [*(ROOT / "requirements").iterdir(), *ROOT.glob("*/pyproject.toml"), Path(__file__)]
     contents = [path.read_bytes() for path in sorted(sources)]
     return hashlib.sha256(b"\0".join([f"{ROOT}\n{name}".encode(), *contents])).hexdigest()
 
 
 def is_complete(name: str) -> bool:
-    """Whether an environment was completed from the present sources, and works."""
+    """Return whether an environment was built from the current sources, and works."""
     stamp, python = link(name) / "complete", link(name) / "bin" / "python"
     if not stamp.is_file() or stamp.read_text() != key(name):
         return False
@@ -74,7 +74,7 @@ def is_complete(name: str) -> bool:
 
 
 def output_of(*command: str | Path) -> str:
-    """The output of a command; empty if it cannot be run."""
+    """Return the output of a command; empty if it cannot be run."""
     try:
         return subprocess.run(command, check=False, capture_output=True, text=True).stdout
     except OSError:
@@ -85,7 +85,7 @@ def run(title: str, *command: str | Path, env: dict[str, str] | None = None) -> 
     """Run a command with its output in the log, and on a terminal the last line of it.
 
     Raises:
-        SystemExit: The command failed; the message says what to do.
+        SystemExit: The command failed; the message contains the cause or the end of its output.
     """
     terminal, started = sys.stderr.isatty(), time.monotonic()
     if not terminal:
@@ -118,7 +118,7 @@ def run(title: str, *command: str | Path, env: dict[str, str] | None = None) -> 
 
 
 def find_pip(scratch: Path) -> list[str | Path]:
-    """Return the command of a pip, made in `scratch` where Python comes without."""
+    """Return the command of pip, which is installed into `scratch` if Python lacks it."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if not importlib.util.find_spec("ensurepip"):
@@ -148,10 +148,10 @@ def find_uv(pip: list[str | Path], scratch: Path) -> Path:
 
 
 def uv_environment(pip: list[str | Path], uv: Path) -> dict[str, str]:
-    """The variables with which uv compiles all modules and reaches the index as pip does."""
+    """Return the environment of uv: compile all modules, and use the package index as pip does."""
     env = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_COMPILE_BYTECODE": "1"}
     env["UV_PREVIEW_FEATURES"] = "build-dependency-hashes"
-    # pip lists the environment after the files, and it wins.
+    # pip lists the environment after the files, and the last value applies.
     configured = dict(re.findall(r"\.([a-z-]+)='(.*)'\n", output_of(*pip, "config", "list")))
     for name in PIP_SETTINGS.keys() & configured.keys():
         env.setdefault(PIP_SETTINGS[name], configured[name])
@@ -167,7 +167,7 @@ def uv_environment(pip: list[str | Path], uv: Path) -> dict[str, str]:
 
 
 def install(name: str) -> None:
-    """Create an environment, and make it the one in use."""
+    """Create an environment, and set the link to it."""
     home = HOME / f"{name}-{time.time_ns():x}"
     scratch = home.with_suffix(".uv")
     pip = find_pip(scratch)
@@ -188,7 +188,7 @@ def install(name: str) -> None:
 
 
 def remove_unused() -> None:
-    """Remove what is incomplete, and the environments that nothing uses any more."""
+    """Remove incomplete environments, and those that no link or process uses."""
     program = "import psutil; print(*(p.info['cmdline'] for p in psutil.process_iter(['cmdline'])))"
     running = output_of(link("run") / "bin" / "python", "-c", program)
     current = {path.resolve() for path in ROOT.glob(".venv*")}
@@ -216,7 +216,7 @@ def install_missing(names: list[str]) -> None:
 
 
 def main() -> None:
-    """Install what is missing, and become the command."""
+    """Install what is missing, then replace this process by the command."""
     parser = argparse.ArgumentParser(description="Install what the project needs.")
     parser.add_argument("--dev", action="store_true", help="also .venv-dev, for tests and checks")
     parser.add_argument("--bench", action="store_true", help="also .venv-bench, for the bench")

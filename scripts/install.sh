@@ -1,10 +1,10 @@
 #!/bin/sh
-# Runs scripts/install.py, which says what the arguments are, with a Python that can: that of
-# the environment, if it works, else $PYTHON, else the first suitable one on the PATH.
+# Runs scripts/install.py (see there for the arguments) with the Python of .venv if it works, else
+# with $PYTHON, else with the first supported one on the PATH.
 set -eu
 root=$(cd -- "$(dirname -- "$0")/.." && pwd -P)
 
-# Settings that would send packages elsewhere than into the environment.
+# Settings that would install packages outside the environment.
 unset PYTHONHOME PYTHONPATH PIP_PREFIX PIP_TARGET
 export PIP_REQUIRE_VIRTUALENV=0 PIP_USER=0
 

@@ -1,8 +1,9 @@
-"""What holds for all tests."""
+"""Fixtures of all tests."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +13,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def _signal_handlers_are_put_back() -> Iterator[None]:
-    """A tap or a target made in this process takes the signals, and would keep them."""
-    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+def _restore_signal_handlers() -> Iterator[None]:
+    """A tap or a target that is created in this process installs its own handlers."""
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for signum, handler in kept.items():
+    for signum, handler in handlers.items():
         signal.signal(signum, handler)
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """The directory of recorded responses of the real API, which is not part of the project."""
+    directory = Path(__file__).resolve().parents[2] / "shared" / "recorded"
+    if not directory.is_dir():
+        pytest.skip("the recorded responses are not available")
+    return directory

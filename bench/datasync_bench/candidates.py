@@ -98,7 +98,7 @@ def pipe(environment: Environment, state: str | None = None) -> Usage:
 def meltano(environment: Environment) -> Usage:
     """Run ``meltano run tap-datasync target-postgres`` with the meltano.yml of this checkout."""
     directory = scratch("meltano")
-    # A database of its own, so that the state of a real load in this checkout stays untouched.
+    # A separate database, so that the state of a real load in this checkout is not changed.
     env = {
         **environment.variables(),
         "MELTANO_DATABASE_URI": f"sqlite:///{WORK / 'meltano.db'}",

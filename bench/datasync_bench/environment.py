@@ -31,7 +31,7 @@ DATABASE = "bench"
 UNLIMITED = {"limit": 1_000_000, "window": 1}
 """A rate limit that no candidate reaches."""
 
-_OURS = ("API_", "DB_", "BATCH_SIZE", "MELTANO_", "TAP_", "TARGET_", "PG", "PYTHON")
+_SETTING_PREFIXES = ("API_", "DB_", "BATCH_SIZE", "MELTANO_", "TAP_", "TARGET_", "PG", "PYTHON")
 
 
 def _sandbox(*arguments: object) -> None:
@@ -50,7 +50,7 @@ class Loaded:
         rows: Number of rows.
         complete: Rows with a distinct id, a timestamp and both objects.
         table_bytes: Size of the table with its index.
-        writes: Rows inserted or updated since the table was made, from PostgreSQL's statistics.
+        writes: Rows inserted or updated since the table was created, from PostgreSQL's statistics.
     """
 
     rows: int
@@ -76,7 +76,7 @@ class Environment:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(_OURS) and "proxy" not in name.lower()
+            if not name.startswith(_SETTING_PREFIXES) and "proxy" not in name.lower()
         }
         return {**inherited, **self.settings, "BATCH_SIZE": "5000", "DB_NAME": DATABASE}
 

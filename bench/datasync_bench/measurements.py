@@ -63,7 +63,7 @@ def comparison(chosen: Sequence[Candidate], events: int, repeat: int) -> list[Re
 
 
 def size(sizes: Iterable[int]) -> list[Result]:
-    """Load feeds of several sizes with ``tap | target``, to see that memory stays flat."""
+    """Load feeds of several sizes with ``tap | target``, to show that memory does not grow."""
     results = []
     with database() as settings:
         for events in sizes:

@@ -18,7 +18,7 @@ REFRESH = 0.3
 
 
 class Threshold(NamedTuple):
-    """A number that the project holds itself to."""
+    """A measurement compared with its required value."""
 
     title: str
     wanted: str
@@ -78,7 +78,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def summary(results: Mapping[str, Any]) -> str:
-    """Return the two sentences that the project's README quotes.
+    """Return the summary in the project's README.
 
     Raises:
         KeyError: A part was not measured.

@@ -75,16 +75,16 @@ def bodies() -> Iterator[bytes]:
         params: dict[str, str | int] = {"limit": 5000}
         if cursor:
             params["cursor"] = cursor
-        reply = session.get(url, params=params, timeout=60)
-        reply.raise_for_status()
-        body = reply.content
+        response = session.get(url, params=params, timeout=60)
+        response.raise_for_status()
+        body = response.content
         yield body
         cursor = msgspec.json.decode(body, type=_Cursor).pagination.next_cursor
         if not cursor:
             return
 
 
-def ready(body: bytes) -> bytes:
+def copy_text(body: bytes) -> bytes:
     """Return a page as COPY text."""
     lines = []
     for event in msgspec.json.decode(body, type=_Page).data:
@@ -101,7 +101,7 @@ def prepare(path: Path) -> None:
     """Write every page of the feed as COPY text, preceded by its length."""
     with path.open("wb") as file:
         for body in bodies():
-            text = ready(body)
+            text = copy_text(body)
             file.write(_LENGTH.pack(len(text)) + text)
 
 

@@ -1,7 +1,7 @@
 """A hand-written loop: request, INSERT, pause.
 
 One request, one multi-row ``INSERT ... ON CONFLICT DO NOTHING``, the checkpoint in the same
-transaction, the next request. Events are loaded as they come, without validation.
+transaction, the next request. Events are not validated.
 
 Usage: ``hand_loop.py [PAUSE]``: seconds between two requests (6 keep it below the rate limit).
 Addresses come from the environment.
@@ -68,12 +68,12 @@ def get_page(session: requests.Session, url: str, cursor: str | None) -> dict[st
     if cursor:
         params["cursor"] = cursor
     while True:
-        reply = session.get(url, params=params, timeout=60)
-        if reply.status_code != HTTP_TOO_MANY:
-            reply.raise_for_status()
-            page: dict[str, Any] = reply.json()
+        response = session.get(url, params=params, timeout=60)
+        if response.status_code != HTTP_TOO_MANY:
+            response.raise_for_status()
+            page: dict[str, Any] = response.json()
             return page
-        time.sleep(float(reply.headers["Retry-After"]))
+        time.sleep(float(response.headers["Retry-After"]))
 
 
 def main(pause: float) -> None:

@@ -53,7 +53,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- search_path is fixed to the schema of the tables: a session need not have it in its own path.
+-- search_path is fixed to the schema of the tables, which may be missing in the session's search_path.
 CREATE OR REPLACE FUNCTION checkpoint_from_state() RETURNS TRIGGER
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE

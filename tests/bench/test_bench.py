@@ -1,4 +1,4 @@
-"""The arithmetic and the report of the benchmark; `sh bench/run.sh --smoke` runs all of it."""
+"""Calculations and report of the benchmark; `sh bench/run.sh --smoke` runs all of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_share_needs_a_full_window():
         measurements.share_of_limit([0.0] * 10, 10, 6.0)
 
 
-def test_measures_every_command_of_a_pipe(tmp_path):
+def test_measures_every_command_of_pipe(tmp_path):
     commands = [
         [sys.executable, "-c", "print('x' * 100_000)"],
         [sys.executable, "-c", "import sys; print(len(sys.stdin.read()))"],
@@ -61,7 +61,7 @@ def test_failure_of_a_measured_command_shows_its_log(tmp_path):
         (["python", "hand_loop.py"], "program"),
     ],
 )
-def test_processes_are_grouped_by_role(arguments, role):
+def test_groups_processes_by_role(arguments, role):
     assert processes.role(arguments) == role
 
 
@@ -101,7 +101,7 @@ def results() -> dict:
     }
 
 
-def test_thresholds_that_are_met(results):
+def test_reports_no_missed_threshold(results):
     assert [each.title for each in report.thresholds(results) if not each.is_met] == []
 
 
@@ -115,12 +115,12 @@ def test_thresholds_that_are_met(results):
         ("later_runs", 2, {"rows_written": 1}, "full refresh against first load"),
     ],
 )
-def test_thresholds_that_are_missed(results, part, index, change, title):
+def test_reports_missed_threshold(results, part, index, change, title):
     results[part][index].update(change)
     assert [each.title for each in report.thresholds(results) if not each.is_met] == [title]
 
 
-def test_an_incomplete_load_is_void(results):
+def test_incomplete_load_is_void(results):
     results["comparison"][0]["valid"] = False
     assert "| pipe (incomplete: void) |" in report.markdown(results)
     assert not any("throughput" in each.title for each in report.thresholds(results))

@@ -92,14 +92,14 @@ class ChaosTest:
     def __init__(
         self, directory: Path, *, kills: int, events: int, page_size: int, seed: int = 1
     ) -> None:
-        """Start nothing yet.
+        """Store the arguments.
 
         Args:
             directory: For data and logs.
             kills: How many processes are killed.
             events: Events of the feed.
             page_size: Events per request.
-            seed: Draws targets, signals and times.
+            seed: Of the random targets, signals and times.
         """
         self._directory = directory
         self._kills = kills
@@ -111,7 +111,7 @@ class ChaosTest:
 
     @property
     def expected_duration(self) -> str:
-        """How long it takes, for people."""
+        """The expected duration, as text."""
         load = self._events / self._page_size / _RATE_LIMIT * _WINDOW_SECONDS
         minutes = (load + self._kills * _SECONDS_PER_KILL) / 60
         return f"takes about {minutes:.0f} minutes" if minutes >= 1 else "takes about a minute"
@@ -196,7 +196,7 @@ class ChaosTest:
 
 
 def _wait_for_request(ingestion: subprocess.Popen[bytes], api: RunningApi) -> bool:
-    """Wait until the pipeline makes a request: a kill before it proves little."""
+    """Wait for a request of the pipeline: an earlier kill would interrupt no page."""
     before = api.stats()["requests"]
     while ingestion.poll() is None:
         if api.stats()["requests"] > before:

@@ -64,10 +64,16 @@ class Checkout:
     def commands(self) -> list[str]:
         return [call.partition(" | ")[0] for call in self.calls()]
 
-    def configure(self, key: str = '""', key_file: str = '""') -> None:
+    def configure(self, key: str = '""', key_file: str = '""', database: str = "postgres") -> None:
         """Set what Compose finds in .env and the environment."""
-        text = f"    environment:\n      API_KEY: {key}\n      API_KEY_FILE: {key_file}\n"
-        (self.bin / "config").write_text(text)
+        values = {
+            "API_KEY": key,
+            "API_KEY_FILE": key_file,
+            "DB_HOST": database,
+            "DB_NAME": "events",
+        }
+        lines = [f"      {name}: {value}\n" for name, value in values.items()]
+        (self.bin / "config").write_text("".join(["    environment:\n", *lines]))
 
 
 @pytest.fixture
@@ -146,11 +152,17 @@ def test_refuses_options_that_would_have_no_effect(
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_refuses_an_address_that_means_the_container(checkout: Checkout, host: str) -> None:
-    with (checkout.bin / "config").open("a") as config:
-        config.write(f"      DB_HOST: {host}\n")
+    checkout.configure("secret", database=host)
     code, errors = checkout.run()
     assert code == 2
     assert "host.docker.internal" in errors
+
+
+def test_loads_no_sample_events_into_an_own_database(checkout: Checkout) -> None:
+    checkout.configure(database="db.example.com")
+    code, errors = checkout.run()
+    assert code == 2
+    assert "empty DB_HOST" in errors
 
 
 def test_stops_the_containers(checkout: Checkout) -> None:
@@ -235,6 +247,7 @@ class TestEntryPoint:
             env={
                 "PATH": f"{checkout.bin}{os.pathsep}{os.defpath}",
                 "API_BASE_URL": "https://example.com/api/v1",
+                "DB_HOST": "postgres",
                 **env,
             },
             check=True,
@@ -254,6 +267,7 @@ class TestEntryPoint:
             ({"API_KEY": "secret"}, True, "secret"),
             ({"API_KEY": PLACEHOLDER_KEY}, False, PLACEHOLDER_KEY),
             ({"API_KEY_FILE": "/run/secrets/api_key"}, True, "none"),
+            ({"DB_HOST": "db.example.com"}, True, "none"),
         ],
     )
     def test_keeps_the_address_otherwise(

@@ -153,7 +153,7 @@ def check_docker(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("path", "command"), SHOWN)
-def test_command_exists(path, command):
+def test_documented_command_exists(path, command):
     words = words_of(command)
     if not words or (words[0] == "git" and path.name == "README.md"):
         return
@@ -188,7 +188,7 @@ def test_command_exists(path, command):
     ],
     ids=" ".join,
 )
-def test_commands_that_only_print_work(words, tmp_path):
+def test_documented_commands_that_only_print_succeed(words, tmp_path):
     settings = tmp_path / "config.json"
     settings.write_text('{"api_url": "http://127.0.0.1:9/api/v1", "api_key": "none"}')
     command = [BIN / words[0], *(settings if word == "CONFIG" else word for word in words[1:])]

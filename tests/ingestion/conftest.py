@@ -10,7 +10,7 @@ import pytest
 from datasync_monitor.database import ReconnectingConnection
 from datasync_sandbox.testing import temporary_postgres
 
-# Tests are imported by their path, as modules of no package: what they share has to be found.
+# Tests are imported by path, not as a package, so their helpers have to be on sys.path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ingestion_helpers import Checkout, make_checkout, settings_of

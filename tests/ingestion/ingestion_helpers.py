@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from datasync_sandbox.testing import Cluster
 
-# Meltano: answers `state`, or fails with the text of state_error.log; for `run` it follows the
-# next entry of attempts.json.
+# Fake Meltano: handles `state`, or fails with the text of state_error.log; `run` executes the next
+# entry of attempts.json.
 FAKE_MELTANO = """
 import json, os, pathlib, subprocess, sys, time
 root = pathlib.Path(os.environ["MELTANO_PROJECT_ROOT"])
@@ -78,7 +78,7 @@ if attempt.get("kill"):
 sys.exit(attempt.get("exit", 0))
 """
 
-# The tap: ends at SIGTERM with 143, or ignores it.
+# Fake tap: ends at SIGTERM with 143, or ignores it.
 FAKE_TAP = """
 import json, signal, sys, time
 options = json.loads(sys.argv[1])
@@ -88,7 +88,7 @@ print("started", flush=True)
 time.sleep(options.get("seconds", 60))
 """
 
-# The sandbox: the database is the test's, there is no API.
+# Fake sandbox: reports the test's database, and an API that does not exist.
 FAKE_SANDBOX = """
 import json, os, pathlib, sys
 root = pathlib.Path.cwd()
@@ -265,7 +265,7 @@ def own_database(cluster: Cluster) -> dict[str, str]:
 
 
 def closed_port() -> DatabaseSettings:
-    """An address at which nothing listens."""
+    """An address without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return DatabaseSettings("127.0.0.1", server.getsockname()[1], "u", "", "events")
 

@@ -23,11 +23,11 @@ def invoke(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-def test_the_help_is_the_text_that_the_script_prints(option: str) -> None:
+def test_help_equals_the_text_that_the_script_prints(option: str) -> None:
     assert invoke("--events", "5", option) == (0, HELP)
 
 
-def test_the_help_has_every_option_and_exit_code() -> None:
+def test_help_lists_every_option_and_exit_code() -> None:
     options = [name for param in cli.command.params for name in param.opts if name[0] == "-"]
     script = (ROOT / "run-ingestion.sh").read_text()
     options += re.findall(r"--[a-z-]+(?=[^\n]*\))", script)
@@ -38,7 +38,7 @@ def test_the_help_has_every_option_and_exit_code() -> None:
     assert max(map(len, HELP.splitlines())) <= 80
 
 
-def test_sandbox_options_that_a_load_decides_on_itself_are_refused() -> None:
+def test_refuses_sandbox_options_that_a_run_sets_itself() -> None:
     api_options = {f"--{field.name.replace('_', '-')}" for field in fields(ApiOptions)}
     known = {name for param in up.params for name in param.opts}
     assert set(cli._SANDBOX_ONLY) == known - api_options - {"--db-port"}
@@ -50,7 +50,7 @@ def test_sandbox_options_that_a_load_decides_on_itself_are_refused() -> None:
 
 
 @pytest.mark.parametrize("other", [["--verbose"], ["--events", "5"], ["--full-refresh"]])
-def test_stop_sandbox_is_used_alone(other: list[str]) -> None:
+def test_stop_sandbox_is_refused_with_other_options(other: list[str]) -> None:
     code, output = invoke("--stop-sandbox", *other)
     assert code == 2
     assert "--stop-sandbox cannot be combined with other options." in output

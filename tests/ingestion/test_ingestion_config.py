@@ -1,4 +1,4 @@
-"""What the settings select, from where they are read, and the messages about wrong ones."""
+"""Settings: their sources, the API and database that they select, and error messages."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ API = {"API_KEY": "k-1", "API_BASE_URL": "https://api.test/api/v1"}
 DB = {"DB_HOST": "db.test", "DB_USER": "loader", "DB_PASSWORD": "pw-1"}
 
 
-def test_without_settings_the_sandbox_is_used_without_a_notice() -> None:
+def test_uses_sandbox_without_notice_if_nothing_is_set() -> None:
     config = resolve({})
     assert config.uses_sandbox
     assert (config.api, config.database, config.notices) == (None, None, ())
     assert config.page_size == 5000
 
 
-def test_a_copied_example_uses_the_sandbox_with_a_notice() -> None:
+def test_uses_sandbox_with_notice_if_env_example_was_copied() -> None:
     config = resolve(merge({}, read_env_file(ROOT / ".env.example")))
     assert config.uses_sandbox
     assert config.database is None
@@ -42,7 +42,7 @@ def test_a_copied_example_uses_the_sandbox_with_a_notice() -> None:
     )
 
 
-def test_real_api_and_database_are_used() -> None:
+def test_uses_real_api_and_database() -> None:
     config = resolve({**API, **DB, "DB_PORT": "5433", "DB_NAME": "sales", "BATCH_SIZE": "1000"})
     assert config.api == Api("https://api.test/api/v1", "k-1")
     assert config.database == DatabaseSettings("db.test", 5433, "loader", "pw-1", "sales")
@@ -51,25 +51,25 @@ def test_real_api_and_database_are_used() -> None:
 
 
 @pytest.mark.parametrize("host", ["db.test", "/var/run/postgresql"])
-def test_port_and_name_have_defaults_and_the_password_is_optional(host: str) -> None:
+def test_database_port_and_name_have_defaults_and_password_is_optional(host: str) -> None:
     config = resolve({**API, "DB_HOST": host, "DB_USER": "loader"})
     assert config.database == DatabaseSettings(host, 5432, "loader", "", "events")
 
 
-def test_a_real_api_without_a_database_uses_the_embedded_one_with_a_notice() -> None:
+def test_real_api_without_database_uses_embedded_one_with_notice() -> None:
     config = resolve(API)
     assert config.api is not None
     assert config.database is None
     assert config.notices == ("DB_HOST is not set: loading into the embedded database.",)
 
 
-def test_database_settings_without_host_are_reported_as_ignored() -> None:
+def test_reports_database_settings_that_are_ignored_without_host() -> None:
     (notice,) = resolve({"DB_NAME": "sales", "DB_USER": "loader"}).notices
     assert notice.startswith("DB_USER, DB_NAME are ignored without DB_HOST")
 
 
 @pytest.mark.parametrize("key", [{}, {"API_KEY": PLACEHOLDER_KEY}])
-def test_sample_events_are_refused_for_the_users_database(key: dict[str, str]) -> None:
+def test_refuses_sample_events_for_real_database(key: dict[str, str]) -> None:
     message = "sample events are not loaded into the database events at db.test:5432"
     with pytest.raises(ConfigError, match=message):
         resolve({**key, **DB})
@@ -83,7 +83,7 @@ def test_sample_events_are_refused_for_the_users_database(key: dict[str, str]) -
         (API, "DB_HOST is not set, and the image has no database"),
     ],
 )
-def test_the_container_has_no_sandbox_of_its_own(settings: dict[str, str], message: str) -> None:
+def test_requires_api_and_database_in_container(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve(settings, in_container=True)
 
@@ -102,7 +102,7 @@ def test_the_container_has_no_sandbox_of_its_own(settings: dict[str, str], messa
         ({"BATCH_SIZE": "\N{ARABIC-INDIC DIGIT FIVE}"}, "BATCH_SIZE must be"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_exit_code_2(
+def test_invalid_setting_is_one_line_and_exit_code_2(
     settings: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
@@ -112,7 +112,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(
     assert len(str(caught.value)) < 200
 
 
-def test_the_environment_wins_and_an_empty_value_counts_as_unset() -> None:
+def test_environment_overrides_env_file_and_empty_value_is_unset() -> None:
     merged = merge(
         {"API_KEY": "outer", "DB_HOST": "", "HOME": "/root", "DB_PASSWORD": " p "},
         {"API_KEY": "inner", "API_BASE_URL": " https://api.test/api/v1 ", "DB_HOST": "db"},
@@ -125,7 +125,7 @@ def test_the_environment_wins_and_an_empty_value_counts_as_unset() -> None:
     }
 
 
-def test_secrets_are_read_from_files(tmp_path: Path) -> None:
+def test_reads_secrets_from_files(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("k-1\n")
     (tmp_path / "password").write_text("p w$ \r\n")
     files = {"API_KEY_FILE": f"{tmp_path}/key", "DB_PASSWORD_FILE": f"{tmp_path}/password"}
@@ -140,7 +140,7 @@ def test_secrets_are_read_from_files(tmp_path: Path) -> None:
     ("content", "message"),
     [(None, "No such file or directory"), (b"\n", "is empty"), (b"\xff", "not a text file")],
 )
-def test_a_secret_file_that_cannot_be_used_is_named(
+def test_names_secret_file_that_cannot_be_read(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / "key"
@@ -151,7 +151,7 @@ def test_a_secret_file_that_cannot_be_used_is_named(
     assert f"API_KEY_FILE: {path}" in str(caught.value)
 
 
-def test_single_quotes_in_the_env_file_are_literal(tmp_path: Path) -> None:
+def test_single_quoted_values_in_env_file_are_literal(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text(
         "A='p${HOME}$x \"#'\n"
@@ -172,13 +172,13 @@ def test_single_quotes_in_the_env_file_are_literal(tmp_path: Path) -> None:
     assert read_env_file(tmp_path / "missing") == {}
 
 
-def test_an_env_file_that_cannot_be_read_is_exit_code_2(tmp_path: Path) -> None:
+def test_unreadable_env_file_is_exit_code_2(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"A=\xff\n")
     with pytest.raises(ConfigError, match=r"\.env cannot be read"):
         read_env_file(tmp_path / ".env")
 
 
-def test_meltanos_names_are_refused_with_the_name_to_use() -> None:
+def test_refuses_meltano_names_and_suggests_the_supported_ones() -> None:
     with pytest.raises(ConfigError, match=r"TAP_DATASYNC_API_KEY is set, but .* uses API_KEY"):
         merge({"TAP_DATASYNC_API_KEY": "k"}, {})
     with pytest.raises(ConfigError, match="TARGET_POSTGRES_HOST"):
@@ -187,26 +187,26 @@ def test_meltanos_names_are_refused_with_the_name_to_use() -> None:
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED_NAMES)
-def test_settings_for_another_destination_are_refused(name: str) -> None:
-    """The run would look at one database, and the target load into another."""
+def test_refuses_settings_for_another_destination(name: str) -> None:
+    """With them the target would load into another place than the run monitors."""
     for sources in (({name: "x"}, {}), ({}, {name: "x"})):
         with pytest.raises(ConfigError, match=f"run-ingestion.sh does not support {name}"):
             merge(*sources)
 
 
-def test_the_settings_that_meltano_reads_by_itself_are_known_by_name() -> None:
+def test_lists_settings_that_meltano_reads_directly() -> None:
     names = ["TARGET_POSTGRES_USE_COPY", "TAP_DATASYNC_LOOKBACK", "HOME"]
     assert plugin_settings(names) == ("TAP_DATASYNC_LOOKBACK", "TARGET_POSTGRES_USE_COPY")
 
 
-def test_every_name_is_passed_on_so_that_the_env_file_cannot_override_it() -> None:
+def test_passes_every_setting_so_that_env_file_cannot_override_it() -> None:
     env = pipeline_environment(Api("u", "k"), DatabaseSettings("h", 1, "u", "", "n"), 5000)
     assert set(env) == set(NAMES)
     assert env["BATCH_SIZE"] == "5000"
     assert env["DB_PASSWORD"] == ""
 
 
-def test_secrets_are_not_in_the_representation() -> None:
+def test_repr_contains_no_secrets() -> None:
     config = resolve({**API, **DB})
     assert "k-1" not in repr(config)
     assert "pw-1" not in repr(config)

@@ -1,4 +1,4 @@
-"""What a run checks in PostgreSQL and stores there."""
+"""Checks of the database, and the table `pipeline_runs`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def end(connection: ReconnectingConnection, run: PipelineRun, outcome: str) -> N
     connection.run(lambda conn: database.end_run(conn, run, outcome))
 
 
-def test_a_run_counts_as_the_source_once_it_has_loaded_something(
+def test_last_source_is_that_of_the_last_run_that_loaded_events(
     empty: Cluster, connection: ReconnectingConnection
 ) -> None:
-    """Whatever its outcome, and also where every event existed already."""
+    """Independent of its outcome, and also if every event existed already."""
 
     def last_source() -> str | None:
         return connection.run(database.last_source)
@@ -55,7 +55,7 @@ def test_a_run_counts_as_the_source_once_it_has_loaded_something(
     assert last_source() == "d"
 
 
-def test_a_run_that_never_ended_is_marked_as_killed(
+def test_marks_unfinished_earlier_run_as_killed(
     empty: Cluster, connection: ReconnectingConnection
 ) -> None:
     begin(connection, "a")
@@ -72,17 +72,17 @@ def test_a_run_that_never_ended_is_marked_as_killed(
         ("pipeline_runs (id BIGINT, name TEXT)", "no column source text"),
     ],
 )
-def test_a_table_of_another_application_is_named(
+def test_refuses_table_of_another_application_by_name(
     empty: Cluster, connection: ReconnectingConnection, table: str, missing: str
 ) -> None:
     empty.sql(f"CREATE TABLE {table}")
     name = table.partition(" ")[0]
     settings = connection.settings
-    with pytest.raises(ConfigError, match=rf"public\.{name} .* was not made by .*{missing}"):
+    with pytest.raises(ConfigError, match=rf"public\.{name} .* was not created by .*{missing}"):
         connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def test_a_database_of_another_encoding_is_refused(empty: Cluster) -> None:
+def test_refuses_database_with_another_encoding(empty: Cluster) -> None:
     empty.sql("DROP DATABASE IF EXISTS ascii")
     empty.sql("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
     settings = replace(settings_of(empty), name="ascii")
@@ -93,7 +93,7 @@ def test_a_database_of_another_encoding_is_refused(empty: Cluster) -> None:
         connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def test_our_own_tables_pass_the_check(empty: Cluster, connection: ReconnectingConnection) -> None:
+def test_accepts_own_tables(empty: Cluster, connection: ReconnectingConnection) -> None:
     settings = connection.settings
     connection.run(lambda conn: database.check_tables(conn, settings))
     empty.sql(load(5))
@@ -101,7 +101,7 @@ def test_our_own_tables_pass_the_check(empty: Cluster, connection: ReconnectingC
     connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def test_a_role_that_may_not_create_tables_is_told_the_grant(
+def test_missing_create_privilege_is_reported_with_the_grant(
     empty: Cluster, connection: ReconnectingConnection
 ) -> None:
     empty.sql(f"REVOKE CREATE ON SCHEMA public FROM {empty.user}, PUBLIC")
@@ -109,9 +109,7 @@ def test_a_role_that_may_not_create_tables_is_told_the_grant(
         begin(connection, "a")
 
 
-def test_the_holder_of_the_load_lock_is_described(
-    empty: Cluster, connection: ReconnectingConnection
-) -> None:
+def test_describes_holder_of_load_lock(empty: Cluster, connection: ReconnectingConnection) -> None:
     assert connection.run(database.load_lock_holder) is None
     at = settings_of(empty)
     parameters: dict[str, Any] = {
@@ -133,7 +131,7 @@ def test_the_holder_of_the_load_lock_is_described(
     assert connection.run(database.load_lock_holder) is None
 
 
-def test_truncating_leaves_other_tables_alone(
+def test_truncate_does_not_affect_other_tables(
     empty: Cluster, connection: ReconnectingConnection
 ) -> None:
     connection.run(database.truncate_load)

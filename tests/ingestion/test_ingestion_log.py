@@ -1,4 +1,4 @@
-"""Meltano's log: exit codes and causes are found in it, and any line is accepted."""
+"""Parsing of Meltano's log: exit codes, error messages, and lines of any form."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def summarize(*lines: dict[str, Any]) -> AttemptSummary:
     return summary
 
 
-def test_a_line_is_shown_with_its_source_and_without_internal_fields() -> None:
+def test_formats_line_with_source_and_without_internal_fields() -> None:
     line = parse_line(json.dumps(PAGE))
     assert (line.source, line.level, line.text) == ("tap-datasync", "info", "Page 1")
     assert str(line) == "2026-11-23T13:21:43.016486Z info     tap-datasync    Page 1"
 
 
-def test_other_fields_of_a_line_are_shown() -> None:
+def test_formats_line_with_additional_fields() -> None:
     line = parse_line(json.dumps({**PAGE, "metric_info": {"value": 3}}))
     assert str(line).endswith('Page 1  {"metric_info": {"value": 3}}')
 
@@ -77,24 +77,24 @@ def test_other_fields_of_a_line_are_shown() -> None:
         "[" * 100_000,
     ],
 )
-def test_any_other_line_is_its_own_message(text: str) -> None:
+def test_uses_unparsed_line_as_message(text: str) -> None:
     line = parse_line(text + "\n")
     assert (line.text, line.source) == (text, "meltano")
     AttemptSummary().add(line)
 
 
-def test_exit_code_and_last_error_are_found() -> None:
+def test_finds_exit_code_and_last_error() -> None:
     summary = summarize(PAGE, REFUSED, {"event": "Extractor failed", "level": "error"}, FAILED)
     assert summary.exit_codes == {"tap-datasync": 3}
     assert summary.message == "The API refuses the key."
 
 
-def test_both_exit_codes_are_found() -> None:
+def test_finds_both_exit_codes() -> None:
     summary = summarize({**FAILED, "exit_codes": {"extractors": 1, "loaders": 2}})
     assert summary.exit_codes == {"tap-datasync": 1, "target-postgres": 2}
 
 
-def test_the_targets_exit_code_is_found_when_meltano_ends_with_a_broken_pipe() -> None:
+def test_finds_exit_code_of_target_after_broken_pipe() -> None:
     """Meltano reports no exit codes then; the target has logged its own."""
     fatal = {
         **PAGE,
@@ -108,14 +108,14 @@ def test_the_targets_exit_code_is_found_when_meltano_ends_with_a_broken_pipe() -
     assert summary.message == "The role may not write."
 
 
-def test_an_exit_code_of_discovery_is_found_in_the_text() -> None:
+def test_finds_exit_code_of_discovery_in_text() -> None:
     message = {**PAGE, "type": "discovery", "event": "The setting is wrong."}
     summary = summarize({**message, "event": "Beginning"}, message, DISCOVERY)
     assert summary.exit_codes == {"tap-datasync": 2}
     assert summary.message == "The setting is wrong."
 
 
-def test_an_exit_code_is_not_taken_from_the_taps_own_output() -> None:
+def test_ignores_exit_code_in_output_of_tap() -> None:
     error = DISCOVERY["err"] + " GET /events returned 503 with stderr\n"  # type: ignore[operator]
     assert summarize({**DISCOVERY, "err": error}).exit_codes == {"tap-datasync": 2}
     error = "Catalog discovery failed: it returned 7"
@@ -127,22 +127,22 @@ def test_messages_of_a_successful_discovery_are_not_errors() -> None:
     assert summarize(message, {**FAILED, "exit_codes": {"loaders": 1}}).message is None
 
 
-def test_a_setting_that_meltano_cannot_read_is_recognised() -> None:
+def test_recognises_setting_that_meltano_cannot_read() -> None:
     assert summarize(INVALID_SETTING).invalid_setting == "not a number"
     other: dict[str, Any] = {**INVALID_SETTING, "exception": [{"frames": [{"name": "connect"}]}]}
     for line in (other, {**other, "exception": "text"}, {**other, "exception": [None, {}]}):
         assert summarize(line).invalid_setting is None
 
 
-def test_an_error_of_many_lines_is_reported_by_its_first() -> None:
+def test_reports_first_line_of_error() -> None:
     summary = summarize({"event": "Cannot start plugin\n  File x\n", "level": "error"})
     assert summary.message == "Cannot start plugin"
 
 
-def test_an_attempt_without_an_error_has_no_message() -> None:
+def test_attempt_without_error_has_no_message() -> None:
     assert summarize(PAGE, {"event": "Block run completed", "level": "info"}).message is None
 
 
-def test_the_offer_of_support_is_noise() -> None:
+def test_offer_of_support_is_noise() -> None:
     assert LogLine("Need help fixing this problem? Visit https://melta.no/").is_noise
     assert not LogLine("Page 1").is_noise

@@ -1,4 +1,4 @@
-"""The summary, and hints that fit the place."""
+"""The summary and the hints."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def text(summary: Summary) -> str:
     return "\n".join(summary.lines())
 
 
-def test_the_summary_of_a_load() -> None:
+def test_summary_of_load() -> None:
     output = text(SUMMARY)
     assert "events in the table     20,000 (15,000 new)" in output
     assert "events in the API       20,000" in output
@@ -42,7 +42,7 @@ def test_the_summary_of_a_load() -> None:
     assert "restarts" not in output
 
 
-def test_values_without_a_meaning_are_left_out() -> None:
+def test_summary_omits_values_without_meaning() -> None:
     output = text(
         replace(SUMMARY, rows_before=20_000, total_events=None, query=None, sandbox_runs=False)
     )
@@ -52,7 +52,7 @@ def test_values_without_a_meaning_are_left_out() -> None:
     assert "events in the API       not reported" in output
 
 
-def test_missing_events_are_reported() -> None:
+def test_summary_reports_missing_events() -> None:
     output = text(replace(SUMMARY, total_events=20_001, restarts=2))
     assert "The API reports 1 event more than the table contains" in output
     assert "restarts                2" in output
@@ -73,7 +73,7 @@ def test_missing_events_are_reported() -> None:
         (CONTAINER, "db.test", False, None),
     ],
 )
-def test_the_query_hint_fits_the_place_and_is_quoted_without_the_password(
+def test_query_hint_is_quoted_and_contains_no_password(
     hints: Hints,
     host: str,
     embedded: bool,  # noqa: FBT001 - a case of the table
@@ -83,7 +83,7 @@ def test_the_query_hint_fits_the_place_and_is_quoted_without_the_password(
     assert hints.query(settings, embedded=embedded) == expected
 
 
-def test_hints_in_a_container_are_those_of_compose() -> None:
+def test_hints_in_container_use_compose() -> None:
     assert Hints.from_environment({"DATASYNC_CONTAINER": "1"}) == CONTAINER
     assert Hints.from_environment({}) == HOST
     assert HOST.log(LOG) == ".run/log/x.log"

@@ -58,7 +58,7 @@ def meltano_pid(checkout: Checkout) -> int:
     return int(checkout.calls("run")[0]["pid"])
 
 
-def test_the_log_is_returned_line_by_line_to_the_end_of_the_process(checkout: Checkout) -> None:
+def test_returns_log_line_by_line_until_process_ends(checkout: Checkout) -> None:
     checkout.plan({"log": [{"event": "one"}, {"event": "two"}], "exit": 3})
     running = start(checkout)
     assert lines(running) == ["Running job", "one", "two"]
@@ -70,7 +70,7 @@ def test_the_log_is_returned_line_by_line_to_the_end_of_the_process(checkout: Ch
     ]
 
 
-def test_the_tap_is_stopped_first_so_that_meltano_saves_the_state(checkout: Checkout) -> None:
+def test_stops_tap_first_so_that_meltano_saves_state(checkout: Checkout) -> None:
     checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
     tap = wait_for_tap(checkout, running)
@@ -82,7 +82,7 @@ def test_the_tap_is_stopped_first_so_that_meltano_saves_the_state(checkout: Chec
     assert found[-1]["exit_codes"] == {"extractors": 143}
 
 
-def test_a_tap_that_ignores_sigterm_is_killed_in_time(
+def test_kills_tap_that_ignores_sigterm(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("TAP_STOP_SECONDS", "MELTANO_STOP_SECONDS", "REMAINING_STOP_SECONDS"):
@@ -95,20 +95,20 @@ def test_a_tap_that_ignores_sigterm_is_killed_in_time(
     assert pipeline_processes(checkout.root) == []
 
 
-def test_stopping_takes_less_than_the_ten_seconds_of_docker() -> None:
+def test_stop_timeouts_are_below_docker_grace_period() -> None:
     steps = (meltano.TAP_STOP_SECONDS, meltano.MELTANO_STOP_SECONDS, meltano.REMAINING_STOP_SECONDS)
     assert sum(steps) < 8
 
 
-def test_a_pipeline_without_a_tap_yet_is_stopped_too(checkout: Checkout) -> None:
+def test_stops_pipeline_before_tap_has_started(checkout: Checkout) -> None:
     checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
     running.stop()
     assert pipeline_processes(checkout.root) == []
 
 
-def test_the_remains_of_a_killed_meltano_are_removed(checkout: Checkout) -> None:
-    """No old tap may keep sending beside a new one, and no file may keep the key."""
+def test_removes_processes_and_configs_of_killed_meltano(checkout: Checkout) -> None:
+    """An old tap must not send requests beside a new one, and no file may contain the key."""
     checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
     tap = wait_for_tap(checkout, running)
@@ -120,7 +120,7 @@ def test_the_remains_of_a_killed_meltano_are_removed(checkout: Checkout) -> None
 
 
 @pytest.mark.parametrize("killed_too", ["nothing", "meltano"])
-def test_the_pipeline_of_a_killed_run_is_stopped(checkout: Checkout, killed_too: str) -> None:
+def test_stops_pipeline_of_killed_run(checkout: Checkout, killed_too: str) -> None:
     checkout.plan({"tap": {"seconds": 60}})
     running = start(checkout)
     tap = wait_for_tap(checkout, running)
@@ -136,7 +136,7 @@ def test_the_pipeline_of_a_killed_run_is_stopped(checkout: Checkout, killed_too:
     assert not stop_orphaned_pipeline(checkout.root)
 
 
-def test_processes_of_other_pipelines_are_left_alone(checkout: Checkout) -> None:
+def test_does_not_stop_other_pipelines(checkout: Checkout) -> None:
     """A pipeline started by hand, and that of another checkout."""
     tap = [checkout.root / ".venv/bin/tap-datasync", "{}"]
     by_hand = {name: value for name, value in os.environ.items() if name != PIPELINE_VARIABLE}
@@ -156,7 +156,7 @@ def test_processes_of_other_pipelines_are_left_alone(checkout: Checkout) -> None
             other.communicate()
 
 
-def test_the_lock_is_exclusive_and_released_with_its_holder(tmp_path: Path) -> None:
+def test_lock_is_exclusive_and_released_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     program = (
         "import sys, pathlib\n"
@@ -183,7 +183,7 @@ def test_the_lock_is_exclusive_and_released_with_its_holder(tmp_path: Path) -> N
         assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_an_error_of_locking_is_not_taken_for_another_run(
+def test_locking_error_is_not_reported_as_another_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_locks(*_: object) -> None:
@@ -194,7 +194,7 @@ def test_an_error_of_locking_is_not_taken_for_another_run(
         pass
 
 
-def test_stopping_what_has_ended_takes_no_time(checkout: Checkout) -> None:
+def test_stopping_ended_pipeline_returns_at_once(checkout: Checkout) -> None:
     started = time.monotonic()
     assert not meltano._stop(checkout.root, seconds=60)
     assert time.monotonic() - started < 30

@@ -52,10 +52,10 @@ class Clock:
     ("code", "exit_codes", "checkpoint", "action", "exit_code"),
     [
         (0, {}, FINISHED, Action.FINISH, 0),
-        # Meltano's exit code alone does not decide.
+        # Meltano's exit code alone is not sufficient.
         (0, {}, IN_PROGRESS, Action.RETRY, 1),
         (0, {}, None, Action.RETRY, 1),
-        # Nor does the checkpoint: the state behind it may not be saved.
+        # Nor is the checkpoint: Meltano may not have saved the state.
         (1, {}, FINISHED, Action.RETRY, 1),
         (-9, {}, FINISHED, Action.RETRY, 1),
         (1, {TAP: 1}, IN_PROGRESS, Action.RETRY, 1),
@@ -65,13 +65,13 @@ class Clock:
         (1, {TARGET: 2}, IN_PROGRESS, Action.FAIL, 2),
         (1, {TARGET: 3}, IN_PROGRESS, Action.FAIL, 3),
         (1, {TARGET: 75}, IN_PROGRESS, Action.FAIL, 75),
-        # What waiting cannot change decides over its consequences.
+        # A permanent error takes precedence over the errors that it caused.
         (1, {TAP: 3, TARGET: 1}, IN_PROGRESS, Action.FAIL, 3),
         (1, {TAP: 1, TARGET: 2}, IN_PROGRESS, Action.FAIL, 2),
         (1, {TAP: 143}, IN_PROGRESS, Action.RETRY, 1),
     ],
 )
-def test_classification(
+def test_classifies_attempt(
     code: int,
     exit_codes: dict[str, int],
     checkpoint: Checkpoint | None,
@@ -99,7 +99,7 @@ def test_classification(
         (7, {}, (TAP, TARGET, "meltano"), "Meltano ended with exit code 7."),
     ],
 )
-def test_the_message_names_the_cause(
+def test_message_names_the_cause(
     code: int, exit_codes: dict[str, int], silent: tuple[str, ...], message: str
 ) -> None:
     errors = {"meltano": "Extractor failed", TAP: "The key.", TARGET: "No disk."}
@@ -108,19 +108,19 @@ def test_the_message_names_the_cause(
     assert classify(code, AttemptSummary(exit_codes, errors), IN_PROGRESS).message == message
 
 
-def test_a_setting_that_meltano_cannot_read_fails_with_the_names_to_check() -> None:
+def test_unreadable_setting_fails_with_names_to_check() -> None:
     summary = AttemptSummary(invalid_setting="invalid literal: 'abc'")
     outcome = classify(1, summary, None, ("TAP_DATASYNC_LOOKBACK",))
     assert (outcome.action, outcome.exit_code) == (Action.FAIL, 2)
     assert "see TAP_DATASYNC_LOOKBACK: invalid literal: 'abc'" in outcome.message
 
 
-def test_after_progress_the_pipeline_restarts_at_once_however_often() -> None:
+def test_restarts_at_once_after_progress() -> None:
     policy = RestartPolicy(Clock())
     assert [policy.next_delay(progressed=True) for _ in range(100)] == [0.0] * 100
 
 
-def test_delays_grow_without_progress_and_start_over_after_it() -> None:
+def test_delays_grow_without_progress_and_reset_after_it() -> None:
     policy = RestartPolicy(Clock())
     delays = [policy.next_delay(progressed=False) for _ in range(9)]
     assert delays == [0, 1, 2, 4, 8, 16, 32, 60, 60]
@@ -128,7 +128,7 @@ def test_delays_grow_without_progress_and_start_over_after_it() -> None:
     assert [policy.next_delay(progressed=False) for _ in range(3)] == [0, 1, 2]
 
 
-def test_it_fails_after_the_timeout_but_not_before_the_minimum_of_attempts() -> None:
+def test_fails_after_timeout_and_minimum_attempts() -> None:
     clock = Clock()
     policy = RestartPolicy(clock, stall_timeout=900, min_attempts=3)
     clock.now = 5000
@@ -137,7 +137,7 @@ def test_it_fails_after_the_timeout_but_not_before_the_minimum_of_attempts() -> 
     assert policy.next_delay(progressed=False) is None
 
 
-def test_the_timeout_counts_from_the_last_progress() -> None:
+def test_timeout_counts_from_last_progress() -> None:
     clock = Clock()
     policy = RestartPolicy(clock, stall_timeout=900, min_attempts=1)
     clock.now = 5000
@@ -148,7 +148,7 @@ def test_the_timeout_counts_from_the_last_progress() -> None:
     assert policy.next_delay(progressed=False) is None
 
 
-def test_a_target_on_a_full_disk_costs_few_attempts() -> None:
+def test_full_disk_causes_few_attempts() -> None:
     """Attempts that fail after five seconds: ten in five minutes, and then none."""
     clock = Clock()
     policy = RestartPolicy(clock)
@@ -184,9 +184,7 @@ def test_a_target_on_a_full_disk_costs_few_attempts() -> None:
         ([None, FINISHED, None, FINISHED], [False, True, False, False]),
     ],
 )
-def test_progress_is_a_count_that_moved(
-    checkpoints: list[Checkpoint | None], expected: list[bool]
-) -> None:
+def test_detects_progress(checkpoints: list[Checkpoint | None], expected: list[bool]) -> None:
     marker = ProgressMarker(None)
     assert [marker.update(checkpoint) for checkpoint in checkpoints] == expected
 
@@ -206,7 +204,7 @@ class Display:
 
 @dataclass
 class Policy:
-    """Allows some restarts, and records what it was asked."""
+    """Allows a number of restarts, and records its arguments."""
 
     restarts: int = 0
     progressed: list[bool] = field(default_factory=list)
@@ -245,14 +243,14 @@ def run(connection: ReconnectingConnection) -> PipelineRun:
     return connection.run(lambda conn: database.begin_run(conn, settings, "sandbox"))
 
 
-def test_a_sandbox_that_does_not_restart_does_not_end_the_load(
+def test_sandbox_that_does_not_restart_is_retried(
     checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     def ensure_sandbox() -> bool:
         message = "Port 8765 is taken."
         raise IngestionError(message)
 
-    checkout.plan(failure(1, "The API does not answer."), FINISH)
+    checkout.plan(failure(1, "The API does not respond."), FINISH)
     runner, _ = make_runner(
         checkout, connection, run, Policy(restarts=1), ensure_sandbox=ensure_sandbox
     )
@@ -260,12 +258,12 @@ def test_a_sandbox_that_does_not_restart_does_not_end_the_load(
     assert runner.restarts == 1
 
 
-def test_a_sandbox_at_another_address_ends_the_load(
+def test_sandbox_at_another_address_ends_load(
     checkout: Checkout, empty: Cluster, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     """The pipeline was started with the old address."""
     message = "The sandbox was restarted at another address: run this again."
-    checkout.plan(failure(1, "The API does not answer."))
+    checkout.plan(failure(1, "The API does not respond."))
     runner, context = make_runner(checkout, connection, run, Policy(), ensure_sandbox=lambda: False)
     with pytest.raises(IngestionError, match=message):
         runner.run()
@@ -274,7 +272,7 @@ def test_a_sandbox_at_another_address_ends_the_load(
     assert context.log.getvalue().endswith(f"error    run-ingestion   {message}\n")
 
 
-def test_the_sandbox_is_checked_while_the_database_is_unreachable(
+def test_checks_sandbox_while_database_is_unreachable(
     checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     """Also during an attempt, which ends when the sandbox is at another address."""
@@ -289,19 +287,19 @@ def test_the_sandbox_is_checked_while_the_database_is_unreachable(
     assert pipeline_processes(checkout.root) == []
 
 
-def test_the_reason_of_a_failed_run_is_logged_and_stored(
+def test_logs_and_stores_reason_of_failed_run(
     checkout: Checkout, empty: Cluster, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
-    checkout.plan(failure(1, "The API does not answer."))
+    checkout.plan(failure(1, "The API does not respond."))
     runner, context = make_runner(checkout, connection, run, Policy())
-    message = "The API does not answer. No progress over 0 restarts."
+    message = "The API does not respond. No progress over 0 restarts."
     assert runner.run().message == message
     assert isinstance(context.log, io.StringIO)
     assert context.log.getvalue().endswith(f"error    run-ingestion   {message}\n")
     assert stored(empty) == [f"failed|{message}"]
 
 
-def test_a_lock_that_the_own_target_left_is_waited_for(
+def test_waits_for_lock_of_previous_attempt(
     checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     busy = failure(75, "Another load is running.", TARGET)
@@ -310,7 +308,7 @@ def test_a_lock_that_the_own_target_left_is_waited_for(
     assert runner.run().action is Action.FINISH
 
 
-def test_a_lock_of_another_load_ends_the_first_attempt(
+def test_lock_of_another_load_ends_first_attempt(
     checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     checkout.plan(failure(75, "Another load is running.", TARGET))
@@ -319,7 +317,7 @@ def test_a_lock_of_another_load_ends_the_first_attempt(
     assert (outcome.action, outcome.exit_code) == (Action.FAIL, 75)
 
 
-def test_without_a_database_the_api_is_not_asked(checkout: Checkout) -> None:
+def test_sends_no_request_without_database(checkout: Checkout) -> None:
     """Each attempt waits for the database, and no pipeline starts without it."""
     delays: list[float] = []
     connection = ReconnectingConnection(closed_port(), sleep=delays.append)
@@ -333,8 +331,8 @@ def test_without_a_database_the_api_is_not_asked(checkout: Checkout) -> None:
     assert checkout.calls("run") == []
 
 
-def test_a_database_that_refuses_the_login_ends_the_run(checkout: Checkout, empty: Cluster) -> None:
-    """As when the password is changed between two attempts."""
+def test_rejected_login_ends_run(checkout: Checkout, empty: Cluster) -> None:
+    """For example because the password was changed between two attempts."""
     settings = replace(settings_of(empty), password="wrong")  # noqa: S106 - of the test
     with ReconnectingConnection(settings, sleep=lambda _seconds: None) as connection:
         runner, _ = make_runner(checkout, connection, database.PipelineRun(1, 0), Policy(1))
@@ -342,7 +340,7 @@ def test_a_database_that_refuses_the_login_ends_the_run(checkout: Checkout, empt
     assert (outcome.action, outcome.exit_code) == (Action.FAIL, 2)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_no_progress(checkout: Checkout) -> None:
+def test_unreadable_checkpoint_is_no_progress(checkout: Checkout) -> None:
     known = Checkpoint(NOON, scan_in_progress=True, events_seen=5)
     # At the start, before and after the first attempt, before and after the second.
     answers: list[Checkpoint | None] = [known, known, None, known, known]
@@ -363,7 +361,7 @@ def test_a_checkpoint_that_cannot_be_read_is_no_progress(checkout: Checkout) -> 
     assert policy.progressed == [False, False]
 
 
-def test_a_series_of_warnings_is_shown_once(
+def test_shows_series_of_warnings_once(
     checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     texts = ["try 1 of 3", "try 2 of 3", "The cursor has expired.", "try 3 of 3"]
@@ -393,7 +391,7 @@ class ClosingDisplay(Display):
         self._fail_in_time()
 
 
-def test_a_lost_output_stops_the_pipeline_and_the_log_is_completed(
+def test_closed_output_stops_pipeline_and_completes_log(
     checkout: Checkout, empty: Cluster, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     checkout.plan({"tap": {"seconds": 60}})
@@ -408,7 +406,7 @@ def test_a_lost_output_stops_the_pipeline_and_the_log_is_completed(
     assert stored(empty) == ["failed|[Errno 5] Input/output error"]
 
 
-def test_a_closed_terminal_counts_as_its_signal(
+def test_closed_terminal_is_reported_as_sighup(
     checkout: Checkout, empty: Cluster, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     """Writing to it fails before the SIGHUP is checked for."""

@@ -32,7 +32,7 @@ def pipeline_runs(empty: Cluster, columns: str) -> list[str]:
     return empty.sql(f"SELECT {columns} FROM pipeline_runs ORDER BY id").splitlines()
 
 
-def test_a_first_run_loads_and_prints_a_summary(ready: Checkout, empty: Cluster) -> None:
+def test_first_run_loads_and_prints_summary(ready: Checkout, empty: Cluster) -> None:
     ready.plan(FINISH)
     code, output = ready.run("--events=20", "--limit", "1000")
     assert code == 0, output
@@ -48,7 +48,7 @@ def test_a_first_run_loads_and_prints_a_summary(ready: Checkout, empty: Cluster)
     assert pipeline_runs(empty, columns) == ["sandbox --events=20|finished|0|0|20|t"]
 
 
-def test_without_a_terminal_the_progress_is_lines_for_programs(ready: Checkout) -> None:
+def test_progress_without_terminal_is_log_lines(ready: Checkout) -> None:
     ready.plan(FINISH)
     _, output = ready.run()
     lines = [line for line in output.splitlines() if " finished page" in line]
@@ -57,24 +57,22 @@ def test_without_a_terminal_the_progress_is_lines_for_programs(ready: Checkout) 
     assert "\x1b" not in output
 
 
-def test_a_failed_attempt_is_restarted_until_the_scan_has_finished(
-    ready: Checkout, empty: Cluster
-) -> None:
+def test_restarts_failed_attempts_until_scan_has_finished(ready: Checkout, empty: Cluster) -> None:
     ready.plan(
-        {"sql": load(5, cursor="c1"), **failure(1, "The API does not answer.")},
+        {"sql": load(5, cursor="c1"), **failure(1, "The API does not respond.")},
         {"sql": load(10, cursor="c2"), "kill": int(signal.SIGKILL)},
         FINISH,
     )
     code, output = ready.run()
     assert code == 0, output
-    assert "The API does not answer. Restarting now (restart 1)." in output
+    assert "The API does not respond. Restarting now (restart 1)." in output
     assert "Meltano was ended by SIGKILL. Restarting now (restart 2)." in output
     assert "restarts                2" in output
     assert pipeline_runs(empty, "outcome, restarts") == ["finished|2"]
     assert not list((ready.root / ".meltano" / "run").glob("*/*.config.json"))
 
 
-def test_exit_code_0_does_not_end_an_unfinished_scan(ready: Checkout) -> None:
+def test_exit_code_0_does_not_end_unfinished_scan(ready: Checkout) -> None:
     ready.plan({"sql": load(5, cursor="c1")}, FINISH)
     code, output = ready.run()
     assert code == 0
@@ -91,7 +89,7 @@ def test_exit_code_0_does_not_end_an_unfinished_scan(ready: Checkout) -> None:
         ("target-postgres", 75, "Another load is running."),
     ],
 )
-def test_a_permanent_failure_ends_the_run_at_once_with_its_message(
+def test_permanent_failure_ends_run_at_once_with_message(
     ready: Checkout, empty: Cluster, plugin: str, exit_code: int, message: str
 ) -> None:
     ready.plan(failure(exit_code, message, plugin))
@@ -107,10 +105,10 @@ def test_a_permanent_failure_ends_the_run_at_once_with_its_message(
     assert pipeline_runs(empty, "outcome, message") == [f"failed|{message}"]
 
 
-def test_a_failure_after_a_finished_scan_is_never_shown_as_finished(
+def test_failure_after_finished_scan_is_not_reported_as_finished(
     ready: Checkout, empty: Cluster
 ) -> None:
-    """As when Meltano cannot save the state behind the last page."""
+    """For example because Meltano cannot save the last STATE."""
     ready.plan({**FINISH, **failure(2, "No state.")})
     code, output = ready.run()
     assert code == 2
@@ -119,7 +117,7 @@ def test_a_failure_after_a_finished_scan_is_never_shown_as_finished(
     assert pipeline_runs(empty, "outcome, events_after") == ["failed|20"]
 
 
-def test_a_failure_is_printed_to_stderr_and_logged(ready: Checkout) -> None:
+def test_failure_is_printed_to_stderr_and_logged(ready: Checkout) -> None:
     ready.plan(failure(3, "The key is refused."))
     process = ready.start(stderr=subprocess.PIPE)
     output, errors = process.communicate(timeout=120)
@@ -129,16 +127,16 @@ def test_a_failure_is_printed_to_stderr_and_logged(ready: Checkout) -> None:
     assert re.search(r" error    run-ingestion   The key is refused\.\n\Z", ready.log())
 
 
-def test_no_restart_means_one_attempt(ready: Checkout) -> None:
-    ready.plan(failure(1, "The API does not answer."))
+def test_no_restart_makes_one_attempt(ready: Checkout) -> None:
+    ready.plan(failure(1, "The API does not respond."))
     code, output = ready.run("--no-restart")
     assert code == 1
-    assert "The API does not answer." in output
+    assert "The API does not respond." in output
     assert len(ready.calls("run")) == 1
 
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_the_pipeline_and_what_was_started(
+def test_signal_stops_pipeline_and_started_sandbox(
     ready: Checkout, empty: Cluster, number: signal.Signals, expected: int
 ) -> None:
     ready.plan({"sql": load(5, cursor="c1"), "tap": {"seconds": 60}})
@@ -156,7 +154,7 @@ def test_a_signal_stops_the_pipeline_and_what_was_started(
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_a_signal_while_the_program_starts_ends_it_without_a_traceback(ready: Checkout) -> None:
+def test_signal_during_start_ends_without_traceback(ready: Checkout) -> None:
     ready.plan({"tap": {"seconds": 60}})
     process = ready.start()
     # Once SIGTERM has a handler, SIGINT has ours too.
@@ -172,7 +170,7 @@ def _has_handler(pid: int, number: signal.Signals) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
-def test_a_sandbox_that_ran_before_is_left_running(ready: Checkout) -> None:
+def test_signal_does_not_stop_sandbox_started_earlier(ready: Checkout) -> None:
     (ready.root / "was-running").touch()
     ready.plan({"tap": {"seconds": 60}})
     process = ready.start()
@@ -182,7 +180,7 @@ def test_a_sandbox_that_ran_before_is_left_running(ready: Checkout) -> None:
     assert [words[0] for words in ready.sandbox_calls()] == ["up"]
 
 
-def test_a_run_under_nohup_outlives_its_terminal(ready: Checkout) -> None:
+def test_run_under_nohup_survives_closed_terminal(ready: Checkout) -> None:
     ready.plan({"tap": {"seconds": 60}})
     # What a process ignores is ignored by those that it starts.
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -195,7 +193,7 @@ def test_a_run_under_nohup_outlives_its_terminal(ready: Checkout) -> None:
     assert stop(process, signal.SIGTERM)[0] == 143
 
 
-def test_a_closed_output_ends_the_run(ready: Checkout) -> None:
+def test_closed_output_ends_run(ready: Checkout) -> None:
     """As in `run-ingestion.sh | head`: quietly, like other commands."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -206,7 +204,7 @@ def test_a_closed_output_ends_the_run(ready: Checkout) -> None:
     assert (process.returncode, errors) == (1, "")
 
 
-def test_a_second_run_in_the_checkout_is_refused(ready: Checkout) -> None:
+def test_refuses_second_run_in_checkout(ready: Checkout) -> None:
     ready.plan({"tap": {"seconds": 60}})
     first = ready.start()
     wait_for(lambda: "Page 1" in ready.log())
@@ -217,9 +215,7 @@ def test_a_second_run_in_the_checkout_is_refused(ready: Checkout) -> None:
     assert stop(first, signal.SIGTERM)[0] == 143
 
 
-def test_a_load_from_elsewhere_into_the_same_database_is_refused(
-    ready: Checkout, empty: Cluster
-) -> None:
+def test_refuses_second_load_into_database(ready: Checkout, empty: Cluster) -> None:
     at = settings_of(empty)
     with psycopg.connect(
         host=at.host, port=at.port, user=at.user, password=at.password, dbname=at.name
@@ -234,9 +230,7 @@ def test_a_load_from_elsewhere_into_the_same_database_is_refused(
     assert ready.run()[0] == 0
 
 
-def test_after_a_killed_run_the_next_one_stops_its_pipeline(
-    ready: Checkout, empty: Cluster
-) -> None:
+def test_next_run_stops_pipeline_of_killed_run(ready: Checkout, empty: Cluster) -> None:
     ready.plan({"sql": load(5, cursor="c1"), "tap": {"seconds": 60}}, FINISH)
     process = ready.start()
     meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
@@ -251,7 +245,7 @@ def test_after_a_killed_run_the_next_one_stops_its_pipeline(
     assert pipeline_runs(empty, "outcome") == ["killed", "finished"]
 
 
-def test_a_full_refresh_clears_the_state_once_and_not_for_a_restart(ready: Checkout) -> None:
+def test_full_refresh_clears_state_only_before_first_attempt(ready: Checkout) -> None:
     ready.plan(FINISH, {"sql": load(5, cursor="c1"), **failure(1, "No.")}, FINISH)
     ready.run()
     code, output = ready.run("--full-refresh")
@@ -261,8 +255,8 @@ def test_a_full_refresh_clears_the_state_once_and_not_for_a_restart(ready: Check
     assert [call for call in ready.calls("run") if "--full-refresh" in call["words"]] == []
 
 
-def test_a_state_of_another_database_is_cleared(ready: Checkout) -> None:
-    """As when `.env` names another database after the first load: nothing may be skipped."""
+def test_clears_state_of_another_database(ready: Checkout) -> None:
+    """For example because `.env` names a new database: no event may be skipped."""
     state = {"singer_state": {"bookmarks": {"events": {"high_watermark": "2026-01-27T00:00:00Z"}}}}
     (ready.root / "state.json").write_text(json.dumps(state))
     ready.plan(FINISH)
@@ -273,7 +267,7 @@ def test_a_state_of_another_database_is_cleared(ready: Checkout) -> None:
 
 
 @pytest.mark.parametrize("saved", [None, 15])
-def test_a_lost_or_outdated_state_is_replaced_by_the_checkpoint(
+def test_replaces_missing_or_outdated_state_by_checkpoint(
     ready: Checkout, saved: int | None
 ) -> None:
     ready.plan(FINISH, FINISH)
@@ -306,7 +300,7 @@ def test_a_lost_or_outdated_state_is_replaced_by_the_checkpoint(
         ([], "exit code 1"),
     ],
 )
-def test_a_state_that_cannot_be_read_is_reported_with_the_reason(
+def test_reports_why_state_cannot_be_read(
     ready: Checkout, log: list[dict[str, str] | str], reason: str
 ) -> None:
     lines = [
@@ -318,14 +312,14 @@ def test_a_state_that_cannot_be_read_is_reported_with_the_reason(
     assert output.splitlines()[-1] == f"`meltano state get` failed: {reason}"
 
 
-def test_a_state_that_is_not_json_is_reported(ready: Checkout) -> None:
+def test_reports_state_that_is_not_json(ready: Checkout) -> None:
     (ready.root / "state.json").write_text("{")
     code, output = ready.run()
     assert code == 1
     assert output.splitlines()[-1] == "`meltano state get` failed: its output is not JSON."
 
 
-def test_other_sample_events_replace_the_previous_ones(ready: Checkout, empty: Cluster) -> None:
+def test_other_sample_events_replace_previous_ones(ready: Checkout, empty: Cluster) -> None:
     ready.plan(FINISH, {"sql": load(7, total=7)})
     ready.run("--events=20")
     code, output = ready.run("--events=7")
@@ -335,7 +329,7 @@ def test_other_sample_events_replace_the_previous_ones(ready: Checkout, empty: C
     assert pipeline_runs(empty, "source") == ["sandbox --events=20", "sandbox --events=7"]
 
 
-def test_real_events_are_not_mixed_with_sample_events(ready: Checkout) -> None:
+def test_refuses_to_mix_real_and_sample_events(ready: Checkout) -> None:
     ready.plan(FINISH)
     ready.run()
     code, output = ready.run(API_KEY="k", API_BASE_URL="https://api.test/api/v1")
@@ -345,7 +339,7 @@ def test_real_events_are_not_mixed_with_sample_events(ready: Checkout) -> None:
     assert len(ready.calls("run")) == 1
 
 
-def test_a_table_of_another_application_ends_the_run(ready: Checkout, empty: Cluster) -> None:
+def test_table_of_another_application_ends_run(ready: Checkout, empty: Cluster) -> None:
     empty.sql("CREATE TABLE events (id INTEGER PRIMARY KEY, title TEXT)")
     code, output = ready.run()
     assert code == 2
@@ -353,9 +347,7 @@ def test_a_table_of_another_application_ends_the_run(ready: Checkout, empty: Clu
     assert not ready.calls("run")
 
 
-def test_a_foreign_table_of_pages_hides_the_progress_without_ending_the_load(
-    ready: Checkout, empty: Cluster
-) -> None:
+def test_foreign_pages_table_hides_progress_only(ready: Checkout, empty: Cluster) -> None:
     empty.sql("CREATE TABLE pages (number INTEGER)")
     ready.plan({"sql": load(5, cursor="c1")}, FINISH)
     code, output = ready.run()
@@ -364,7 +356,7 @@ def test_a_foreign_table_of_pages_hides_the_progress_without_ending_the_load(
     assert "Traceback" not in output
 
 
-def test_a_real_api_and_database_start_no_sandbox(ready: Checkout, empty: Cluster) -> None:
+def test_real_api_and_database_start_no_sandbox(ready: Checkout, empty: Cluster) -> None:
     """And the key is in no output, log or process list, only in the environment."""
     ready.plan(FINISH)
     settings = own_database(empty) | {"BATCH_SIZE": "1000"}
@@ -378,7 +370,7 @@ def test_a_real_api_and_database_start_no_sandbox(ready: Checkout, empty: Cluste
     assert pipeline_runs(empty, "source") == ["https://api.test/api/v1"]
 
 
-def test_in_a_container_the_hints_are_those_of_compose(ready: Checkout, empty: Cluster) -> None:
+def test_hints_in_container_use_compose(ready: Checkout, empty: Cluster) -> None:
     ready.plan(FINISH, failure(3, "The key is refused."))
     settings = own_database(empty) | {"DATASYNC_CONTAINER": "1"}
     for expected in (0, 3):
@@ -392,7 +384,7 @@ def test_in_a_container_the_hints_are_those_of_compose(ready: Checkout, empty: C
     assert "docker compose --profile sandbox up" in output
 
 
-def test_special_characters_in_the_env_file_reach_meltano_unchanged(
+def test_special_characters_in_env_file_reach_meltano_unchanged(
     ready: Checkout, empty: Cluster
 ) -> None:
     settings = own_database(empty)
@@ -408,7 +400,7 @@ def test_special_characters_in_the_env_file_reach_meltano_unchanged(
     assert env["DB_PASSWORD"] == password
 
 
-def test_the_env_file_is_read_and_the_environment_wins(ready: Checkout) -> None:
+def test_environment_overrides_env_file(ready: Checkout) -> None:
     (ready.root / ".env").write_text("BATCH_SIZE=100\nAPI_KEY=put-your-api-key-here\n")
     ready.plan(FINISH)
     code, output = ready.run(BATCH_SIZE="200")
@@ -417,9 +409,7 @@ def test_the_env_file_is_read_and_the_environment_wins(ready: Checkout) -> None:
     assert ready.calls("run")[0]["env"]["BATCH_SIZE"] == "200"
 
 
-def test_sample_events_are_not_loaded_into_the_users_database(
-    ready: Checkout, empty: Cluster
-) -> None:
+def test_sample_events_are_not_loaded_into_real_database(ready: Checkout, empty: Cluster) -> None:
     code, output = ready.run(DB_HOST=empty.host, DB_USER=empty.user)
     assert code == 2
     assert "sample events are not loaded" in output
@@ -432,11 +422,11 @@ def test_sample_events_are_not_loaded_into_the_users_database(
     [
         ({"DB_PASSWORD": "wrong-pw"}, "password authentication failed"),
         ({"DB_NAME": "nope"}, 'database "nope" does not exist'),
-        # libpq's own names are respected, as docs/security.md says.
+        # libpq's own names are respected, as described in docs/security.md.
         ({"PGSSLMODE": "require"}, "server does not support SSL"),
     ],
 )
-def test_a_refused_connection_ends_the_run_at_once(
+def test_rejected_connection_ends_run_at_once(
     ready: Checkout, empty: Cluster, env: dict[str, str], message: str
 ) -> None:
     code, output = ready.run(**own_database(empty) | env)
@@ -447,7 +437,7 @@ def test_a_refused_connection_ends_the_run_at_once(
     assert not ready.calls("run")
 
 
-def test_other_options_are_the_sandboxs(ready: Checkout, empty: Cluster) -> None:
+def test_passes_other_options_to_sandbox(ready: Checkout, empty: Cluster) -> None:
     code, output = ready.run("--wrong")
     assert (code, output) == (2, "No such option: --wrong\n")
     code, output = ready.run("--events=5", **own_database(empty))
@@ -455,14 +445,14 @@ def test_other_options_are_the_sandboxs(ready: Checkout, empty: Cluster) -> None
     assert "--events=5 is not an option of run-ingestion.sh" in output
 
 
-def test_verbose_prints_the_full_log(ready: Checkout) -> None:
+def test_verbose_prints_full_log(ready: Checkout) -> None:
     attempt = {**FINISH, "log": [{"event": "a detail", "name": "tap-datasync"}]}
     ready.plan(attempt, attempt)
     assert "tap-datasync    a detail" in ready.run("--verbose")[1]
     assert "a detail" not in ready.run()[1]
 
 
-def test_warnings_of_tap_and_target_are_always_shown(ready: Checkout) -> None:
+def test_always_shows_warnings_of_tap_and_target(ready: Checkout) -> None:
     line = {"event": "The cursor has expired.", "name": "tap-datasync", "level": "warning"}
     ready.plan({**FINISH, "log": [line, {"event": "No state", "level": "warning"}]})
     output = ready.run()[1]
@@ -470,33 +460,33 @@ def test_warnings_of_tap_and_target_are_always_shown(ready: Checkout) -> None:
     assert "No state" not in output
 
 
-def test_settings_of_meltano_from_outside_do_not_change_the_run(ready: Checkout) -> None:
+def test_meltano_settings_in_environment_do_not_change_run(ready: Checkout) -> None:
     ready.plan(FINISH)
     code, _ = ready.run(MELTANO_RUN_FULL_REFRESH="1", MELTANO_ENVIRONMENT="prod")
     assert code == 0
     assert "MELTANO_RUN_FULL_REFRESH" not in ready.calls("run")[0]["env"]
 
 
-def test_stop_sandbox_stops_the_sandbox(ready: Checkout) -> None:
+def test_stop_sandbox_stops_sandbox(ready: Checkout) -> None:
     assert ready.run("--stop-sandbox") == (0, "stopped\n")
     assert ready.sandbox_calls() == [["down"]]
 
 
-def test_outside_a_checkout_the_run_is_refused(ready: Checkout) -> None:
+def test_refuses_to_run_outside_checkout(ready: Checkout) -> None:
     (ready.root / "meltano.yml").unlink()
     code, output = ready.run()
     assert code == 2
     assert "contains no meltano.yml: start this with run-ingestion.sh." in output
 
 
-def test_files_of_a_run_are_readable_by_its_user_only(ready: Checkout) -> None:
+def test_run_files_are_readable_by_owner_only(ready: Checkout) -> None:
     (ready.root / ".run").rmdir()
     ready.plan(FINISH)
     assert ready.run()[0] == 0
     assert (ready.root / ".run").stat().st_mode & 0o077 == 0
 
 
-def test_only_the_newest_logs_are_kept(ready: Checkout) -> None:
+def test_keeps_newest_logs_only(ready: Checkout) -> None:
     directory = ready.root / ".run" / "log"
     directory.mkdir()
     for number in range(60):

@@ -24,7 +24,7 @@ def _restore_handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_an_ignored_signal_stays_ignored() -> None:
+def test_ignored_signal_stays_ignored() -> None:
     """`nohup` ignores SIGHUP, and a shell SIGINT for its background jobs."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -39,7 +39,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 
 @pytest.mark.parametrize("first", HANDLED)
-def test_the_first_signal_decides_the_exit_code(first: signal.Signals) -> None:
+def test_first_signal_determines_exit_code(first: signal.Signals) -> None:
     watcher = SignalWatcher()
     watcher.install()
     signal.raise_signal(first)
@@ -49,7 +49,7 @@ def test_the_first_signal_decides_the_exit_code(first: signal.Signals) -> None:
     assert caught.value.exit_code == 128 + first
 
 
-def test_a_signal_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signal_ends_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = SignalWatcher()
     slept: list[float] = []
 
@@ -66,7 +66,7 @@ def test_a_signal_ends_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
-def test_a_signal_ends_a_command(monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
+def test_signal_ends_command(monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
     monkeypatch.setattr(signals, "_KILL_AFTER_SECONDS", 0.2)
     watcher = SignalWatcher()
     watcher.received = signal.SIGTERM

@@ -1,4 +1,4 @@
-"""Meltano's state against the checkpoint, and sample events apart from real ones."""
+"""Reconciling Meltano's state with the checkpoint, and separating sample and real events."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def state(cursor: str | None) -> dict[str, Any]:
         ({"bookmarks": {}}, {"bookmarks": {"events": None}}),
     ],
 )
-def test_states_that_agree_are_left_alone(saved: Any, committed: Any) -> None:
+def test_equal_states_are_not_changed(saved: Any, committed: Any) -> None:
     assert reconcile(saved, committed) is None
 
 
 @pytest.mark.parametrize("saved", [None, {}, {"bookmarks": {"events": {}}}])
-def test_a_lost_state_resumes_from_the_checkpoint(saved: Any) -> None:
+def test_missing_state_resumes_from_checkpoint(saved: Any) -> None:
     update = reconcile(saved, state("a"))
     assert update is not None
     assert update.state == state("a")
     assert "is empty, unlike the database's checkpoint" in update.reason
 
 
-def test_the_checkpoint_wins_where_the_two_differ() -> None:
+def test_checkpoint_replaces_different_state() -> None:
     """A backup was restored, or Meltano was killed before it saved its state."""
     update = reconcile(state("b"), state("a"))
     assert update is not None
@@ -53,32 +53,32 @@ def test_the_checkpoint_wins_where_the_two_differ() -> None:
     assert "differs from the database's checkpoint" in update.reason
 
 
-def test_a_state_without_a_checkpoint_is_cleared() -> None:
+def test_clears_state_without_checkpoint() -> None:
     update = reconcile(state("a"), None)
     assert update is not None
     assert update.state is None
 
 
 @pytest.mark.parametrize("saved", [None, state("a"), state("b")])
-def test_a_full_refresh_clears_the_state_whatever_the_checkpoint(saved: Any) -> None:
+def test_full_refresh_clears_state(saved: Any) -> None:
     update = reconcile(saved, state("a"), full_refresh=True)
     assert update is not None
     assert update.state is None
 
 
 @pytest.mark.parametrize("document", [{"bookmarks": [1]}, {"bookmarks": {"events": [1]}}])
-def test_a_state_of_another_shape_counts_as_empty(document: Any) -> None:
+def test_malformed_state_counts_as_empty(document: Any) -> None:
     assert reconcile(document, None) is None
 
 
-def test_the_source_of_sample_events_is_their_feed() -> None:
+def test_source_of_sample_events_is_their_feed() -> None:
     assert source_label(RunConfig(), "") == "sandbox"
     assert source_label(RunConfig(), "events=20 seed=3") == "sandbox events=20 seed=3"
 
 
-def test_the_source_of_real_events_is_the_address() -> None:
+def test_source_of_real_events_is_api_address() -> None:
     assert source_label(RunConfig(Api(f"{REAL}/", "k")), "") == REAL
-    # Only what Compose sets is its sandbox, not every host of that name.
+    # Address and key have to be those that Compose sets.
     for url, key in (
         ("http://sandbox:8765/api/v1", "a-real-key"),
         ("http://sandbox:80/api/v1", "sandbox-key"),
@@ -87,7 +87,7 @@ def test_the_source_of_real_events_is_the_address() -> None:
         assert source_label(RunConfig(Api(url, key)), "") == url
 
 
-def test_the_sandbox_of_the_containers_serves_sample_events() -> None:
+def test_compose_sandbox_serves_sample_events() -> None:
     entrypoint = (ROOT / "docker" / "entrypoint.sh").read_text()
     found = re.search(r"API_BASE_URL=(\S+) API_KEY=(\S+)", entrypoint)
     assert found
@@ -109,7 +109,7 @@ def test_the_sandbox_of_the_containers_serves_sample_events() -> None:
         ("https://sandbox.test", "https://sandbox.test/2", SourceChange.NONE),
     ],
 )
-def test_change_of_source(last: str | None, current: str, change: SourceChange) -> None:
+def test_detects_change_of_source(last: str | None, current: str, change: SourceChange) -> None:
     assert check_source_change(last, current, "events at db") is change
 
 
@@ -120,9 +120,7 @@ def test_change_of_source(last: str | None, current: str, change: SourceChange) 
         (REAL, "sandbox", f"holds events from {REAL}"),
     ],
 )
-def test_sample_events_and_real_events_are_never_mixed(
-    last: str, current: str, message: str
-) -> None:
+def test_refuses_to_mix_sample_and_real_events(last: str, current: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         check_source_change(last, current, "events at db")
     assert not str(caught.value).count(", or")

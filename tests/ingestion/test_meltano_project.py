@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(not MELTANO.exists(), reason="run-tests.sh insta
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project without anything that a checkout makes for itself."""
+    """A copy of the project without generated files."""
     place = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "meltano.yml", place)
     shutil.copytree(ROOT / "plugins", place / "plugins")
@@ -69,7 +69,7 @@ def config(project: Path, plugin: str, **env: str) -> dict[str, Any]:
 @pytest.fixture
 def proxy() -> Iterator[tuple[str, list[str]]]:
     """An HTTP proxy that refuses everything, and the first line of each request."""
-    asked: list[str] = []
+    requests: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -79,10 +79,10 @@ def proxy() -> Iterator[tuple[str, list[str]]]:
                 except OSError:
                     return
                 with connection:
-                    asked.append(connection.recv(1000).decode(errors="replace").splitlines()[0])
+                    requests.append(connection.recv(1000).decode(errors="replace").splitlines()[0])
 
         threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
 
 
 def sandbox_file(project: Path, **values: str) -> None:
@@ -93,8 +93,8 @@ def sandbox_file(project: Path, **values: str) -> None:
     (directory / "meltano.yml").write_text(yaml.safe_dump(document))
 
 
-def test_without_settings_both_ends_are_the_running_sandbox(project: Path) -> None:
-    """At the ports that it has chosen."""
+def test_uses_running_sandbox_without_settings(project: Path) -> None:
+    """With the ports that the sandbox uses."""
     sandbox_file(
         project,
         API_URL="http://127.0.0.1:1/api/v1",
@@ -115,14 +115,14 @@ def test_without_settings_both_ends_are_the_running_sandbox(project: Path) -> No
     assert config(project, "tap-datasync", API_BASE_URL="u")["api_url"] == "u"
 
 
-def test_without_settings_and_sandbox_nothing_is_guessed(project: Path) -> None:
+def test_has_no_addresses_without_settings_and_sandbox(project: Path) -> None:
     """The default ports may be those of the sandbox of another checkout."""
     tap, target = config(project, "tap-datasync"), config(project, "target-postgres")
     assert not {"api_url", "api_key"} & tap.keys()
     assert not {"host", "port", "user", "password", "database"} & target.keys()
 
 
-def test_the_fixed_names_set_the_settings_and_the_environment_wins(project: Path) -> None:
+def test_env_names_set_settings_and_environment_overrides_env_file(project: Path) -> None:
     (project / ".env").write_text(
         "API_BASE_URL=https://a.test/api/v1\nAPI_KEY=inner\nBATCH_SIZE=100\n"
         "DB_HOST=h\nDB_PORT=1\nDB_USER=u\nDB_PASSWORD=p\nDB_NAME=n\n"
@@ -139,7 +139,7 @@ def test_the_fixed_names_set_the_settings_and_the_environment_wins(project: Path
         assert [target[name] for name in names] == ["h", 2, "u", "p", "n"]
 
 
-def test_secrets_are_hidden_when_settings_are_shown(project: Path) -> None:
+def test_hides_secrets_when_settings_are_printed(project: Path) -> None:
     env = {"API_KEY": "real-key-123", "DB_PASSWORD": "real-pw-456"}
     for plugin in ("tap-datasync", "target-postgres"):
         done = meltano(project, "config", "print", plugin, **env)
@@ -148,22 +148,20 @@ def test_secrets_are_hidden_when_settings_are_shown(project: Path) -> None:
 
 
 @pytest.mark.parametrize("password", ["p${HOME}w", "a b", "it's", 'q"q', "$x", "#1", "\\"])
-def test_a_password_from_the_environment_reaches_the_target_unchanged(
-    project: Path, password: str
-) -> None:
+def test_password_from_environment_reaches_target_unchanged(project: Path, password: str) -> None:
     """run-ingestion.sh passes all settings that way; Meltano expands those of `.env`."""
     assert config(project, "target-postgres", DB_PASSWORD=password)["password"] == password
 
 
 def test_discovery_opens_no_connection(proxy: tuple[str, list[str]]) -> None:
     """No hub, no telemetry, no check for a newer version."""
-    address, asked = proxy
+    address, requests = proxy
     names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
     env = dict.fromkeys(names, address) | {"MELTANO_HUB_URL": "http://127.0.0.1:1", "NO_PROXY": ""}
     done = meltano(ROOT, "invoke", "tap-datasync", "--discover", **env)
     streams = {stream["tap_stream_id"] for stream in json.loads(done.stdout)["streams"]}
     assert streams == {"events", "rejected_events", "pages"}
-    assert asked == []
+    assert requests == []
 
 
 def about(program: str) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def about(program: str) -> dict[str, Any]:
     return found
 
 
-def test_the_plugin_lock_matches_the_installed_target() -> None:
+def test_plugin_lock_matches_installed_target() -> None:
     described = about("target-postgres")
     made = subprocess.run(
         [sys.executable, ROOT / "plugins" / "lock.py"],
@@ -187,14 +185,14 @@ def test_the_plugin_lock_matches_the_installed_target() -> None:
     assert lock.read_text() == made.stdout
 
 
-def test_the_plugin_definition_has_every_capability_of_the_tap() -> None:
+def test_plugin_definition_has_every_capability_of_tap() -> None:
     described = about("tap-datasync")
     (tap,) = yaml.safe_load((ROOT / "meltano.yml").read_text())["plugins"]["extractors"]
     assert set(tap["capabilities"]) == set(described["capabilities"])
 
 
-def test_every_unsupported_setting_of_the_target_is_one_of_meltano(project: Path) -> None:
-    """A name that Meltano ignores would be refused without a reason."""
+def test_unsupported_settings_are_names_that_meltano_reads(project: Path) -> None:
+    """Refusing a name that Meltano ignores would serve no purpose."""
     names = [name for name in UNSUPPORTED_NAMES if name.startswith("TARGET_")]
     values = ("postgresql+psycopg://u@elsewhere/d", "other", "true")
     target = config(project, "target-postgres", **dict(zip(names, values, strict=True)))
@@ -203,14 +201,14 @@ def test_every_unsupported_setting_of_the_target_is_one_of_meltano(project: Path
     assert target["ssh_tunnel"]["enable"] is True
 
 
-def test_the_reason_is_found_when_meltano_cannot_read_the_state(tmp_path: Path) -> None:
+def test_finds_reason_when_meltano_cannot_read_state(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/no/meltano.db"
     env = {**os.environ, "MELTANO_DATABASE_URI": uri, "MELTANO_DATABASE_MAX_RETRIES": "0"}
     with pytest.raises(IngestionError, match=r"failed: .*unable to open database file"):
         MeltanoState(ROOT, env, SignalWatcher()).read()
 
 
-def test_a_setting_that_cannot_be_read_is_recognised_in_meltanos_log(project: Path) -> None:
+def test_recognises_unreadable_setting_in_meltano_log(project: Path) -> None:
     env = {**os.environ, "MELTANO_PROJECT_ROOT": str(project), "TAP_DATASYNC_LOOKBACK": "abc"}
     done = subprocess.run(
         [MELTANO, "--log-format=json", "run", "--no-install", "tap-datasync", "target-postgres"],

@@ -1,4 +1,4 @@
-"""The installer: once, completely, and never at the cost of an environment that works."""
+"""The installer: installs once and completely, and keeps a working environment on failure."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_lock_constrains_packages_and_build_dependencies(checkout: Checkout) -> 
     assert "--require-build-hashes" in command
 
 
-def test_becomes_the_command_with_its_arguments(checkout: Checkout) -> None:
+def test_replaces_itself_by_command_with_arguments(checkout: Checkout) -> None:
     done = checkout.install("--", "/bin/echo", "--events", "5", "--help")
     assert done.stdout == "--events 5 --help\n"
     assert checkout.install("--", "/bin/false").returncode == 1
@@ -154,7 +154,7 @@ def test_moved_checkout_is_installed_again(checkout: Checkout) -> None:
 
 
 def test_broken_environment_is_replaced(checkout: Checkout) -> None:
-    """As when the Python that it was made with has been removed."""
+    """For example because the Python that it was created with has been removed."""
     checkout.install()
     (checkout.root / ".venv" / "bin" / "python").write_text("#!/bin/sh\nexit 127\n")
     assert checkout.install().returncode == 0

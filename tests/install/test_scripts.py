@@ -44,7 +44,7 @@ def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("option", ["--help", "-h"])
-def test_help_needs_nothing_installed_not_even_python(tmp_path: Path, option: str) -> None:
+def test_help_needs_no_installation_and_no_python(tmp_path: Path, option: str) -> None:
     done = run(bare(tmp_path), str(ROOT / "run-ingestion.sh"), "--events", "5", option)
     assert done.returncode == 0, done.stderr
     assert (
@@ -59,7 +59,7 @@ NO_PYTHON = (
 
 
 def copy_scripts(root: Path) -> Path:
-    """Return a checkout of the two commands and the script that they share."""
+    """Return a checkout that contains only the two commands and scripts/install.sh."""
     (root / "scripts").mkdir(parents=True)
     for name in ("run-ingestion.sh", "run-tests.sh", "scripts/install.sh"):
         shutil.copy(ROOT / name, root / name)
@@ -130,7 +130,7 @@ def test_fast_suite_is_the_default_and_can_be_overruled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tap-datasync", "target-postgres", "target-postgres-checkpoint"])
 def test_plugin_is_installed_when_meltano_first_runs_it(tmp_path: Path, name: str) -> None:
-    """As after `meltano run` in a fresh clone with a Meltano of the user's own."""
+    """`meltano run` in a new clone, with a Meltano that is installed elsewhere."""
     root = tmp_path / "root"
     shutil.copytree(ROOT / "plugins" / "bin", root / "plugins" / "bin", symlinks=True)
     (root / "scripts").mkdir()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# pytest imports tests by their path, so helpers beside them have to be made importable.
+# Tests are imported by path, not as a package, so their helpers have to be on sys.path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from packaging_helpers import ROOT, Project

@@ -1,4 +1,4 @@
-"""What the tests of this folder share."""
+"""Helpers of the packaging tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Project:
 
     @classmethod
     def empty(cls, home: Path) -> Project:
-        """Give a project in `home`, and an environment in which nothing is set for us."""
+        """Return a project in `home`, and an environment without settings of this project."""
         foreign = ("API_", "BATCH_", "DB_", "MELTANO_", "TAP_", "TARGET_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         return cls(home, env)

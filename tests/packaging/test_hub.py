@@ -43,7 +43,7 @@ plugins:
 """
 
 
-def test_capabilities_are_those_of_the_tap() -> None:
+def test_capabilities_match_tap() -> None:
     about = subprocess.run(
         [Path(sys.executable).parent / "tap-datasync", "--about", "--format=json"],
         check=True,
@@ -54,7 +54,7 @@ def test_capabilities_are_those_of_the_tap() -> None:
 
 
 @pytest.mark.parametrize(("name", "declared"), SETTINGS.to_dict()["properties"].items())
-def test_settings_are_those_of_the_tap(name: str, declared: dict[str, Any]) -> None:
+def test_settings_match_tap(name: str, declared: dict[str, Any]) -> None:
     offered = next(setting for setting in DEFINITION["settings"] if setting["name"] == name)
     assert offered["description"] == declared["description"]
     assert offered.get("value") == declared.get("default")
@@ -68,7 +68,7 @@ def test_required_settings_are_validated() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_added_to_an_empty_project_and_loads_with_another_target(tmp_path: Path) -> None:
+def test_loads_in_empty_project_with_another_target(tmp_path: Path) -> None:
     home = tmp_path / "empty"
     home.mkdir()
     (home / "meltano.yml").write_text(EMPTY)

@@ -15,9 +15,7 @@ EXAMPLE = ROOT / "examples" / "two-accounts" / "accounts.meltano.yml"
 INCLUDE = "include_paths:\n- .sandbox/meltano.yml\n"
 
 
-def test_each_account_fills_its_own_schema_and_keeps_its_own_state(
-    project: Project, tmp_path: Path
-) -> None:
+def test_each_account_has_its_own_schema_and_state(project: Project, tmp_path: Path) -> None:
     (project.home / EXAMPLE.name).write_text(EXAMPLE.read_text())
     meltano = (project.home / "meltano.yml").read_text()
     assert INCLUDE in meltano

@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def database(cluster: Cluster, request: pytest.FixtureRequest) -> Database:
-    """A database of its own."""
+    """A new database for one test."""
     name = f"test_{abs(hash(request.node.nodeid)) % 10**12}"
     with psycopg.connect(cluster.url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

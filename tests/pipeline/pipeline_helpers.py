@@ -51,7 +51,7 @@ class Database:
         return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
 
     def target_config(self) -> dict[str, Any]:
-        """Return where the target finds it."""
+        """Return the target's settings for it."""
         return {
             "host": self.cluster.host,
             "port": self.cluster.port,
@@ -63,7 +63,7 @@ class Database:
 
 @dataclass
 class Project:
-    """A Meltano project of one test: the checkout's, with a state of its own."""
+    """A copy of the checkout's Meltano project with its own state."""
 
     root: Path
     env: dict[str, str]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_load_under_kills_equals_the_feed(tmp_path: Path) -> None:
+def test_table_equals_feed_after_random_kills(tmp_path: Path) -> None:
     report = ChaosTest(tmp_path, kills=4, events=4_000, page_size=100, seed=5).run()
     assert not report.differences, report
     assert report.kills.total() >= 1
@@ -21,14 +21,12 @@ def test_a_load_under_kills_equals_the_feed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kills", "events", "expected"), [(4, 4_000, "a minute"), (200, 200_000, "22 minutes")]
 )
-def test_the_expected_duration_is_announced(
-    tmp_path: Path, kills: int, events: int, expected: str
-) -> None:
+def test_reports_expected_duration(tmp_path: Path, kills: int, events: int, expected: str) -> None:
     test = ChaosTest(tmp_path, kills=kills, events=events, page_size=200)
     assert test.expected_duration == f"takes about {expected}"
 
 
-def test_a_report_names_some_rows_and_counts_the_others() -> None:
+def test_report_names_some_rows_and_counts_the_others() -> None:
     """A completely wrong table is reported in a readable number of lines."""
     assert differences(["7"], "is missing") == ["row 7 is missing"]
     lines = differences([str(number) for number in range(1_000 + SHOWN)], "is missing")

@@ -43,7 +43,7 @@ SURVIVED = [
     *("total-zero@4", "total-dip@5", "total-zero@1xforever"),
 ]
 
-# Survived without a repeated request.
+# Handled without a repeated request.
 HARMLESS = [
     "bad-expires@3",
     "total-dip@1",
@@ -143,7 +143,7 @@ def run_tap(table: Table, config: dict[str, Any], caplog: pytest.LogCaptureFixtu
 
 
 class FastClock:
-    """Sleeps briefly, and runs ahead by what the tap meant to sleep, for tap and API alike."""
+    """Sleeps briefly, and advances by the full duration, for tap and API alike."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -215,20 +215,22 @@ def name_of(fault: str) -> str:
     return fault.split("@", maxsplit=1)[0].split("=", maxsplit=1)[0]
 
 
-def test_every_fault_of_the_sandbox_is_tested() -> None:
-    """A new fault of the sandbox has to be survived, or to end in a message."""
+def test_every_sandbox_fault_is_tested() -> None:
+    """A new fault of the sandbox has to be added to one of the lists above."""
     assert {name_of(fault) for fault in [*SURVIVED, *HARMLESS, *FATAL]} == set(FAULTS)
 
 
 @pytest.mark.parametrize("fault", SURVIVED)
-def test_the_scan_survives(fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture) -> None:
-    """It completes with every event, none repeated without need, and with a warning."""
+def test_scan_completes_after_retries(
+    fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every event is loaded, none is repeated without need, and a warning is logged."""
     name = name_of(fault)
     with serve(clock, fault) as api:
         table = Table()
         sync = run_tap(table, config_of(api), caplog)
         assert sync.exit_code == 0, sync.log
-        # A damage that stays is replaced, which tests/tap proves.
+        # A page that stays corrupted is loaded with replacements, which tests/tap covers.
         assert_complete(table, api, *(["properties"] if fault.endswith("forever") else []))
         restarts = name in CURSOR_FAULTS
         assert table.duplicates <= (most_repeated(api) if restarts else 0)
@@ -243,7 +245,9 @@ def test_the_scan_survives(fault: str, clock: FastClock, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize("fault", HARMLESS)
-def test_the_scan_continues(fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture) -> None:
+def test_scan_completes_without_retries(
+    fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without a repeated request, and without losing an event."""
     with serve(clock, fault) as api:
         table = Table()
@@ -256,7 +260,7 @@ def test_the_scan_continues(fault: str, clock: FastClock, caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("fault", FATAL)
-def test_the_sync_ends_with_a_message_and_resumes(
+def test_sync_fails_with_message_and_next_one_resumes(
     fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Exit code, one message, no traceback; without the fault the next sync has everything."""
@@ -281,7 +285,7 @@ def test_the_sync_ends_with_a_message_and_resumes(
             assert api.stats()["requests"] - before <= EVENTS // PAGE - page + 1
 
 
-def test_a_redirect_is_not_followed(clock: FastClock, caplog: pytest.LogCaptureFixture) -> None:
+def test_redirect_is_not_followed(clock: FastClock, caplog: pytest.LogCaptureFixture) -> None:
     """The key is sent to the configured host only."""
     with serve(clock, "redirect@1xforever") as api:
         run_tap(Table(), config_of(api), caplog)
@@ -290,7 +294,7 @@ def test_a_redirect_is_not_followed(clock: FastClock, caplog: pytest.LogCaptureF
         assert (stats["requests"], *followed) == (1, 0, 0)
 
 
-def test_a_key_that_expires_during_the_scan(
+def test_expired_key_fails_and_new_key_resumes(
     clock: FastClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The message names the key, and a sync with a new key resumes."""

@@ -45,9 +45,7 @@ def expected_counts(api: RunningApi) -> tuple[object, ...]:
     return (api.model.feed.total, api.model.feed.total, min(timestamps), max(timestamps))
 
 
-def test_a_load_is_complete_and_the_next_one_loads_only_what_is_new(
-    database: Database, tmp_path: Path
-) -> None:
+def test_load_is_complete_and_next_one_is_incremental(database: Database, tmp_path: Path) -> None:
     with running_api(events=11_000, key=KEY) as api:
         project = make_project(api, database, tmp_path)
         first = project.meltano("run", *PIPELINE)
@@ -77,7 +75,7 @@ def test_a_load_is_complete_and_the_next_one_loads_only_what_is_new(
 
 @contextmanager
 def started(project: Project, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A pipeline that runs, in its own session, and is gone afterwards."""
+    """Start a pipeline in its own session, and kill it afterwards."""
     with subprocess.Popen(
         [project.meltano_path, "run", "--force", *options, *PIPELINE],
         cwd=project.root,
@@ -99,8 +97,8 @@ def wait_for_page(database: Database, run: subprocess.Popen[bytes], before: int 
         time.sleep(0.1)
 
 
-def test_a_stopped_load_is_resumed(database: Database, tmp_path: Path) -> None:
-    """SIGTERM in the middle: state saved, no wait for the rate limit, no request too many."""
+def test_stopped_load_is_resumed(database: Database, tmp_path: Path) -> None:
+    """After SIGTERM the state is saved, without a further request or a wait for the limit."""
     events, page = 2_000, 200
     # Its cursors live as long as the test, however slow the machine.
     feed: dict[str, Any] = {"events": events, "key": KEY, "cursor_lifetime": 3600.0}
@@ -135,10 +133,10 @@ def test_a_stopped_load_is_resumed(database: Database, tmp_path: Path) -> None:
         assert api.stats()["pages"] <= (events - saved) // page + 1
 
 
-def test_meltanos_state_survives_any_sequence_of_full_refreshes(
+def test_meltano_state_survives_any_sequence_of_full_refreshes(
     database: Database, tmp_path: Path
 ) -> None:
-    """Meltano merges a new state into the old one, and fails where null meets an object."""
+    """Meltano merges a new state into the old one, and fails to merge null with an object."""
     with running_api(events=1_500, limit=1_000, key=KEY) as api:
         project = make_project(api, database, tmp_path)
         project.env["BATCH_SIZE"] = "100"
@@ -161,7 +159,9 @@ def test_meltanos_state_survives_any_sequence_of_full_refreshes(
         assert (bookmark["source"], bookmark["cursor"]) == (api.url, None)
 
 
-def test_a_lost_state_costs_nothing_with_run_ingestion(database: Database, tmp_path: Path) -> None:
+def test_missing_state_resumes_from_checkpoint_with_run_ingestion(
+    database: Database, tmp_path: Path
+) -> None:
     """A new checkout or container with the old database: it resumes from the checkpoint."""
     with running_api(events=11_000, key=KEY) as api:
         first = make_project(api, database, tmp_path)

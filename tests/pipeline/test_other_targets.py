@@ -1,4 +1,4 @@
-"""Other targets load the same stream: the tap's output is plain Singer."""
+"""The tap with other Singer targets."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_target_csv_writes_every_event(tmp_path: Path) -> None:
     assert list(tmp_path.glob("rejected_events*.csv"))
 
 
-def test_the_stock_target_postgres_loads_every_event(database: Database, tmp_path: Path) -> None:
+def test_stock_target_postgres_loads_every_event(database: Database, tmp_path: Path) -> None:
     config = {
         **database.target_config(),
         "default_target_schema": "public",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.pipeline_helpers import KEY, ROOT, Database, feed_ids, pipe
+from tests.pipeline.pipeline_helpers import KEY, Database, feed_ids, pipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from datasync_sandbox.testing import ExpectedRow
 
-RECORDED = ROOT.parent / "shared" / "recorded" / "events-limit-10000.json"
-"""A response of the real API: 5000 events. It is not part of the project."""
 QUERY = "SELECT id, session_id, user_id, type, name, properties, timestamp, session FROM events"
 FIELDS = ("session_id", "user_id", "type", "name", "properties", "timestamp", "session")
 
@@ -33,7 +31,7 @@ def _differences(row: ExpectedRow, values: tuple[Any, ...]) -> list[str]:
 
 
 def test_malformed_events_are_loaded_or_rejected(database: Database, tmp_path: Path) -> None:
-    """With an id they are in events, typed as far as possible; the invalid ones are kept raw."""
+    """Events with an id are in events, typed as far as possible; invalid ones are also kept raw."""
     with running_api(events=6_000, limit=1000, malformed=0.3, key=KEY) as api:
         *codes, log = pipe(api, database, tmp_path, page_size=1000)
         assert codes == [0, 0], log
@@ -68,12 +66,10 @@ class _Recorded(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def recorded() -> Iterator[Any]:
-    """Serve the recorded page, and then an empty one."""
-    if not RECORDED.is_file():
-        pytest.skip("the recorded page is not available")
-    # The feed is as long as the page.
-    body = re.sub(rb'"total": ?\d+', b'"total":5000', RECORDED.read_bytes())
+def recorded_api(recordings: Path) -> Iterator[Any]:
+    """Serve the recorded page of 5000 events, and then an empty one."""
+    body = (recordings / "events-limit-10000.json").read_bytes()
+    body = re.sub(rb'"total": ?\d+', b'"total":5000', body)
     handler = type("Handler", (_Recorded,), {"body": body})
     server = HTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -82,13 +78,13 @@ def recorded() -> Iterator[Any]:
     server.server_close()
 
 
-def test_the_recorded_page_is_loaded_field_by_field(
-    recorded: Any, database: Database, tmp_path: Path
+def test_recorded_page_is_loaded_field_by_field(
+    recordings: Path, recorded_api: Any, database: Database, tmp_path: Path
 ) -> None:
-    *codes, log = pipe(recorded, database, tmp_path)
+    *codes, log = pipe(recorded_api, database, tmp_path)
     assert codes == [0, 0], log
     table = {ident: tuple(values) for ident, *values in database.rows(QUERY)}
-    events = json.loads(RECORDED.read_bytes())["data"]
+    events = json.loads((recordings / "events-limit-10000.json").read_bytes())["data"]
     assert len(table) == len(events) == 5000
     epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
     for event in events:
@@ -108,7 +104,7 @@ def test_the_recorded_page_is_loaded_field_by_field(
         )
 
 
-def test_a_growing_feed_is_followed(database: Database, tmp_path: Path) -> None:
+def test_events_that_arrive_between_loads_are_loaded(database: Database, tmp_path: Path) -> None:
     """Events that arrive, late or not, between two loads are loaded by the second."""
     options: dict[str, Any] = {"arrivals": 50.0, "late": "0.3:300", "newest": "now"}
     with running_api(events=3_000, limit=1000, key=KEY, **options) as api:

@@ -1,4 +1,4 @@
-"""The health check beside a load."""
+"""The health check during a load."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def wait_for(env: Mapping[str, str], word: str) -> None:
     raise AssertionError(message)
 
 
-def test_a_stopped_tap_is_reported_as_stuck(database: Database, tmp_path: Path) -> None:
-    """A load in progress is healthy, SIGSTOP makes it stuck, and SIGCONT heals it."""
+def test_stopped_tap_is_reported_as_stuck(database: Database, tmp_path: Path) -> None:
+    """A load in progress is healthy, SIGSTOP makes it stuck, and SIGCONT healthy again."""
     with running_api(events=600, limit=2, window=2.0, key=KEY) as api:
         env = pipeline_env(api, database)
         tap_config, target_config = tmp_path / "tap.json", tmp_path / "target.json"
@@ -69,7 +69,7 @@ def test_a_stopped_tap_is_reported_as_stuck(database: Database, tmp_path: Path) 
                 tap.send_signal(signal.SIGCONT)
                 assert tap.wait() == target.wait() == 0
             finally:
-                # A stopped one would be waited for without end.
+                # Waiting for a stopped process would never end.
                 tap.kill()
                 target.kill()
         wait_for(env, "finished")

@@ -1,14 +1,8 @@
-"""Cursors: signed, and limited in time."""
+"""Cursors: signed, and readable by servers with the same secret only."""
 
 from __future__ import annotations
 
-import pytest
-from datasync_sandbox.api.cursors import (
-    Cursor,
-    CursorCodec,
-    CursorExpiredError,
-    CursorMalformedError,
-)
+from datasync_sandbox.api.cursors import Cursor, CursorCodec
 from datasync_sandbox.data.feed import Place
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,23 +14,22 @@ CURSORS = st.builds(
     st.none() | st.builds(Place, st.integers(0, 10**9), KEYS),
     st.floats(0, 4e9),
 )
+CODEC = CursorCodec("a")
 
 
 @given(CURSORS)
-def test_cursor_survives_encoding(cursor):
-    codec = CursorCodec("a")
-    assert codec.decode(codec.encode(cursor)) == cursor
-    assert codec.encode(cursor) == CursorCodec("a").encode(cursor)
+def test_cursor_survives_encoding_with_the_same_secret(cursor):
+    text = CODEC.encode(cursor)
+    assert CursorCodec("a").decode(text) == cursor
+    assert CursorCodec("a").encode(cursor) == text
+    assert CursorCodec("b").decode(text) is None
 
 
 @given(CURSORS, CURSORS)
 def test_content_of_one_cursor_does_not_pass_with_the_signature_of_another(one, other):
-    codec = CursorCodec("a")
-    content = codec.encode(one).rpartition(".")[0]
-    signature = codec.encode(other).rpartition(".")[2]
-    if one != other:
-        with pytest.raises(CursorMalformedError):
-            codec.decode(f"{content}.{signature}")
+    content = CODEC.encode(one).rpartition(".")[0]
+    signature = CODEC.encode(other).rpartition(".")[2]
+    assert CODEC.decode(f"{content}.{signature}") == (one if one == other else None)
 
 
 @given(st.text(max_size=80))
@@ -44,19 +37,4 @@ def test_content_of_one_cursor_does_not_pass_with_the_signature_of_another(one, 
 @example("=")
 @example("\ud800.a")
 def test_other_text_is_malformed(text):
-    with pytest.raises(CursorMalformedError):
-        CursorCodec("a").decode(text)
-
-
-def test_cursor_of_another_secret_is_malformed():
-    with pytest.raises(CursorMalformedError):
-        CursorCodec("b").decode(CursorCodec("a").encode(Cursor(1, None, 1.0)))
-
-
-def test_cursor_expires_at_its_time():
-    cursor = Cursor(2, None, 100.0)
-    cursor.check(99.999)
-    with pytest.raises(CursorExpiredError, match=r"Cursor expired 1 minute\(s\) ago"):
-        cursor.check(100.5)
-    with pytest.raises(CursorExpiredError, match=r"Cursor expired 3 minute\(s\) ago"):
-        cursor.check(100 + 150)
+    assert CODEC.decode(text) is None

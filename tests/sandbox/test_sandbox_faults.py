@@ -53,7 +53,7 @@ VALID = document(second_page()[2])
 def test_fault_hits_once_and_then_the_page_is_served(name):
     model, cursor, outcome = second_page(f"{name}@2")
     assert outcome != second_page()[2]
-    assert model.faults.pending() == []
+    assert model.faults.pending == []
     assert model.stats()["faults"] == {name: 1}
     now = START
     if name.startswith("429"):  # enforced, and one of them outlives the cursor
@@ -63,14 +63,13 @@ def test_fault_hits_once_and_then_the_page_is_served(name):
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
-@pytest.mark.parametrize("number", [1, 5])
-def test_fault_hits_the_first_and_the_last_page(name, number):
-    model, cursor = model_with(f"{name}@{number}"), None
-    for _ in range(number - 1):
+def test_fault_hits_the_last_page(name):
+    model, cursor = model_with(f"{name}@5"), None
+    for _ in range(4):
         cursor = document(request_page(model, cursor))["pagination"]["nextCursor"]
-    assert model.faults.pending()
+    assert model.faults.pending
     request_page(model, cursor)
-    assert not model.faults.pending()
+    assert not model.faults.pending
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
@@ -93,7 +92,6 @@ def test_every_fault_but_a_refused_connection_is_counted(name):
         ("429", (429, "RATE_LIMIT_EXCEEDED")),
         ("429-bare", (429, "RATE_LIMIT_EXCEEDED")),
         ("429-date", (429, "RATE_LIMIT_EXCEEDED")),
-        ("429-long", (429, "RATE_LIMIT_EXCEEDED")),
         ("500", (500, "INTERNAL_ERROR")),
         ("cursor-expired", (400, "CURSOR_EXPIRED")),
         ("cursor-malformed", (400, "CURSOR_INVALID_FORMAT")),
@@ -103,14 +101,6 @@ def test_errors_of_the_api(name, expected):
     outcome = second_page(f"{name}@2")[2]
     assert code(outcome) == expected
     assert "X-Cache" not in outcome.headers
-
-
-@pytest.mark.parametrize("name", ["501", "502", "503", "504"])
-def test_errors_of_the_gateway_are_html_without_rate_limit_headers(name):
-    outcome = second_page(f"{name}@2")[2]
-    assert outcome.status == int(name)
-    assert outcome.headers == {"Content-Type": "text/html; charset=utf-8"}
-    assert outcome.body.startswith(b"<html>")
 
 
 def pagination(outcome):
@@ -128,12 +118,19 @@ def timestamp(event):
     return datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
 
 
-def without_first(outcome):
-    return document(outcome)["data"][1:]
+def end(outcome):
+    return pagination(outcome), len(data(outcome)), document(outcome)["meta"]["total"]
 
 
 # Of each fault: what to look at, and what it should be for page 2.
 EFFECTS = {
+    **{
+        str(status): (
+            lambda o: (o.status, o.headers, o.body[:6]),
+            (status, {"Content-Type": "text/html; charset=utf-8"}, b"<html>"),
+        )
+        for status in (501, 502, 503, 504)
+    },
     "204": (lambda o: (o.status, o.body), (204, b"")),
     "206": (lambda o: (o.status, o.headers["Content-Range"].split("/")[0][:8]), (206, "bytes 0-")),
     "redirect": (lambda o: (o.status, o.body, o.padding), (302, b"", 0)),
@@ -157,9 +154,11 @@ EFFECTS = {
     "no-meta": (lambda o: sorted(document(o)), ["data", "pagination"]),
     "null-meta": (lambda o: document(o)["meta"], None),
     "no-cursor": (pagination, {"limit": 10, "hasMore": True}),
-    "false-end": (pagination, {"limit": 10, "hasMore": False, "nextCursor": None}),
-    "false-end-bare": (pagination, {"limit": 10}),
-    "false-end-empty": (pagination, {"limit": 10, "hasMore": False, "nextCursor": None}),
+    "false-end": (end, ({"limit": 10, "hasMore": False, "nextCursor": None}, 10, 50)),
+    "false-end-bare": (end, ({"limit": 10}, 10, 50)),
+    "false-end-empty": (end, ({"limit": 10, "hasMore": False, "nextCursor": None}, 0, 50)),
+    "429-bare": (lambda o: [name for name in o.headers if name.startswith(("Re", "X-R"))], []),
+    "429-long": (lambda o: o.headers["Retry-After"], "125"),
     "bad-expires": (lambda o: pagination(o)["cursorExpiresIn"], "soon"),
     "total-zero": (lambda o: document(o)["meta"]["total"], 0),
     "total-dip=0.3": (lambda o: document(o)["meta"]["total"], 15),
@@ -230,13 +229,6 @@ def test_cursor_does_not_advance(name, returned):
     assert document(outcome)["meta"]["returned"] == len(data(outcome)) == returned
 
 
-@pytest.mark.parametrize("name", ["false-end", "false-end-bare", "false-end-empty"])
-def test_false_end_is_short_of_the_total(name):
-    outcome = second_page(f"{name}@2")[2]
-    assert document(outcome)["meta"]["total"] == 50
-    assert len(data(outcome)) == (0 if name == "false-end-empty" else 10)
-
-
 def test_cycle_repeats_the_pages_with_new_cursors():
     model = model_with("cycle@3xforever")
     cursors, first_ids, cursor = [], [], None
@@ -267,7 +259,6 @@ def test_fault_without_end_stays():
     model, cursor, _ = second_page("false-end@2xforever")
     for second in range(30):
         assert not pagination(request_page(model, cursor, START + second))["hasMore"]
-    assert model.faults.pending() == ["false-end@2xforever"]
 
 
 def test_faults_of_one_page_follow_one_another():
@@ -302,15 +293,6 @@ def test_429_with_a_date_is_over_at_that_date():
     assert request_page(model, cursor, until).status == 200
 
 
-def test_429_without_numbers_names_no_time():
-    headers = second_page("429-bare@2")[2].headers
-    assert not [name for name in headers if name.startswith(("Retry", "X-Rate"))]
-
-
-def test_429_may_last_longer_than_a_cursor_lives():
-    assert second_page("429-long@2")[2].headers["Retry-After"] == "125"
-
-
 def test_429_of_the_rate_limit_does_not_consume_a_fault():
     model = model_with("503@2", limit=1)
     cursor = pagination(request_page(model))["nextCursor"]
@@ -337,8 +319,8 @@ def test_wrong_fault_is_an_error(text):
 def test_effects_of_all_faults_are_tested():
     by_hand = {
         *("bad-utf8", "truncated", "nan", "infinity", "gzip-bomb", "empty-page", "repeat-cursor"),
-        *("empty-same-cursor", "cycle", "overlap", "500", "501", "502", "503", "504", "409"),
-        *("400", "401", "403", "404", "429", "429-bare", "429-date", "429-long"),
+        *("empty-same-cursor", "cycle", "overlap", "500", "409"),
+        *("400", "401", "403", "404", "429", "429-date"),
         *("cursor-expired", "cursor-malformed"),
     }
     assert by_hand | {fault.partition("=")[0] for fault in EFFECTS} == set(FAULTS)

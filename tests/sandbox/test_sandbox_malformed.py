@@ -5,21 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from datetime import datetime
 
 import pytest
+from datasync_sandbox.data.feed import COLUMNS
 from datasync_sandbox.data.malformed import MALFORMED_KINDS
 from datasync_sandbox.testing import Feed, FeedDefects
 
-COLUMNS = {
-    "id": "id",
-    "sessionId": "session_id",
-    "userId": "user_id",
-    "type": "type",
-    "name": "name",
-    "properties": "properties",
-    "session": "session",
-}
+NAMES = {"session_id": "sessionId", "user_id": "userId"}
 
 
 def feed_of(kind, events=12):
@@ -51,10 +43,10 @@ def test_page_holds_the_raw_event_and_the_row_keeps_what_can_be_kept(kind):
         if row.id is None:
             assert not isinstance(document, dict) or not isinstance(document.get("id") or 0, str)
             continue
-        for field, column in COLUMNS.items():
+        for column in set(COLUMNS) - {"timestamp"} - row.ambiguous:
             value = getattr(row, column)
-            if value is not None and column not in row.ambiguous:
-                assert storable(document[field]) == value
+            if value is not None:
+                assert storable(document[NAMES.get(column, column)]) == value
 
 
 def storable(value):
@@ -95,11 +87,6 @@ def test_every_notation_of_a_timestamp_is_the_same_instant():
 def test_timestamp_is_written_as_named(kind, timestamp):
     (row,) = feed_of(kind, 1).rows()
     assert json.loads(row.raw_event)["timestamp"] == timestamp
-
-
-def test_expected_timestamp_is_that_of_the_feed():
-    (row,) = feed_of("time-offset", 1).rows()
-    assert datetime.fromisoformat(json.loads(row.raw_event)["timestamp"]) == row.timestamp
 
 
 @pytest.mark.parametrize(("name", "escape"), [("nul", "\\u0000"), ("surrogate", "\\ud83d")])

@@ -30,14 +30,19 @@ def cluster(tmp_path_factory):
         yield running
 
 
+IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+
+
 def login(cluster, **changes):
-    """Try to log in over TCP; return the exit code and the output of psql."""
+    """Try to log in over TCP, from a terminal; return the exit code and the output of psql."""
     done = subprocess.run(
-        cluster.psql_command("-X", "-At", "-c", "SELECT 1"),
-        env=cluster.environment() | changes,
+        [sys.executable, "-c", IN_A_TERMINAL, *cluster.psql_command("-X", "-c", "SELECT 1")],
+        env=cluster.environment() | {"PAGER": ""} | changes,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
+        timeout=30,
     )
     return done.returncode, done.stdout + done.stderr
 
@@ -60,41 +65,24 @@ def test_server_is_postgresql_18_of_the_wheel(cluster):
         ("SHOW timezone", "UTC"),
         ("SHOW password_encryption", "scram-sha-256"),
         ("SELECT rolsuper, rolcreatedb FROM pg_roles WHERE rolname = current_user", "f|t"),
-        ("CREATE TABLE t (id TEXT PRIMARY KEY, o JSONB, at TIMESTAMPTZ); DROP TABLE t", ""),
+        ("CREATE DATABASE another", ""),
+        ("DROP DATABASE another", ""),
     ],
 )
 def test_role_and_database(cluster, query, expected):
     assert cluster.sql(query) == expected
 
 
-def test_role_may_create_databases(cluster):
-    cluster.sql("CREATE DATABASE another")
-    cluster.sql("DROP DATABASE another")
-
-
-def test_password_is_required(cluster):
+def test_password_is_required_and_never_asked_for(cluster):
     assert login(cluster)[0] == 0
-    code, output = login(cluster, PGPASSWORD="wrong")
-    assert code == 2
-    assert "password authentication failed" in output
-    assert login(cluster, PGUSER="postgres", PGPASSWORD="")[0] == 2
-
-
-IN_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-
-
-def test_psql_does_not_ask_for_a_password_on_a_terminal(cluster):
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_TERMINAL, *cluster.psql_command("-X", "-c", "SELECT 1")],
-        env=cluster.environment() | {"PGPASSWORD": ""},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert done.returncode == 2
-    assert "no password supplied" in done.stdout
+    for changes, message in (
+        ({"PGPASSWORD": "wrong"}, "password authentication failed"),
+        ({"PGPASSWORD": ""}, "no password supplied"),
+        ({"PGUSER": "postgres"}, "password authentication failed"),
+    ):
+        code, output = login(cluster, **changes)
+        assert code == 2
+        assert message in output
 
 
 def test_server_listens_on_loopback_only(cluster):
@@ -117,20 +105,21 @@ def test_files_are_private(cluster):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
 
-def test_restart_keeps_data_port_and_password(tmp_path):
-    with temporary_postgres(tmp_path) as cluster:
-        url, first = cluster.url, cluster.pid()
-        cluster.sql("CREATE TABLE kept AS SELECT 42 AS n")
-        assert cluster.start() is False
-        assert cluster.pid() == first
-        with pytest.raises(SandboxError, match=f"runs on port {cluster.port} already. Stop it"):
-            cluster.start(cluster.port + 1)
-        assert cluster.stop() is True
-        assert cluster.stop() is False
-        assert cluster.pid() is None
-        assert cluster.start() is True
-        assert cluster.url == url
-        assert cluster.sql("SELECT n FROM kept") == "42"
+def test_restart_keeps_data_port_and_its_own_password(tmp_path, cluster):
+    with temporary_postgres(tmp_path) as other:
+        assert other.password != cluster.password
+        url, first = other.url, other.pid()
+        other.sql("CREATE TABLE kept AS SELECT 42 AS n")
+        assert other.start() is False
+        assert other.pid() == first
+        with pytest.raises(SandboxError, match=f"runs on port {other.port} already. Stop it"):
+            other.start(other.port + 1)
+        assert other.stop() is True
+        assert other.stop() is False
+        assert other.pid() is None
+        assert other.start() is True
+        assert other.url == url
+        assert other.sql("SELECT n FROM kept") == "42"
 
 
 def test_server_starts_again_after_sigkill(tmp_path):
@@ -157,20 +146,10 @@ def test_port_that_is_not_allowed_is_an_error(tmp_path, monkeypatch):
         Cluster(tmp_path / "pg").start(80)
 
 
-def test_link_to_deleted_data_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(binaries, "reachable", lambda _: True)
-    link = tmp_path / "pg"
-    link.symlink_to(tmp_path / "deleted")
-    initdb.make_directory(link)
-    assert link.is_dir()
-    assert not link.is_symlink()
-
-
 @pytest.mark.parametrize(
     ("log", "stderr", "reason"),
     [
         ("[7] ERROR:  of a client\n[7] FATAL:  bad setting\n", "", "bad setting. See "),
-        ('[7] PANIC:  could not write "x": No space left on device\n', "", "disk full "),
         ("", "pg_ctl: could not start server\n", "pg_ctl: could not start server."),
     ],
 )
@@ -190,11 +169,8 @@ def test_failed_start_names_the_reason(tmp_path, monkeypatch, log, stderr, reaso
 
 
 INITDB_ON_A_FULL_DISK = """\
-creating directory /x/data.new ... ok
-running bootstrap script ... 2026-01-01 FATAL:  could not write to file "pg_wal/xlogtemp.7": \
-No space left on device
+running bootstrap script ... FATAL:  could not write to file "pg_wal/7": No space left on device
 child process exited with exit code 1
-initdb: removing data directory "/x/data.new"
 """
 
 
@@ -265,6 +241,9 @@ def test_root_in_a_closed_directory_opens_nothing(tmp_path):
         assert stat.S_IMODE(target.stat().st_mode) == 0o700
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     assert not target.exists()
+    (closed / "pg").symlink_to(target)  # a link to data that was deleted
+    with temporary_postgres(closed) as cluster:
+        assert cluster.directory.resolve() != target
 
 
 @ROOT

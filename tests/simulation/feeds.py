@@ -273,7 +273,7 @@ def check(seed: int) -> FeedWorld:
             # The same key of the state, another feed: at the same address, or at another.
             world.changes_account = False
             world.api = DefectiveApi(world.draw, "b")
-            if len(world.api.events) < (world.target.state.get("finished_total") or 0):
+            if len(world.api.events) < (world.target.state.get("known_total") or 0):
                 # A smaller feed looks truncated until the state is reset.
                 world.target.state.clear()
             world.source = world.draw.choice([API_URL, "https://other.example.com/api/v1"])

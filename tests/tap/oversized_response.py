@@ -6,9 +6,9 @@ Usage: python oversized_response.py STATUS plain|gzip
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import singer_sdk  # noqa: F401 - as much is imported as in a real run
@@ -42,7 +42,9 @@ def main(status: str, encoding: str) -> None:
             except TransportError as error:  # noqa: PERF203 - twice
                 kept = error
                 print(kept.cause, kept)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    # Unlike ru_maxrss, this is not inherited from the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) // 1024)
 
 
 main(*sys.argv[1:])

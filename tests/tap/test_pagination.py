@@ -202,7 +202,7 @@ def test_scans_that_get_further_each_time_continue():
     for pages in range(1, 8):
         outcomes += [some(5 * number, total=100) for number in range(pages)] + [EXPIRED]
     run = Run(*outcomes, final(0, total=5), final(0, total=5))
-    assert isinstance(run.error, IncompleteFeedError) is False
+    assert not isinstance(run.error, NoProgressError)
     assert run.cursors.count(None) >= 8
 
 
@@ -297,7 +297,7 @@ def test_a_false_end_that_stays_fails_and_keeps_the_position(false_end):
     assert run.cursors == [None, *["c5"] * (MAX_REFETCHES + 1), None]
     assert run.emitted[:5] == ids(*range(5))
     # Something may be missing above it: nothing of the scan is certain until its end.
-    assert run.state == replace(run.states[0], scan_oldest_at=None)
+    assert run.state == replace(run.states[0], scan_has_gaps=True)
     assert (run.state.cursor, run.state.high_watermark) == ("c5", None)
 
 
@@ -310,7 +310,8 @@ def test_a_false_end_with_a_good_cursor_is_passed():
 def test_a_false_end_on_the_first_page_leaves_no_scan_in_progress():
     run = Run(final(0))
     assert isinstance(run.error, IncompleteFeedError)
-    assert run.state == ScanState(source=SOURCE)
+    assert run.state == ScanState(source=SOURCE, scan_has_gaps=True)
+    assert run.state.start_scan() == ScanState(source=SOURCE)
     assert run.emitted == ids(*range(5))
 
 
@@ -357,6 +358,12 @@ def test_an_empty_page_in_the_middle_is_fetched_again():
     assert run.emitted == ids(*range(15))
 
 
+def test_a_feed_that_announces_events_and_has_none_is_not_finished():
+    empty = body_of(total=0, nextCursor="a")
+    run = Run(*[empty] * (MAX_REFETCHES + 1), body_of(total=0, hasMore=False, nextCursor=None))
+    assert isinstance(run.error, IncompleteFeedError)
+
+
 def test_a_page_that_stays_empty_is_passed():
     run = Run(some(0), *[EMPTY] * (MAX_REFETCHES + 1), some(5), final(10))
     assert run.finished
@@ -371,6 +378,15 @@ def test_pages_without_a_new_event_are_bounded(events):
     run = Run(some(0), *pages)
     assert isinstance(run.error, IncompleteFeedError)
     assert len(run.cursors) <= 2 + (MAX_IDLE_PAGES + 1) * (MAX_REFETCHES + 1)
+
+
+def test_a_last_page_that_repeats_for_ever_ends_the_scan():
+    """Everything was read, and each further page has a fresh cursor and nothing new."""
+    last = [some(10, nextCursor=f"x{n}") for n in range(100)]
+    run = Run(some(0), some(5), *last)
+    assert run.finished
+    assert run.emitted == ids(*range(15))
+    assert len(run.cursors) <= 3 + 2 * (MAX_IDLE_PAGES + 1)
 
 
 def test_a_repeated_page_is_not_counted_and_passed():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import timedelta
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,8 +19,6 @@ from tap_datasync.parsing import (
 from tap_datasync.rate_limit import RateLimitHeaders
 from tap_datasync.timestamps import format_timestamp, parse_timestamp
 from tap_helpers import MILLIS, NOON, body_of, event, page_of
-
-RECORDING = Path(__file__).parents[2].parent / "shared/recorded/events-limit-10000.json"
 
 
 def parsed(body: bytes) -> FetchedPage:
@@ -310,9 +307,8 @@ def test_page_with_one_byte_changed_is_a_page_or_invalid(data):
     assert len(kept) + len(rejected) >= 2
 
 
-@pytest.mark.skipif(not RECORDING.exists(), reason="the recorded page is not at hand")
-def test_recorded_page_is_parsed_exactly():
-    body = RECORDING.read_bytes()
+def test_recorded_page_is_parsed_exactly(recordings):
+    body = (recordings / "events-limit-10000.json").read_bytes()
     recorded = json.loads(body)
     page = parsed(body)
     assert (page.returned, page.total, page.has_more) == (5000, 3_000_000, True)

@@ -38,6 +38,7 @@ SIGNATURES = {
     (Stream, "_write_record_message"): "(self, record)",
     (Stream, "_check_max_record_limit"): "(self, current_record_index)",
     (Stream, "sync"): "(self, context=None)",
+    (Stream, "log"): "(self, message, *args, level=20, **kwargs)",
     (Stream, "get_records"): "(self, context)",
     (Stream, "get_replication_key_signpost"): "(self, context=None)",
     (Stream, "get_record_counter"): "(self, *, endpoint=None, log_interval=60.0)",

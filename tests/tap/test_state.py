@@ -34,6 +34,7 @@ states = st.builds(
     scan_newest_at=st.none() | timestamps,
     scan_newest_id=st.none() | ids,
     scan_oldest_at=st.none() | timestamps,
+    scan_has_gaps=st.booleans(),
     scan_last_id=st.none() | ids,
     scan_anchors=st.lists(ids, max_size=3).map(tuple),
     scan_sorted=st.booleans(),
@@ -45,7 +46,7 @@ states = st.builds(
     events_emitted=counts,
     events_expected=st.none() | counts,
     total_events=st.none() | counts,
-    finished_total=st.none() | counts,
+    known_total=st.none() | counts,
 )
 KEYS = {
     "version": 2,
@@ -57,6 +58,7 @@ KEYS = {
     "scan_oldest_at": None,
     "scan_last_id": None,
     "scan_anchors": [],
+    "scan_has_gaps": False,
     "scan_sorted": True,
     "feed_sorted": True,
     "loaded_ranges": [],
@@ -66,7 +68,7 @@ KEYS = {
     "events_emitted": 0,
     "events_expected": None,
     "total_events": None,
-    "finished_total": None,
+    "known_total": None,
 }
 
 

@@ -12,7 +12,7 @@ from datasync_sandbox.testing import temporary_postgres
 from target_config.shutdown import SIGNALS
 from target_config.target import TargetPostgresCheckpoint
 
-# Tests are imported by path, as modules of no package: their shared module has to be found.
+# Tests are imported by path, not as a package, so their helpers have to be on sys.path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from target_helpers import Database

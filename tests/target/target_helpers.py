@@ -9,20 +9,24 @@ import subprocess
 import sysconfig
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import psycopg
+from target_config.target import TargetPostgresCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from datasync_sandbox.testing import Cluster
-    from target_config.target import TargetPostgresCheckpoint
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+Make = Callable[..., TargetPostgresCheckpoint]
+"""The fixture `make_target`: settings in, a target out."""
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Database:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Settings of the target for this database, and none that has a default."""
+        """The required settings of the target for this database."""
         return {
             "host": self.cluster.host,
             "port": self.cluster.port,
@@ -45,7 +49,7 @@ class Database:
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         config = self.config
-        # Not subject to what a test sets for the sessions of the target.
+        # Overrides what a test sets for the sessions of the target.
         own = "-c default_transaction_read_only=off -c lock_timeout=0"
         dbname = config.pop("database")
         return psycopg.connect(dbname=dbname, autocommit=True, options=own, **config)

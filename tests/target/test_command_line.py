@@ -75,7 +75,7 @@ def test_wrong_settings_are_exit_code_2(
 
 
 def test_missing_file_and_wrong_usage_are_exit_code_2() -> None:
-    """Whatever is wrong with the command itself."""
+    """Click reports both with exit code 2."""
     for arguments in (["--config", "/nowhere/config.json"], ["--no-such-option"]):
         with pytest.raises(SystemExit) as end:
             cli.main(arguments)
@@ -83,7 +83,7 @@ def test_missing_file_and_wrong_usage_are_exit_code_2() -> None:
 
 
 @pytest.mark.parametrize("option", ["--version", "--about", "--help"])
-def test_information_options_need_no_settings(
+def test_version_help_and_about_need_no_settings(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They print to stdout, with exit code 0."""
@@ -118,7 +118,7 @@ def test_apply_sql_creates_the_tables_and_reads_nothing(tmp_path: Path, database
 
 
 def test_settings_are_those_of_the_stock_target() -> None:
-    """None is added and none is missing; defaults differ, and the stock's stay what they are."""
+    """None is added and none is missing; the defaults of the stock target itself do not change."""
     stock: dict[str, Any] = TargetPostgres.config_jsonschema
     TargetPostgres.append_builtin_config(stock)
     ours = TargetPostgresCheckpoint.config_jsonschema["properties"]

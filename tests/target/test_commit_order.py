@@ -1,4 +1,4 @@
-"""Rows are committed, then the checkpoint, then the STATE is printed; at any time."""
+"""The order of a commit: rows, then the checkpoint, then the STATE."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from target_config import checkpoint
 from target_config.errors import InvalidDataError
 from target_helpers import (
     Database,
+    Make,
     event,
     lines,
     record,
@@ -26,10 +27,6 @@ from target_helpers import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 
 def seen(value: dict[str, Any]) -> int:
@@ -47,7 +44,7 @@ def test_state_is_printed_while_the_tap_is_running(database: Database, tmp_path:
             head = schemas() if page == 0 else []
             target.stdin.write(lines([*head, *rows, state_message((page + 1) * 10)]))
             target.stdin.flush()
-            # Blocks until the target has printed: the pipe is open, nothing else can wake it.
+            # Blocks until the target has printed, because the pipe stays open.
             assert states(target.stdout.readline()) == [state((page + 1) * 10)]
             assert database.rows(
                 "SELECT count(*), (SELECT events_seen FROM checkpoint) FROM events"
@@ -62,7 +59,7 @@ def test_state_is_printed_while_the_tap_is_running(database: Database, tmp_path:
     assert states(output) == []
 
 
-def test_order_of_the_three_steps(
+def test_commits_rows_then_checkpoint_then_prints_state(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others see the rows when the checkpoint is written, and both when the STATE is printed."""
@@ -106,13 +103,13 @@ def test_repeated_state_is_written_once_and_its_rows_are_committed(
 
 
 @pytest.mark.parametrize("settings", [{}, {"validate_records": True}], ids=["lines", "records"])
-def test_nothing_follows_a_step_that_fails(
+def test_failed_step_prevents_later_steps(
     database: Database,
     make_target: Make,
     capsys: pytest.CaptureFixture[str],
     settings: dict[str, Any],
 ) -> None:
-    """Neither a checkpoint after rows, nor a STATE after a checkpoint, that PostgreSQL refuses."""
+    """If PostgreSQL rejects rows or checkpoint, neither checkpoint nor STATE follows."""
     make_target(**settings).load(stdin(schemas()))
     database.execute("ALTER TABLE checkpoint ADD CHECK (events_seen < 15)")
     with pytest.raises(InvalidDataError, match="refused the checkpoint: new row for relation"):
@@ -132,10 +129,10 @@ def test_nothing_follows_a_step_that_fails(
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("settings", [{}, {"validate_records": True}], ids=["lines", "records"])
-def test_killed_at_any_time(
+def test_kill_at_any_time_leaves_consistent_tables(
     database: Database, tmp_path: Path, settings: dict[str, Any], seed: int
 ) -> None:
-    """SIGKILL: what was printed is in the checkpoint, and what that covers is in the rows."""
+    """After SIGKILL the checkpoint covers each printed STATE, and the rows the checkpoint."""
     chance = random.Random(seed)
     pages, size = 60, 100
     messages = scan(pages, size)

@@ -1,4 +1,4 @@
-"""Messages in any form, and inputs that end in any way."""
+"""Spellings of Singer messages, and the end of the input."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from target_config import reader
 from target_config.errors import InvalidDataError, SettingsError, TruncatedInputError
 from target_helpers import (
     Database,
+    Make,
     event,
     lines,
     record,
@@ -24,18 +25,13 @@ from target_helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 
 def test_rows_after_the_last_state_are_written(
     database: Database, make_target: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The last STATE stays the last."""
+    """They are committed, and the checkpoint stays at the last STATE."""
     make_target().load(stdin([*scan(2), record("events", event(900))]))
     assert states(capsys.readouterr().out)[-1] == state(20, 20, done=True)
     assert database.rows("SELECT count(*), (SELECT events_seen FROM checkpoint) FROM events") == [
@@ -124,9 +120,7 @@ def test_input_that_cannot_be_read_ends_in_one_message(make_target: Make, tmp_pa
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else value[:40].decode("latin1"),
 )
-def test_line_that_is_no_message_ends_the_load(
-    make_target: Make, line: bytes, message: str
-) -> None:
+def test_invalid_message_ends_load(make_target: Make, line: bytes, message: str) -> None:
     """Exit code 3. The line is not quoted, because it may contain anything."""
     with pytest.raises(InvalidDataError, match=message) as caught:
         make_target().load(io.BytesIO(lines(schemas()) + line + b"\n"))
@@ -180,7 +174,7 @@ def test_stdin_is_drained_while_rows_are_written(database: Database, tmp_path: P
     assert database.value("SELECT count(*) FROM events") == 2001
 
 
-def test_input_file_of_the_command_line(database: Database, tmp_path: Path) -> None:
+def test_reads_input_file_of_command_line(database: Database, tmp_path: Path) -> None:
     source = tmp_path / "input.jsonl"
     source.write_bytes(lines(scan(2)))
     target = start(database, tmp_path, "--input", str(source))

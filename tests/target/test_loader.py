@@ -1,10 +1,10 @@
-"""COPY, the upsert of rows that exist, and the text in between."""
+"""COPY, the upsert of existing rows, and the encoding of COPY text."""
 
 from __future__ import annotations
 
 import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
@@ -17,6 +17,7 @@ from target_config.errors import InvalidDataError
 from target_config.loader import CopyEncoder, TableLoader
 from target_helpers import (
     Database,
+    Make,
     event,
     lines,
     record,
@@ -24,13 +25,6 @@ from target_helpers import (
     state_message,
     stdin,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 PLAIN = ""
 PARTITIONED = """
@@ -104,7 +98,7 @@ class TestUpsert:
 
 
 def test_pages_of_new_rows_are_copied_into_the_table(database: Database, make_target: Make) -> None:
-    """A direct COPY that meets a key loses no row, and is not tried again right after it."""
+    """A direct COPY that fails on an existing key loses no row, and is not retried at once."""
     messages = schemas()
     for number, keys in enumerate([(1, 2), (3, 4), (5, 1), (6, 2), (7, 8), (9, 10), (11,)]):
         messages += page(number, *map(event, keys))
@@ -119,10 +113,10 @@ def test_pages_of_new_rows_are_copied_into_the_table(database: Database, make_ta
     assert rows == sorted(direct + staged, key=lambda row: row[1])
 
 
-def test_conflict_that_citus_reports_as_internal_error(
+def test_handles_key_conflict_reported_as_internal_error(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There a COPY that violates the key ends with XX000 and not with 23505."""
+    """On Citus, a COPY that violates the key fails with XX000 instead of 23505."""
     copy = TableLoader._copy
 
     def copy_on_citus(self: TableLoader, connection: Any, statement: Any, rows: Any) -> None:
@@ -240,7 +234,7 @@ def test_copy_text_keeps_every_value(
         assert fields[2] == (None if mixed is None else str(mixed))
 
 
-def test_last_line_of_each_key_of_several_columns() -> None:
+def test_keeps_last_line_of_each_composite_key() -> None:
     columns = {"a": {"type": "string"}, "b": {"type": "integer"}}
     encoder = CopyEncoder("s", columns, {"a": TEXT(), "b": BIGINT()}, ["a", "b"])
     messages = [

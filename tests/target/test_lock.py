@@ -11,6 +11,7 @@ from target_config.connector import Database as TargetDatabase
 from target_config.errors import DatabaseUnavailableError, LockedError
 from target_helpers import (
     Database,
+    Make,
     event,
     lines,
     play,
@@ -25,12 +26,8 @@ from target_helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 # As in target-config/README.md.
 HOLDER = f"""
@@ -69,7 +66,7 @@ def test_second_load_is_refused_until_the_first_one_ends(
     make_target().load(stdin(scan(1)))
 
 
-def test_exit_code_of_the_refused_process(
+def test_refused_load_has_exit_code_75(
     database: Database, make_target: Make, tmp_path: Path
 ) -> None:
     with make_target().lock:

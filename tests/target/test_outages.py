@@ -1,4 +1,4 @@
-"""PostgreSQL unreachable, restarted or refusing: retried where that can help, otherwise not."""
+"""PostgreSQL is unreachable, restarts or rejects: transient errors are retried, others not."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from target_config.errors import (
 from target_config.loader import TableLoader
 from target_helpers import (
     Database,
+    Make,
     event,
     play,
     record,
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 
 class Sleep:
@@ -140,7 +139,7 @@ def test_database_that_starts_late_is_waited_for(database: Database, make_target
 
 @pytest.mark.parametrize("settings", [{}, {"validate_records": True}], ids=["lines", "records"])
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_database_that_is_down_when_a_page_arrives(
+def test_page_is_written_after_database_restart(
     database: Database,
     make_target: Make,
     capsys: pytest.CaptureFixture[str],
@@ -159,7 +158,7 @@ def test_database_that_is_down_when_a_page_arrives(
     assert len(states(capsys.readouterr().out)) == 3
 
 
-def test_crash_between_the_rows_and_their_checkpoint(
+def test_crash_between_rows_and_checkpoint_loses_no_row(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The checkpoint, written after the restart, covers no rows that the crash took back."""
@@ -179,7 +178,7 @@ def test_crash_between_the_rows_and_their_checkpoint(
     ]
 
 
-def test_connection_lost_in_the_middle_of_a_batch(
+def test_batch_is_repeated_after_lost_connection(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session ends between COPY and INSERT: the whole transaction is repeated."""
@@ -217,7 +216,7 @@ def test_connection_lost_in_the_middle_of_a_batch(
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_which_errors_are_transient(error: Exception, transient: bool) -> None:  # noqa: FBT001
+def test_classifies_transient_errors(error: Exception, transient: bool) -> None:  # noqa: FBT001
     assert is_transient(error) is transient
     assert is_connection_rejected(error) is ("no such database" in str(error))
 
@@ -235,7 +234,7 @@ def test_which_errors_are_transient(error: Exception, transient: bool) -> None: 
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_error_that_no_retry_ends_has_its_exit_code(
+def test_permanent_error_has_its_exit_code(
     make_target: Make, error: Exception, expected: type[Exception], exit_code: int
 ) -> None:
     """No pause, one message with the words of PostgreSQL."""
@@ -251,7 +250,7 @@ def test_error_that_no_retry_ends_has_its_exit_code(
 
 
 def test_full_disk_is_named_and_not_retried(make_target: Make) -> None:
-    """Exit code 1: whether to try again is the decision of the caller, which has limits."""
+    """Exit code 1, without retries in the target: the caller may retry, within its limits."""
     sleep = Sleep()
 
     def fail() -> None:
@@ -262,7 +261,7 @@ def test_full_disk_is_named_and_not_retried(make_target: Make) -> None:
     assert sleep.slept == []
 
 
-def test_row_that_postgresql_quotes_stays_out_of_the_message(make_target: Make) -> None:
+def test_message_does_not_quote_rows(make_target: Make) -> None:
     bad = record("events", event(1, name="secret\0name"))
     with pytest.raises(InvalidDataError, match='PostgreSQL refused a batch of "events"') as caught:
         make_target().load(stdin([*schemas(), bad, state_message(1)]))

@@ -10,6 +10,7 @@ from target_config.loader import TableLoader
 from target_helpers import (
     STREAMS,
     Database,
+    Make,
     event,
     lines,
     page_row,
@@ -23,12 +24,8 @@ from target_helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 SPECIAL = [
     event(
@@ -90,7 +87,7 @@ def test_copied_lines_and_transformed_records_are_the_same_rows(
     assert database.rows("SELECT name FROM lines.events WHERE id = 'event-9'") == [("changed",)]
 
 
-def test_the_stock_target_loads_the_same_rows(
+def test_stock_target_loads_the_same_rows(
     database: Database, make_target: Make, tmp_path: Path
 ) -> None:
     """The unchanged executable, into tables that `--apply-sql` created.

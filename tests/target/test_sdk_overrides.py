@@ -1,4 +1,4 @@
-"""What the target uses and overrides upstream is what it was written against."""
+"""The private code of the SDK that the target uses or overrides has not changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ USED: dict[Any, str] = {
     ("function", "expected"), USED.items(), ids=lambda value: getattr(value, "__qualname__", "")
 )
 def test_upstream_is_unchanged(function: Callable[..., Any], expected: str) -> None:
-    """The code that an override replaces, or relies on, is the code that was read."""
+    """The source of each function that an override replaces or uses has the known digest."""
     assert digest(function) == expected
 
 
@@ -86,7 +86,7 @@ def private_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
         upstream = any(
             hasattr(stock, node.attr) for stock in (TargetPostgres, PostgresSink, PostgresConnector)
         )
-        # os._exit is public in all but its name.
+        # os._exit is documented, despite its name.
         if (upstream or not own) and node.attr != "_exit":
             yield node.lineno, node.attr
 

@@ -1,4 +1,4 @@
-"""Sessions that depend on no default: roles, environment, sockets, PgBouncer."""
+"""Sessions with any defaults of role and environment, over sockets, and through PgBouncer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from target_helpers import (
     STREAMS,
     Database,
+    Make,
     event,
     lines,
     record,
@@ -27,11 +28,8 @@ from target_helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from target_config.target import TargetPostgresCheckpoint
-
-    Make = Callable[..., TargetPostgresCheckpoint]
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
@@ -159,7 +157,7 @@ def pgbouncer(database: Database, tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("settings", [{}, {"validate_records": True}], ids=["lines", "records"])
-def test_pgbouncer_in_transaction_mode(
+def test_loads_through_pgbouncer_in_transaction_mode(
     database: Database, make_target: Make, pgbouncer: int, settings: dict[str, Any]
 ) -> None:
     """Tables, upserts and checkpoints, though each transaction may use another session."""
@@ -170,7 +168,7 @@ def test_pgbouncer_in_transaction_mode(
     ]
 
 
-def test_lock_behind_pgbouncer(
+def test_lock_is_held_behind_pgbouncer(
     database: Database, make_target: Make, pgbouncer: int, tmp_path: Path
 ) -> None:
     """Held against a load that connects directly; released when the process is killed."""

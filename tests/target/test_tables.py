@@ -1,4 +1,4 @@
-"""The tables are those of the SQL files, or the load refuses to start."""
+"""Tables are created from the SQL files, and compared with them before a load."""
 
 from __future__ import annotations
 
@@ -21,13 +21,10 @@ from target_helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from target_config.target import TargetPostgresCheckpoint
-    from target_helpers import Database
-
-    Make = Callable[..., TargetPostgresCheckpoint]
+    from target_helpers import Database, Make
 
 TABLES = {
     "events": """
@@ -75,7 +72,7 @@ def columns(database: Database, table: str, schema: str = "public") -> list[str]
     return [" ".join(filter(None, row)) for row in rows]
 
 
-def test_columns_are_those_of_the_design(database: Database, make_target: Make) -> None:
+def test_columns_match_documentation(database: Database, make_target: Make) -> None:
     """Name, type, default and order of every column, after a load."""
     make_target().load(stdin(scan(1)))
     for table in TABLES:
@@ -114,7 +111,7 @@ def test_second_start_writes_nothing_and_takes_no_lock(
 def test_changed_sql_is_applied_to_an_existing_database(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For instance a comment or a function; the rows stay."""
+    """For example a changed comment or function; the rows are kept."""
     make_target().load(stdin(scan(1)))
     changed = tables.script() + "COMMENT ON TABLE events IS 'changed';"
     monkeypatch.setattr(tables, "script", lambda: changed)
@@ -166,7 +163,7 @@ def test_dropped_table_and_trigger_are_created_again(database: Database, make_ta
             "Table public.events has column ingested_at without a default",
         ),
         (
-            "{checkpoint}; ALTER TABLE checkpoint RENAME scan_in_progress TO walk_open",
+            "{checkpoint}; ALTER TABLE checkpoint RENAME scan_in_progress TO scan_open",
             "Table public.checkpoint has no column scan_in_progress",
         ),
     ],
@@ -193,14 +190,14 @@ def test_other_table_of_the_same_name_is_refused(
     assert database.rows(relations) == before
 
 
-def test_further_columns_of_the_user_are_no_obstacle(database: Database, make_target: Make) -> None:
+def test_accepts_additional_columns(database: Database, make_target: Make) -> None:
     ensure_tables(make_target())
     database.execute("ALTER TABLE events ADD COLUMN mine TEXT DEFAULT 'x'")
     make_target().load(stdin(scan(1)))
     assert database.value("SELECT count(*) FROM events WHERE mine = 'x'") == 10
 
 
-def test_role_without_create_privilege_is_told_the_grant(
+def test_missing_create_privilege_is_reported_with_the_grant(
     database: Database, make_target: Make
 ) -> None:
     user = database.cluster.user
@@ -216,7 +213,7 @@ def test_role_without_create_privilege_is_told_the_grant(
     assert database.value("SELECT count(*) FROM events") == 10
 
 
-def test_role_without_create_privilege_on_the_database(
+def test_missing_create_privilege_on_database_is_reported_with_the_grant(
     database: Database, make_target: Make
 ) -> None:
     user = database.cluster.user
@@ -259,7 +256,7 @@ def test_numbers_keep_every_digit(
     assert database.value(f"SELECT (properties ->> 'n') = '{text}'::numeric::text FROM events")
 
 
-def test_checkpoint_while_a_scan_is_in_progress(database: Database, make_target: Make) -> None:
+def test_checkpoint_during_scan(database: Database, make_target: Make) -> None:
     """The columns are those of the STATE."""
     make_target().load(stdin([state_message(40, 100)]))
     assert database.rows(
@@ -271,7 +268,7 @@ def test_checkpoint_while_a_scan_is_in_progress(database: Database, make_target:
     assert database.value("SELECT state FROM checkpoint") == state(40, 100)
 
 
-def test_checkpoint_after_a_finished_scan(database: Database, make_target: Make) -> None:
+def test_checkpoint_after_finished_scan(database: Database, make_target: Make) -> None:
     """No cursor, no scan in progress, the high watermark at the newest event; still one row."""
     make_target().load(stdin([state_message(40, 100), state_message(100, 100, done=True)]))
     assert database.rows(
@@ -306,7 +303,7 @@ def test_state_of_another_tap_does_not_stop_the_load(
     bookmark: Any,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """What cannot be derived is NULL; the STATE is stored and printed as it came."""
+    """Columns that cannot be derived are NULL; the STATE is stored and printed unchanged."""
     value = {"bookmarks": {"events": bookmark}}
     make_target().load(stdin([{"type": "STATE", "value": value}]))
     assert database.rows("SELECT state, cursor_expires_at, total_events FROM checkpoint") == [
@@ -315,7 +312,7 @@ def test_state_of_another_tap_does_not_stop_the_load(
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-def test_two_accounts_in_two_schemas(database: Database, make_target: Make) -> None:
+def test_two_accounts_load_into_two_schemas(database: Database, make_target: Make) -> None:
     """Each schema has tables, trigger and checkpoint of its own; a name may need quotes."""
     make_target().load(stdin(scan(1)))
     make_target(default_target_schema="Second account").load(
@@ -330,10 +327,10 @@ def test_two_accounts_in_two_schemas(database: Database, make_target: Make) -> N
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_no_schema_is_the_default_one(
+def test_null_or_empty_schema_means_default(
     database: Database, make_target: Make, value: str | None
 ) -> None:
-    """Rows and checkpoint, though a schema of the user comes first in the search path."""
+    """Rows and checkpoint are in public even if another schema is first in the search path."""
     database.execute("CREATE SCHEMA AUTHORIZATION CURRENT_USER")
     make_target(default_target_schema=value).load(stdin(scan(1)))
     assert database.rows(

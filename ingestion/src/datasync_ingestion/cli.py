@@ -15,7 +15,7 @@ from datasync_ingestion.signals import Interrupted, SignalWatcher
 
 HELP = Path(__file__).with_name("help.txt")
 
-# Options of `datasync-sandbox up` that a load decides on itself.
+# Options of `datasync-sandbox up` that a run sets itself, or that print instead of starting.
 _SANDBOX_ONLY = (
     *("--api-only", "--db-only", "--dir", "--json", "--restore"),
     *("--list-faults", "--list-malformed"),
@@ -38,7 +38,7 @@ class _Command(click.Command):
     cls=_Command,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        # What is not an option here is one of the sandbox.
+        # Options that are not defined here are passed to the sandbox.
         "ignore_unknown_options": True,
     },
 )
@@ -65,7 +65,7 @@ def command(
         if name in _SANDBOX_ONLY:
             message = f"{name} is an option of .venv/bin/datasync-sandbox only."
             raise click.UsageError(message)
-    # Imported here, after the signals are handled: it takes half a second.
+    # The import takes half a second, and signals have to be handled before it.
     from datasync_ingestion.ingestion import Ingestion, Options  # noqa: PLC0415
 
     ingestion = Ingestion(Path.cwd(), Options(sandbox=sandbox_options, **flags), signals)
@@ -91,6 +91,6 @@ def main() -> NoReturn:
 
 
 def _print_error(message: object) -> None:
-    # The output itself may be what is gone.
+    # The terminal may be closed.
     with suppress(OSError):
         click.echo(message, err=True)

@@ -1,7 +1,7 @@
-"""The user's settings, and what they select: the real API and database, or the sandbox's.
+"""The user's settings, and the API and database that they select: real ones or the sandbox's.
 
 The names are those of `.env.example`. The environment wins over `.env`, and an empty value
-counts as unset. Nothing here has an effect outside: text in, `RunConfig` out.
+counts as unset. The module has no side effects.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ MELTANO_NAMES = {
     "TARGET_POSTGRES_PASSWORD": "DB_PASSWORD",
     "TARGET_POSTGRES_DATABASE": "DB_NAME",
 }
-# Settings of the target that send the events to a place that the run would not look at.
+# Settings with which tap or target would use a path or a database that the run does not monitor.
 UNSUPPORTED_NAMES = (
     "TAP_DATASYNC_BATCH_CONFIG",
     "TARGET_POSTGRES_SQLALCHEMY_URL",
@@ -75,13 +75,13 @@ class Api:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What a run uses.
+    """The API, the database and the page size of a run.
 
     Attributes:
         api: The real API; None for the sandbox's.
         database: The user's database; None for the embedded one.
         page_size: Events per request.
-        notices: What the user should know about the choice.
+        notices: Messages about the selection, for the user.
     """
 
     api: Api | None = None
@@ -99,7 +99,7 @@ def read_env_file(path: Path) -> dict[str, str]:
     """Read a `.env` file; one that does not exist is empty.
 
     Single quotes make a value literal, as in a shell and in Docker Compose. python-dotenv alone
-    would expand `${NAME}` there too, and a password with these characters would be lost.
+    would expand `${NAME}` there too, and corrupt a password that contains it.
 
     Raises:
         ConfigError: The file cannot be read.

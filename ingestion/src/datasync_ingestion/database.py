@@ -1,4 +1,4 @@
-"""What a run reads from PostgreSQL and writes there: checks, row counts, table `pipeline_runs`.
+"""Queries of a run: checks of the database, row counts, and the table `pipeline_runs`.
 
 Each function takes the connection of a `ReconnectingConnection.run` call, one transaction.
 """
@@ -69,7 +69,7 @@ COMMENT ON COLUMN {schema}.pipeline_runs.message IS 'Why the run failed.'
 
 @dataclass(frozen=True, slots=True)
 class PipelineRun:
-    """The row of the current run. `events_before` is the row count of `events` at its start."""
+    """The row of the current run. `events_before` is the row count of `events` at the start."""
 
     id: int
     events_before: int
@@ -98,8 +98,8 @@ def check_tables(connection: psycopg.Connection[Any], settings: DatabaseSettings
         wrong = [f"{name} {kind}" for name, kind in expected.items() if found.get(name) != kind]
         if found and wrong:
             message = (
-                f"The table {SCHEMA}.{table} of the database {settings.location} was not made by "
-                f"this project (no column {wrong[0]}): rename it, or set DB_NAME to another "
+                f"The table {SCHEMA}.{table} of the database {settings.location} was not created "
+                f"by this project (no column {wrong[0]}): rename it, or set DB_NAME to another "
                 "database."
             )
             raise ConfigError(message)
@@ -188,8 +188,8 @@ def last_source(connection: psycopg.Connection[Any]) -> str | None:
     """Return the source of the events in the database; None where nothing was loaded.
 
     A run that ended before it loaded anything does not count: its address may have been mistyped.
-    Row counts alone do not decide, because events that exist already are loaded without a new
-    row; then the checkpoint was written since the run started.
+    Row counts alone are not sufficient, because existing events are loaded without adding rows; in
+    that case the checkpoint is newer than the start of the run.
     """
     if not has_table(connection, SCHEMA, "pipeline_runs"):
         return None

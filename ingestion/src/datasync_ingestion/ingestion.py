@@ -68,7 +68,7 @@ class Ingestion:
     """Runs the pipeline of one checkout."""
 
     def __init__(self, root: Path, options: Options, signals: SignalWatcher) -> None:
-        """Start nothing yet.
+        """Store the arguments; `run` starts the load.
 
         Args:
             root: The checkout, which contains `meltano.yml`.
@@ -92,12 +92,12 @@ class Ingestion:
         """
         self._check_root()
         selected = self._resolve()
-        with self._exclusively():
+        with self._checkout_lock():
             try:
                 return self._run(selected)
             except Interrupted:
                 self._sandbox.stop_started()
-                # A closed terminal cannot be written to.
+                # The terminal may be closed.
                 with suppress(OSError):
                     output.info(f"Stopped. {output.RESUME_NOTE}")
                 raise
@@ -113,7 +113,7 @@ class Ingestion:
             BusyError: A run is in progress.
         """
         self._check_root()
-        with self._exclusively():
+        with self._checkout_lock():
             output.info(self._sandbox.stop())
         return EXIT_OK
 
@@ -123,7 +123,7 @@ class Ingestion:
             raise ConfigError(message)
 
     @contextmanager
-    def _exclusively(self) -> Iterator[None]:
+    def _checkout_lock(self) -> Iterator[None]:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         with exclusive_lock(self._directory / "run.lock", self._hints.stop):
             if stop_orphaned_pipeline(self._root):
@@ -150,7 +150,7 @@ class Ingestion:
         with ThreadPoolExecutor(1) as pool:
             # Meltano takes seconds to return its state; the sandbox starts meanwhile.
             saved = pool.submit(state.read)
-            api, settings = self._connect_ends(selected)
+            api, settings = self._resolve_addresses(selected)
         output.info(f"API:      {api.url}{' (sample events)' if selected.uses_sandbox else ''}")
         embedded = selected.database is None
         output.info(f"Database: {settings.location}{' (embedded)' if embedded else ''}")
@@ -171,8 +171,8 @@ class Ingestion:
             )
             return self._load(connection, env, source, embedded=embedded)
 
-    def _connect_ends(self, selected: RunConfig) -> tuple[Api, DatabaseSettings]:
-        """Return API and database; those of the sandbox are started."""
+    def _resolve_addresses(self, selected: RunConfig) -> tuple[Api, DatabaseSettings]:
+        """Return the addresses of API and database; starts the sandbox if it is used."""
         if selected.api and selected.database:
             return selected.api, selected.database
         api, settings = self._sandbox.start(self._options.sandbox, with_api=selected.uses_sandbox)
@@ -185,7 +185,7 @@ class Ingestion:
             settings,
             application_name=database.APPLICATION_NAME,
             read_only=False,
-            # Counting the rows of a large table takes as long as it takes.
+            # Counting the rows of a large table may take minutes.
             statement_timeout_seconds=0,
             sleep=self._signals.sleep,
         )
@@ -193,7 +193,7 @@ class Ingestion:
     def _prepare_database(
         self, connection: ReconnectingConnection, source: str, *, embedded: bool
     ) -> None:
-        """Check that nothing else uses the database, and whose events it contains."""
+        """Check tables, load lock and source; empties the tables if the samples changed."""
         settings = connection.settings
 
         connection.run(
@@ -209,7 +209,7 @@ class Ingestion:
             connection.run(database.truncate_load)
 
     def _check_load_lock(self, connection: ReconnectingConnection) -> None:
-        # The server may need a moment to notice that a killed target is gone.
+        # The server may take some seconds to detect that a killed target has ended.
         deadline = time.monotonic() + LOAD_LOCK_SECONDS
         while holder := connection.run(database.load_lock_holder):
             if time.monotonic() > deadline:

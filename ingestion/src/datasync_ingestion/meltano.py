@@ -2,7 +2,7 @@
 
 Meltano 4.4.1 logs one JSON object per line: `{"event", "level", "timestamp", ...}`, with the
 plugin's name in `name`. The exit codes of tap and target are in the line "Block run completed",
-as in `{"exit_codes": {"extractors": 3}}`. Two cases lack it:
+as in `{"exit_codes": {"extractors": 3}}`. It is missing in two cases:
 
 - When discovery failed the code is part of the text of `err`: "Catalog discovery failed: command
   [...] returned 2 with stderr ...".
@@ -40,10 +40,10 @@ ENVIRONMENT = "dev"
 STATE_ID = f"{ENVIRONMENT}:{TAP}-to-{TARGET}"
 
 PIPELINE_VARIABLE = "DATASYNC_PIPELINE_ROOT"
-"""In the environment of a pipeline's processes: the checkout. It identifies them for certain,
-which the number of a process or session does not: the kernel assigns it again."""
+"""In the environment of a pipeline's processes: the checkout. It identifies them reliably,
+unlike a process or session id, which the kernel reuses."""
 
-# Together well below the ten seconds after which Docker kills.
+# In total well below the ten seconds after which Docker sends SIGKILL.
 TAP_STOP_SECONDS = 4.0
 MELTANO_STOP_SECONDS = 1.5
 REMAINING_STOP_SECONDS = 1.5
@@ -57,7 +57,7 @@ _SUPPORT_OFFER = "Need help fixing this problem?"
 # Meltano converts a setting's text to its kind in this function.
 _SETTING_CONVERSION = "cast_value"
 _NOT_A_NUMBER = "[<class 'decimal.ConversionSyntax'>]"
-# Fields of Meltano's own that a reader does not need.
+# Fields of Meltano that are not shown.
 _HIDDEN_FIELDS = frozenset(
     {
         "_logger",
@@ -112,7 +112,7 @@ class LogLine:
 
     @property
     def is_noise(self) -> bool:
-        """Whether it tells a reader nothing."""
+        """Whether it is Meltano's offer of support, without information about the run."""
         return self.text.startswith(_SUPPORT_OFFER)
 
 
@@ -252,14 +252,14 @@ class Pipeline:
             return self._lines.get(timeout=timeout)
         if self._process.poll() is None:
             return ""
-        # A process that outlives Meltano may hold the pipe open.
+        # A process that outlives Meltano may keep the pipe open.
         self._reader.join(_LAST_LINES_SECONDS)
         with suppress(queue.Empty):
             return self._lines.get_nowait()
         return None
 
     def wait(self) -> int:
-        """Wait for the end of Meltano, and end what it left running.
+        """Wait for the end of Meltano, and stop the processes that it left running.
 
         Returns:
             The exit code, negative for a signal.
@@ -302,7 +302,7 @@ def exclusive_lock(path: Path, hint: str = "") -> Iterator[None]:
 
     Args:
         path: The lock file; it contains the process id of the holder.
-        hint: What else the user can do when it is taken.
+        hint: Appended to the message of `BusyError`: an alternative to waiting.
 
     Raises:
         BusyError: Another process holds it.

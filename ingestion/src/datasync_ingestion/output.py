@@ -1,4 +1,4 @@
-"""Everything that the user sees: messages, progress, hints that fit the place, and the summary."""
+"""Output of a run: messages, progress, hints and the summary."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def error(message: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What the user can type, on a host and in the Compose service `ingestion`.
+    """Commands for the user, which differ on a host and in the Compose service `ingestion`.
 
     Attributes:
         in_container: Whether this is the container.
@@ -69,7 +69,7 @@ class Hints:
         return str(path)
 
     def query(self, database: DatabaseSettings, *, embedded: bool) -> str | None:
-        """How to look at the events; None where only the user knows that."""
+        """Command that queries the events; None in a container with an external database."""
         if embedded:
             return ".venv/bin/datasync-sandbox db psql"
         if not self.in_container:
@@ -98,7 +98,7 @@ class Hints:
         return None
 
     def removal(self, *, embedded: bool) -> str:
-        """How to remove the database; empty where that is not ours to suggest."""
+        """How to remove the embedded database; empty for any other database."""
         if not embedded:
             return ""
         return (
@@ -111,15 +111,15 @@ class ProgressDisplay:
     """A live bar on a terminal, and log lines otherwise, read from the database.
 
     Attributes:
-        note: What the run does while no pipeline runs.
+        note: Shown beside the progress, for example the time until a restart.
         database_unreachable: Whether the last reading failed.
     """
 
     def __init__(self, database: ReconnectingConnection) -> None:
-        """Show nothing yet.
+        """Prepare the display; `refresh` shows the first progress.
 
         Args:
-            database: A connection for this display alone, which does not wait for the database.
+            database: A connection of its own, without retries.
         """
         self._database = database
         self._live = LiveView() if is_live(sys.stdout) else None
@@ -141,7 +141,7 @@ class ProgressDisplay:
         trace: TracebackType | None,
     ) -> None:
         if self._live:
-            # A closed terminal needs no restoring.
+            # Restoring a closed terminal fails.
             with suppress(OSError):
                 self._live.__exit__(kind, error, trace)
         self._database.close()
@@ -166,7 +166,7 @@ class ProgressDisplay:
             progress: Any = self._database.run(read_progress)
             self.database_unreachable = False
         except DatabaseUnavailable as unavailable:
-            # The target handles the outage and reports it; the display returns by itself.
+            # The target handles and logs the outage; the next refresh tries again.
             self.database_unreachable = True
             if not self._reported:
                 self._reported = True
@@ -189,7 +189,7 @@ class Summary:
         rejected: Rows in `rejected_events`.
         seconds: Duration of the load.
         restarts: How often the pipeline was started again.
-        query: How to look at the events, if that is known.
+        query: Command that queries the events; None if there is none to suggest.
         log: Where the full log is.
         sandbox_runs: Whether the sandbox keeps running.
     """

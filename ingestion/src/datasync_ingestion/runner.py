@@ -1,4 +1,4 @@
-"""The load: attempts of the pipeline until one finishes or none can."""
+"""The load: attempts of the pipeline until one finishes or a retry cannot help."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ MIN_ATTEMPTS = 5
 _POLL_SECONDS = 0.25
 _DIGITS = re.compile(r"\d+")
 _SANDBOX_CHECK_SECONDS = 5.0
-# Exit codes of tap and target that another attempt would only repeat.
+# Exit codes of tap and target after which a retry fails the same way.
 _NO_RETRY = frozenset({EXIT_CONFIG, EXIT_PERMANENT, EXIT_BUSY})
 
 
 class Action(Enum):
-    """What follows from an attempt."""
+    """What to do after an attempt."""
 
     FINISH = "finish"
     RETRY = "retry"
@@ -81,10 +81,10 @@ def classify(
     checkpoint: Checkpoint | None,
     plugin_settings: Sequence[str] = (),
 ) -> Outcome:
-    """Decide what follows from an attempt.
+    """Classify the end of an attempt.
 
-    An exit code of tap or target that waiting cannot change decides, whatever else failed in
-    consequence. Meltano's exit code 0 counts only together with the checkpoint.
+    A permanent exit code of tap or target takes precedence over the errors that it caused.
+    Meltano's exit code 0 counts only if the checkpoint shows a finished scan.
 
     Args:
         code: Meltano's exit code; negative for a signal.
@@ -113,12 +113,12 @@ def classify(
 
 
 class RestartPolicy:
-    """Decides on the delay before the next attempt.
+    """Computes the delay before the next attempt.
 
-    After progress the pipeline starts again at once: its cursor lives for two minutes only.
+    After progress the pipeline restarts at once, because its cursor expires after two minutes.
     Without progress the delays grow, 0, 1, 2, 4, ... 60 seconds, and the run fails after a
-    quarter of an hour. A minimum number of attempts is made too, because one attempt may take
-    longer than that.
+    quarter of an hour. A minimum number of attempts is made in any case, because a single attempt
+    may take longer.
     """
 
     def __init__(
@@ -161,10 +161,10 @@ class RestartPolicy:
 
 
 class ProgressMarker:
-    """Whether a load progresses: the scan has seen more events than ever before, or has ended.
+    """Detects progress: the scan has seen more events than any before it, or has finished.
 
-    That the checkpoint was written is no progress: an attempt that fails at once may write it,
-    too. A scan that starts again progresses when it passes the end of the one before.
+    The time of the checkpoint is not used: an attempt that fails at once may write it as well. A
+    new scan counts as progress when it passes the position of the interrupted one.
     """
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
@@ -185,19 +185,19 @@ class ProgressMarker:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What a load works with.
+    """Dependencies of a load.
 
     Attributes:
         root: The checkout.
         env: Meltano's whole environment.
         database: The connection.
-        display: What the user sees.
+        display: Shows progress and messages.
         log: The full log, line-buffered.
         signals: Reports signals.
-        ensure_sandbox: Starts what has died of the sandbox; returns whether all of it is at the
-            address where it was.
+        ensure_sandbox: Restarts the sandbox if it has ended; returns whether its addresses are
+            unchanged.
         plugin_settings: Names of the settings that Meltano reads by itself.
-        verbose: Whether the full log is shown, too.
+        verbose: Whether the full log is also printed.
     """
 
     root: Path
@@ -215,12 +215,12 @@ class LoadRunner:
     """Runs the pipeline until the scan has finished, or until no further attempt can help."""
 
     def __init__(self, context: RunContext, run: PipelineRun, policy: RestartPolicy | None) -> None:
-        """Start nothing yet.
+        """Store the arguments.
 
         Args:
-            context: What it works with.
+            context: Dependencies.
             run: The row of `pipeline_runs`.
-            policy: When a failed attempt is repeated; None for never.
+            policy: Delays between attempts; None for a single attempt.
         """
         self._context = context
         self._run = run
@@ -252,7 +252,7 @@ class LoadRunner:
         marker = ProgressMarker(self._read_checkpoint(attempts=1))
         while True:
             outcome = self._attempt()
-            # The server may not have noticed yet that the target of the last attempt is gone.
+            # The server may not have released the lock of the previous attempt's target yet.
             own_lock = outcome.exit_code == EXIT_BUSY and self.restarts > 0
             if self._policy is None or not (outcome.action is Action.RETRY or own_lock):
                 return outcome
@@ -272,7 +272,7 @@ class LoadRunner:
         context = self._context
         context.signals.check()
         try:
-            # Without a database the tap would spend the rate limit for nothing.
+            # Without a database the tap would use up the rate limit in vain.
             context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
         except DatabaseRejected as error:
             return Outcome(Action.FAIL, str(error), EXIT_CONFIG)
@@ -289,7 +289,7 @@ class LoadRunner:
                 self._check_sandbox_database()
         except BaseException:
             pipeline.stop()
-            # The rest is logged only: that tap and target are stopped is no news.
+            # The rest is logged only, because the stop was requested.
             while text := pipeline.next_line(_POLL_SECONDS):
                 with suppress(OSError):
                     self._process_line(parse_line(text), summary, shown=False)
@@ -320,7 +320,7 @@ class LoadRunner:
             self._last_warning = content
 
     def _check_sandbox_database(self) -> None:
-        # The target waits for its database longer than the embedded one needs to start.
+        # The target retries for longer than the embedded PostgreSQL takes to start.
         now = time.monotonic()
         if (
             self._context.display.database_unreachable
@@ -362,7 +362,7 @@ class LoadRunner:
         print(LogLine(message, "run-ingestion", level, now), file=self._context.log)
 
     def _fail(self, message: str) -> None:
-        # The disk of the log may be the cause.
+        # A full disk may be the cause, and the log is on it.
         with suppress(OSError):
             self._log(message, "error")
         self._end("failed", message)

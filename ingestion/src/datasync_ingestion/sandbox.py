@@ -1,4 +1,4 @@
-"""The local sandbox, through its command line: an API and a database where the user has none."""
+"""The local sandbox, controlled through its command line."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Sandbox:
     def start(
         self, options: Sequence[str], *, with_api: bool
     ) -> tuple[Api | None, DatabaseSettings]:
-        """Start what does not run, and wait until it answers.
+        """Start the parts that are not running, and wait until they respond.
 
         Args:
             options: For the API, from the user.
             with_api: Whether the API is needed, or the database alone.
 
         Returns:
-            Where they are.
+            The addresses of API and database.
 
         Raises:
             ConfigError: An option is wrong.
@@ -61,10 +61,10 @@ class Sandbox:
         return self._addresses
 
     def ensure_running(self) -> bool:
-        """Start again what has died, with the same options and at the same address.
+        """Restart the parts that have ended, with the same options and at the same addresses.
 
         Returns:
-            Whether everything is where it was; True also where nothing was started.
+            Whether the addresses are unchanged; True also if nothing was started.
 
         Raises:
             IngestionError: They do not start.
@@ -100,7 +100,7 @@ class Sandbox:
         return Api(report["url"], report["key"])
 
     def stop_started(self) -> None:
-        """Stop what this run started, and leave what ran before."""
+        """Stop the parts that this run started."""
         for option in sorted(self._started):
             self._down(option)
         self._started = set()
@@ -120,7 +120,7 @@ class Sandbox:
         return done.stdout.strip()
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        # Not ended by a signal: it takes seconds at most, and a half started sandbox would stay.
+        # Not interrupted by a signal, which would leave a partly started sandbox.
         return subprocess.run(  # noqa: S603 - the project's own program
             [self._program, *arguments],
             cwd=self._root,

@@ -1,4 +1,4 @@
-"""Signals, turned into an exception at the places that check for them."""
+"""Signals, raised as an exception at explicit checks."""
 
 from __future__ import annotations
 

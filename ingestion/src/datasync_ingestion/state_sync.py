@@ -1,11 +1,11 @@
-"""Meltano's state and the database's contents, brought into agreement before a load.
+"""Reconciles Meltano's state with the checkpoint in the database before a load.
 
-The checkpoint is committed with the rows, so it is true by construction. The state that Meltano
-keeps is a copy, which may be missing (a new checkout or container), belong to another database
+The checkpoint is committed after the rows that it covers, so it always matches the table. Meltano's
+state is a copy, which may be missing (a new checkout or container), belong to another database
 (`.env` was changed), be ahead (a backup was restored) or be one page behind (Meltano was
-killed). Loading from a state that is ahead would leave a gap, from one that is behind would
-repeat work: where the two differ, the checkpoint is taken. Whether a state fits the configured
-API is the tap's decision, which stores the address in it.
+killed). A state that is ahead would leave a gap, one that is behind would repeat work: if the two
+differ, the checkpoint is used. The tap itself compares the API's address in the state with its
+settings.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from datasync_ingestion.signals import SignalWatcher
 
 SANDBOX = "sandbox"
-# The sandbox service of docker-compose.yml, as docker/entrypoint.sh names it. A real API may well
-# be called sandbox, too.
+# The sandbox service of docker-compose.yml, as set in docker/entrypoint.sh. The key is compared
+# too, because a real API may also have the host name `sandbox`.
 _COMPOSE_SANDBOX = Api("http://sandbox:8765/api/v1", "sandbox-key")
 _STATE_KEY = "singer_state"
 
@@ -47,7 +47,7 @@ def reconcile(
     *,
     full_refresh: bool = False,
 ) -> StateUpdate | None:
-    """Decide what Meltano's state has to be before a load.
+    """Determine how Meltano's state has to change before a load.
 
     Args:
         state: Meltano's Singer state; empty or None where there is none.
@@ -76,7 +76,7 @@ def _bookmark(state: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 class MeltanoState:
-    """The state as `meltano state` returns and takes it."""
+    """Reads and writes the state with `meltano state`."""
 
     def __init__(self, root: Path, env: Mapping[str, str], signals: SignalWatcher) -> None:
         self._root = root
@@ -163,7 +163,8 @@ def check_source_change(
 ) -> SourceChange:
     """Compare the source of the events in the database with that of this run.
 
-    Two real addresses are no change here: the tap compares the address in its state.
+    A change between two real addresses is not handled here: the tap compares the address in its
+    state.
 
     Args:
         last: Source of the events in the database; None where it is new.

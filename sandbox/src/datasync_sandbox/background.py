@@ -38,15 +38,13 @@ class ApiProcess:
         pid: Its process id.
         started_at: When it was started, in seconds since 1970.
         url: Base URL for clients.
-        key: Its API key.
-        options: Its options as they were given, the key left out.
+        options: Its options as they were given.
     """
 
     pid: int
     started_at: float
     url: str
-    key: str
-    options: dict[str, Any]
+    options: ApiOptions
 
     @property
     def port(self) -> int:
@@ -54,20 +52,14 @@ class ApiProcess:
         return urlsplit(self.url).port or 0
 
     @property
-    def api_options(self) -> ApiOptions:
-        """Its options."""
-        options = {**self.options, "fault": tuple(self.options["fault"])}
-        return ApiOptions(**options, key=self.key)
-
-    @property
     def feed_name(self) -> str:
         """Names its events: equal for APIs that serve the same ones."""
-        name = self.api_options.feed_name()
-        return f"{name} started={self.started_at:.0f}" if self.options["newest"] == "now" else name
+        name = self.options.feed_name()
+        return f"{name} started={self.started_at:.0f}" if self.options.newest == "now" else name
 
 
 class BackgroundApi:
-    """The API of one sandbox directory.
+    """The API of one sandbox directory, which holds ``api.json`` and ``api.log``.
 
     Attributes:
         log: Its log.
@@ -75,7 +67,6 @@ class BackgroundApi:
     """
 
     def __init__(self, directory: Path) -> None:
-        """Name the directory, which need not exist: it holds ``api.json`` and ``api.log``."""
         self.log = directory / "api.log"
         self.notice = ""
         self._directory = directory
@@ -84,8 +75,11 @@ class BackgroundApi:
     def last(self) -> ApiProcess | None:
         """Return the API that was started last and not stopped, whether it still runs or not."""
         try:
-            return ApiProcess(**json.loads(self._record.read_text()))
-        except (OSError, ValueError, TypeError):
+            record = json.loads(self._record.read_text())
+            options = record.pop("options")
+            options["fault"] = tuple(options["fault"])
+            return ApiProcess(**record, options=ApiOptions(**options))
+        except (OSError, ValueError, TypeError, KeyError):
             return None
 
     def find(self) -> ApiProcess | None:
@@ -97,7 +91,7 @@ class BackgroundApi:
                 return last if ports.works_in(last.pid, self._directory) else None
         return None
 
-    def start(self, options: ApiOptions, *, port_required: bool = True) -> ApiProcess:
+    def start(self, options: ApiOptions, *, port_required: bool = True) -> None:
         """Start an API and wait until it replies.
 
         Args:
@@ -108,20 +102,13 @@ class BackgroundApi:
         Raises:
             SandboxError: If it ends or does not reply in time.
         """
-        port, self.notice = ports.choose(
-            options.port, required=port_required, purpose="API", option="--port"
-        )
+        port, self.notice = ports.choose(options.port, "API", "--port", required=port_required)
         self._directory.mkdir(parents=True, exist_ok=True)
+        arguments = replace(options, port=port).to_args()
         with self.log.open("ab") as log:
             start = log.tell()
             child = subprocess.Popen(  # noqa: S603 - this package
-                [
-                    sys.executable,
-                    "-m",
-                    "datasync_sandbox",
-                    "api",
-                    *replace(options, port=port).to_args(),
-                ],
+                [sys.executable, "-m", "datasync_sandbox", "api", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -134,19 +121,17 @@ class BackgroundApi:
             )
         try:
             url = self._wait(child, start)
-            values = {name: value for name, value in asdict(options).items() if name != "key"}
-            running = ApiProcess(child.pid, time.time(), url, options.key, values)
+            record = asdict(ApiProcess(child.pid, time.time(), url, options))
             self._record.touch(mode=0o600)
-            self._record.write_text(json.dumps(asdict(running), indent=1))
+            self._record.write_text(json.dumps(record, indent=1))
         except BaseException:
             # Without the record it would not be found again.
             child.kill()
             child.wait()
             raise
-        return running
 
     def stop(self) -> bool:
-        """Stop the API.
+        """Stop the API, by SIGKILL if SIGTERM does not suffice.
 
         Returns:
             Whether it ran.
@@ -155,29 +140,44 @@ class BackgroundApi:
             SandboxError: If it does not end.
         """
         running = self.find()
-        if running is not None:
-            _terminate(running.pid)
+        if running:
+            problem = ""
+            try:
+                process = psutil.Process(running.pid)
+                process.terminate()
+                try:
+                    process.wait(_STOP_SECONDS)
+                except psutil.TimeoutExpired:
+                    process.kill()
+                    process.wait(_STOP_SECONDS)
+            except psutil.AccessDenied:
+                problem = "belongs to another user; stop it as that user."
+            except psutil.TimeoutExpired:
+                problem = "does not end, not even after SIGKILL."
+            except psutil.NoSuchProcess:
+                pass  # it has ended by itself
+            if problem:
+                message = f"The API (pid {running.pid}) {problem}"
+                raise SandboxError(message)
         self._record.unlink(missing_ok=True)
         return running is not None
 
     def _wait(self, child: subprocess.Popen[bytes], start: int) -> str:
-        """Wait until an API replies; return its URL.
-
-        Args:
-            child: Its process.
-            start: Where its own lines begin in the log.
+        """Wait until an API replies, whose log begins at ``start``; return its URL.
 
         Raises:
             SandboxError: If it ends or does not reply in time.
         """
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
-            lines = self._log_lines(start)
+            ended = child.poll() is not None  # before the log is read, which is then complete
+            with self.log.open("rb") as log:
+                log.seek(start)
+                lines = log.read().decode(errors="replace").strip().splitlines()
             url = next((line for line in lines if line.startswith("http://")), None)
             if url and (fetch_stats(url) or {}).get("pid") == child.pid:
                 return url
-            if child.poll() is not None:
-                lines = self._log_lines(start)
+            if ended:
                 reason = lines[-1].removeprefix("Error: ") if lines else f"see {self.log}."
                 message = f"The API did not start: {reason}"
                 raise SandboxError(message)
@@ -185,22 +185,11 @@ class BackgroundApi:
         message = f"The API did not reply within {_START_SECONDS:g} seconds; see {self.log}."
         raise SandboxError(message)
 
-    def _log_lines(self, start: int) -> list[str]:
-        """Return lines of the log from a place on."""
-        with self.log.open("rb") as log:
-            log.seek(start)
-            lines = log.read().decode(errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-
 
 def fetch_stats(url: str) -> dict[str, Any] | None:
-    """Return the request log of an API on loopback; see `ApiModel.stats`.
+    """Return the request log of an API on loopback, or ``None`` if no sandbox replies there.
 
-    Args:
-        url: Base URL of the API.
-
-    Returns:
-        ``None`` if no sandbox replies there.
+    See `ApiModel.stats`.
     """
     address = url.removesuffix(BASE) + STATS_PATH
     if not address.startswith(f"http://{HOST}:"):
@@ -211,27 +200,3 @@ def fetch_stats(url: str) -> dict[str, Any] | None:
             return document
     except (OSError, ValueError):
         return None
-
-
-def _terminate(pid: int) -> None:
-    """End a process, by SIGKILL if SIGTERM does not suffice.
-
-    Raises:
-        SandboxError: If it does not end.
-    """
-    try:
-        process = psutil.Process(pid)
-        process.terminate()
-        try:
-            process.wait(_STOP_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(_STOP_SECONDS)
-    except psutil.NoSuchProcess:
-        return
-    except psutil.AccessDenied as error:
-        message = f"The API (pid {pid}) belongs to another user; stop it as that user."
-        raise SandboxError(message) from error
-    except psutil.TimeoutExpired as error:
-        message = f"The API (pid {pid}) does not end, not even after SIGKILL."
-        raise SandboxError(message) from error

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +16,32 @@ from click.core import ParameterSource
 from datasync_sandbox.api.config import HOST
 from datasync_sandbox.background import fetch_stats
 from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.options import ApiOptions, api_options, fault_help, feed_options
+from datasync_sandbox.options import ApiOptions, FeedOptions, api_options, feed_options, list_faults
 from datasync_sandbox.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from datasync_sandbox.api.server import ApiServer
 
 _INCOMPLETE = 3
 
 
-class OptionError(click.ClickException):
-    """A wrong option."""
-
+class _OptionError(click.ClickException):
     exit_code = 2
+
+
+class _Commands(click.Group):
+    """Commands that end with one message: exit code 2 for a wrong option, else 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ValueError as error:
+            raise _OptionError(str(error)) from error
+        except SandboxError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise click.ClickException(message) from error
 
 
 directory_option = click.option(
@@ -47,13 +57,17 @@ db_only_option = click.option("--db-only", is_flag=True, help="Only the database
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="datasync-sandbox")
 def main() -> None:
     """A local DataSync API with its limits and failure modes, and an embedded PostgreSQL."""
 
 
-@main.command(epilog=fault_help())
+# \b: paragraphs that click does not wrap.
+@main.command(epilog="\b\n" + list_faults().replace("\n\n", "\n\n\b\n"))
 @click.option(
     "--host",
     default=HOST,
@@ -71,9 +85,8 @@ def api(host: str, **options: Any) -> None:
     from datasync_sandbox.api.server import ApiServer  # noqa: PLC0415
 
     chosen = ApiOptions(**options)
-    with _errors_for_the_user():
-        model = chosen.make_model(started_at=time.time())
-        asyncio.run(_serve(ApiServer(model, chosen.port, host)))
+    model = chosen.make_model(started_at=time.time())
+    asyncio.run(_serve(ApiServer(model, chosen.port, host)))
 
 
 @main.command()
@@ -84,8 +97,7 @@ def feed(arrived: int, **options: Any) -> None:
 
     Rows without an id are left out: they never reach the table.
     """
-    with _errors_for_the_user():
-        events = ApiOptions(**options).make_feed()
+    events = FeedOptions(**options).make_feed()
     events.arrive(arrived)
     for row in events.rows():
         if row.id is not None:
@@ -124,33 +136,27 @@ def up(  # noqa: PLR0913 - options
     without any option for the API, a running one is taken as it is. DIRECTORY/env holds how to
     reach what runs. A default port that is in use is replaced by a free one.
     """
-    _check_only(api_only=api_only, db_only=db_only)
-    context = click.get_current_context()
-    defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    given = {name for name in options if context.get_parameter_source(name) not in defaults}
-    with _errors_for_the_user():
-        sandbox = Sandbox(directory)
-        if restore:
-            sandbox.restore(api=not db_only, database=not api_only)
-        else:
-            sandbox.up(
-                ApiOptions(**options),
-                given,
-                api=not db_only,
-                database=not api_only,
-                db_port=db_port,
-            )
-        status = sandbox.status()
-    for notice in (sandbox.api.notice, sandbox.database.notice):
-        if notice:
-            click.echo(notice, err=True)
+    halves = _halves(api_only=api_only, db_only=db_only)
+    sandbox = Sandbox(directory)
+    if restore:
+        sandbox.restore(**halves)
+    else:
+        source = click.get_current_context().get_parameter_source
+        defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+        given = {name for name in options if source(name) not in defaults}
+        sandbox.up(ApiOptions(**options), given, **halves, db_port=db_port)
+    status = sandbox.status()
+    for notice in filter(None, (sandbox.api.notice, sandbox.database.notice)):
+        click.echo(notice, err=True)
     if as_json:
         click.echo(json.dumps(status))
         return
+    words = {True: "started", False: "already running"}
     if found := status["api"]:
-        click.echo(f"API:      {found['url']} ({_started(found)}, pid {found['pid']})")
+        click.echo(f"API:      {found['url']} ({words[found['started']]}, pid {found['pid']})")
     if found := status["database"]:
-        click.echo(f"Database: {sandbox.database.url} ({_started(found)}, pid {found['pid']})")
+        address = sandbox.database.url
+        click.echo(f"Database: {address} ({words[found['started']]}, pid {found['pid']})")
     click.echo(f"Written:  {sandbox.environment_file}")
 
 
@@ -160,9 +166,8 @@ def up(  # noqa: PLR0913 - options
 @db_only_option
 def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
     """Stop API and database; the data stays."""
-    _check_only(api_only=api_only, db_only=db_only)
-    with _errors_for_the_user():
-        api_ran, database_ran = Sandbox(directory).down(api=not db_only, database=not api_only)
+    halves = _halves(api_only=api_only, db_only=db_only)
+    api_ran, database_ran = Sandbox(directory).down(**halves)
     words = {True: "stopped", False: "was not running"}
     if not db_only:
         click.echo(f"API:      {words[api_ran]}")
@@ -176,9 +181,8 @@ def down(directory: Path, *, api_only: bool, db_only: bool) -> None:
 @click.pass_context
 def status(context: click.Context, directory: Path, *, as_json: bool) -> None:
     """Show what runs; exit code 3 unless both do."""
-    with _errors_for_the_user():
-        sandbox = Sandbox(directory)
-        found = sandbox.status()
+    sandbox = Sandbox(directory)
+    found = sandbox.status()
     api, database = found["api"], found["database"]
     stats = fetch_stats(api["url"]) if api else None
     if as_json:
@@ -204,8 +208,7 @@ def db() -> None:
 @directory_option
 def url(directory: Path) -> None:
     """Print the connection URL."""
-    with _errors_for_the_user():
-        click.echo(Sandbox(directory).database.url)
+    click.echo(Sandbox(directory).database.url)
 
 
 @db.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -213,14 +216,13 @@ def url(directory: Path) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(directory: Path, arguments: tuple[str, ...]) -> None:
     """Open the bundled psql; ARGUMENTS go to psql, for example -c 'SELECT 1'."""
-    with _errors_for_the_user():
-        database = Sandbox(directory).database
-        if database.pid() is None:
-            message = "The database is not running. Start it: datasync-sandbox up --db-only"
-            raise SandboxError(message)
-        command = database.psql_command(*arguments)
-        # psql replaces this process, and inherits its terminal.
-        os.execve(command[0], command, database.environment())  # noqa: S606
+    database = Sandbox(directory).database
+    if database.pid() is None:
+        message = "The database is not running. Start it: datasync-sandbox up --db-only"
+        raise SandboxError(message)
+    command = database.psql_command(*arguments)
+    # psql replaces this process, and inherits its terminal.
+    os.execve(command[0], command, database.environment())  # noqa: S606
 
 
 async def _serve(server: ApiServer) -> None:
@@ -235,25 +237,8 @@ async def _serve(server: ApiServer) -> None:
     await server.stop()
 
 
-@contextmanager
-def _errors_for_the_user() -> Iterator[None]:
-    """End the command with one message: exit code 2 for a wrong option, else 1."""
-    try:
-        yield
-    except ValueError as error:
-        raise OptionError(str(error)) from error
-    except SandboxError as error:
-        raise click.ClickException(str(error)) from error
-    except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        raise click.ClickException(message) from error
-
-
-def _started(half: dict[str, Any]) -> str:
-    return "started" if half["started"] else "already running"
-
-
-def _check_only(*, api_only: bool, db_only: bool) -> None:
+def _halves(*, api_only: bool, db_only: bool) -> dict[str, bool]:
     if api_only and db_only:
         message = "--api-only and --db-only exclude each other; leave both out for both."
         raise click.UsageError(message)
+    return {"api": not db_only, "database": not api_only}

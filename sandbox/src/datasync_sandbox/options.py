@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,69 +24,106 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8765
 KEY_VARIABLE = "DATASYNC_SANDBOX_KEY"
 
-_NUMBER = r"(\d*\.?\d+)"
-_LATENCY = re.compile(rf"{_NUMBER}(?:-{_NUMBER})?")
-_LATE = re.compile(rf"{_NUMBER}:{_NUMBER}")
+_LATENCY = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
+_LATE = re.compile(r"([01]|0?\.\d+):(\d*\.?\d+)")
 _SHARE = click.FloatRange(0, 1)
 _POSITIVE = click.FloatRange(0, min_open=True)
+_COUNT = click.IntRange(1)
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
-def _option(default: Any, kind: Any, help_text: str, *, feed: bool = False) -> Any:
-    """Declare an option: default, type and help text, and whether it describes the feed."""
-    return field(default=default, metadata={"type": kind, "help": help_text, "feed": feed})
+def _option(default: Any, kind: Any, help_text: str) -> Any:
+    """Declare an option: default, type and help text."""
+    return field(default=default, metadata={"type": kind, "help": help_text})
 
 
 @dataclass(frozen=True)
-class ApiOptions:
-    """All options of ``datasync-sandbox api``, in the notation of the command line.
-
-    The help text of each option describes it.
-    """
+class FeedOptions:
+    """The options that describe the feed, in the notation of the command line."""
 
     # 18 pages: a first load leaves two requests of its last window to the next.
-    events: int = _option(
-        90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.", feed=True
-    )
-    seed: int = _option(1, int, "Seed: the same seed gives the same feed.", feed=True)
+    events: int = _option(90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.")
+    seed: int = _option(1, int, "Seed: the same seed gives the same feed.")
     newest: str = _option(
         NEWEST,
         str,
         "Timestamp of the newest event, ISO 8601, or `now`; the default never changes.",
-        feed=True,
     )
-    arrivals: float = _option(
-        0.0, click.FloatRange(0), "Events that arrive each second.", feed=True
-    )
+    arrivals: float = _option(0.0, click.FloatRange(0), "Events that arrive each second.")
     late: str = _option(
-        "",
-        str,
-        "SHARE:SECONDS: this share of arriving events is up to so many seconds old.",
-        feed=True,
+        "0:0", str, "SHARE:SECONDS: this share of arriving events is up to so many seconds old."
     )
     unsorted: float = _option(
-        0.0, _SHARE, "Share of events whose timestamp is up to two hours from its place.", feed=True
+        0.0, _SHARE, "Share of events whose timestamp is up to two hours from its place."
     )
     shards: int = _option(
         1,
         click.IntRange(1, 1000),
         "Parts of the feed that follow one another, each newest first.",
-        feed=True,
     )
-    malformed: float = _option(
-        0.0, _SHARE, "Share of malformed events; see --list-malformed.", feed=True
-    )
+    malformed: float = _option(0.0, _SHARE, "Share of malformed events; see --list-malformed.")
     malformed_kinds: str = _option(
-        "", str, "Only these kinds of malformed events, separated by commas.", feed=True
+        "", str, "Only these kinds of malformed events, separated by commas."
     )
+
+    def make_feed(self) -> Feed:
+        """Create the feed.
+
+        Raises:
+            ValueError: If an option is wrong; the message is for the user.
+        """
+        late = _parse(_LATE, self.late, "late is SHARE:SECONDS, such as 0.05:600")
+        kinds = tuple(filter(None, map(str.strip, self.malformed_kinds.split(","))))
+        for kind in kinds:
+            if kind not in MALFORMED_KINDS:
+                message = f"unknown kind of malformed event {kind!r}; --list-malformed lists all"
+                raise ValueError(message)
+        return Feed(
+            self.events,
+            seed=self.seed,
+            newest=_newest(self.newest),
+            arrival_rate=ArrivalRate(self.arrivals, float(late[1]), float(late[2])),
+            defects=FeedDefects(
+                unsorted=self.unsorted,
+                malformed=self.malformed,
+                kinds=kinds or tuple(MALFORMED_KINDS),
+                shards=self.shards,
+            ),
+        )
+
+    def feed_name(self) -> str:
+        """Return a name of the frozen events: equal for options that give the same ones."""
+        frozen = [option for option in fields(FeedOptions) if option.name not in _NOT_FROZEN]
+        return " ".join([f"--events={self.events}", *self._to_args(frozen)])
+
+    def _to_args(self, options: list[Field[Any]]) -> list[str]:
+        args = []
+        for option in options:
+            value: Any = getattr(self, option.name)
+            if value != option.default:
+                values = value if isinstance(value, tuple) else (value,)
+                args += [f"--{option.name.replace('_', '-')}={each}" for each in values]
+        return args
+
+
+_NOT_FROZEN = ("events", "arrivals", "late")
+
+
+@dataclass(frozen=True)
+class ApiOptions(FeedOptions):
+    """All options of ``datasync-sandbox api``, in the notation of the command line.
+
+    The help text of each option describes it.
+    """
+
     port: int = _option(
         DEFAULT_PORT, click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."
     )
     key: str = _option(
         ApiConfig.key, str, f"API key; better given as {KEY_VARIABLE} in the environment."
     )
-    limit: int = _option(ApiConfig.limit, click.IntRange(1), "Requests per window.")
+    limit: int = _option(ApiConfig.limit, _COUNT, "Requests per window.")
     window: float = _option(ApiConfig.window, _POSITIVE, "Length of the window in seconds.")
     window_kind: WindowKind = _option(  # noqa: RUF009 - it returns a field
         ApiConfig.window_kind,
@@ -102,7 +139,7 @@ class ApiOptions:
     )
     max_page: int = _option(
         ApiConfig.max_page,
-        click.IntRange(1),
+        _COUNT,
         "Events per page at most; a greater limit is capped without notice.",
     )
     last_page: LastPage = _option(  # noqa: RUF009 - likewise
@@ -118,42 +155,12 @@ class ApiOptions:
     )
     fault: tuple[str, ...] = ()
 
-    def make_feed(self) -> Feed:
-        """Create the feed.
-
-        Raises:
-            ValueError: If an option is wrong; the message is for the user.
-        """
-        late = _parse(_LATE, self.late or "0:0", "late is SHARE:SECONDS, such as 0.05:600")
-        late_share, late_seconds = float(late[1]), float(late[2])
-        if late_share > 1:
-            message = f"late has a share from 0 to 1, such as 0.05:600, not {self.late!r}"
-            raise ValueError(message)
-        return Feed(
-            self.events,
-            seed=self.seed,
-            newest=_newest(self.newest),
-            arrival_rate=ArrivalRate(self.arrivals, late_share, late_seconds),
-            defects=FeedDefects(
-                unsorted=self.unsorted,
-                malformed=self.malformed,
-                kinds=_kinds(self.malformed_kinds),
-                shards=self.shards,
-            ),
-        )
-
     def make_model(self, started_at: float | None = None) -> ApiModel:
-        """Create the API.
-
-        Args:
-            started_at: When arrivals begin; see `ApiModel`.
+        """Create the API; ``started_at`` is that of `ApiModel`.
 
         Raises:
             ValueError: If an option is wrong; the message is for the user.
         """
-        if self.limit < 1 or self.window <= 0 or self.max_page < 1 or self.shards < 1:
-            message = "limit, window, max-page and shards must be above 0"
-            raise ValueError(message)
         latency = _parse(_LATENCY, self.latency, "latency is seconds or a range, such as 2 or 0-5")
         config = ApiConfig(
             key=self.key,
@@ -169,49 +176,24 @@ class ApiOptions:
         )
         return ApiModel(self.make_feed(), config, Faults(self.fault), started_at=started_at)
 
-    def to_args(self, *, leave_out: tuple[str, ...] = ()) -> list[str]:
+    def to_args(self) -> list[str]:
         """Return the options as arguments of ``datasync-sandbox api``, without defaults.
 
-        The key is always left out: other users can see arguments.
+        The key is left out: other users can see arguments.
         """
-        args = []
-        for option in fields(self):
-            value: Any = getattr(self, option.name)
-            if value == option.default or option.name in {"key", *leave_out}:
-                continue
-            values = value if isinstance(value, tuple) else (value,)
-            args += [f"--{option.name.replace('_', '-')}={each}" for each in values]
-        return args
-
-    def feed_name(self) -> str:
-        """Return a name of the frozen events: equal for options that give the same ones."""
-        others = [option.name for option in fields(self) if not option.metadata.get("feed")]
-        args = self.to_args(leave_out=("events", "arrivals", "late", *others))
-        return " ".join([f"--events={self.events}", *args])
+        return self._to_args([option for option in fields(self) if option.name != "key"])
 
 
 def feed_options(command: Command) -> Command:
     """Add the options that describe the feed to a command."""
-    return _add_options(command, feed_only=True)
+    return _add_options(command, FeedOptions)
 
 
 def api_options(command: Command) -> Command:
     """Add all options of the API to a command."""
-    command = click.option(
-        "--list-faults",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_print_list(lambda: fault_help().replace("\b\n", "")),
-        help="List all faults.",
-    )(command)
-    command = click.option(
-        "--list-malformed",
-        is_flag=True,
-        is_eager=True,
-        expose_value=False,
-        callback=_print_list(_malformed_help),
-        help="List all kinds of malformed events.",
+    command = _list_option("--list-faults", "List all faults.", list_faults)(command)
+    command = _list_option(
+        "--list-malformed", "List all kinds of malformed events.", _list_malformed
     )(command)
     command = click.option(
         "--fault",
@@ -219,13 +201,12 @@ def api_options(command: Command) -> Command:
         metavar="NAME[=VALUE]@PAGE[xCOUNT]",
         help="A fault, as listed by --list-faults; may be given several times.",
     )(command)
-    return _add_options(command, feed_only=False)
+    return _add_options(command, ApiOptions)
 
 
-def fault_help() -> str:
-    """Describe every fault, for the end of a help text."""
+def list_faults() -> str:
+    """Describe every fault."""
     lines = [
-        "\b",
         "Faults (--fault NAME[=VALUE]@PAGE[xCOUNT]):",
         "PAGE counts along a scan: the request without a cursor asks for page 1, and the",
         "cursor that page n issued asks for page n + 1. Asking again for a page keeps its",
@@ -234,46 +215,46 @@ def fault_help() -> str:
         "faults on one page hit one after the other. Every fault but `refused` counts",
         "against the rate limit.",
         "",
-        "\b",
     ]
-    width = max(map(len, FAULTS)) + 2
     for name, kind in FAULTS.items():
         default = "" if kind.default is None else f" [VALUE: {kind.default:g}]"
-        lines.append(f"{name:<{width}}{kind.help}{default}")
+        lines.append(f"{name:<19}{kind.help}{default}")
     return "\n".join(lines)
 
 
-def _malformed_help() -> str:
+def _list_malformed() -> str:
     notes = {True: " (valid all the same)", False: "", None: " (valid or not: both are right)"}
-    width = max(map(len, MALFORMED_KINDS)) + 2
     return "\n".join(
-        f"{name:<{width}}{kind.help}{notes[kind.valid]}" for name, kind in MALFORMED_KINDS.items()
+        f"{name:<23}{kind.help}{notes[kind.valid]}" for name, kind in MALFORMED_KINDS.items()
     )
 
 
-def _add_options(command: Command, *, feed_only: bool) -> Command:
+def _add_options(command: Command, options: type[FeedOptions]) -> Command:
     # In reverse, so that the help lists them in their order.
-    for option in reversed(fields(ApiOptions)):
-        if not option.metadata or (feed_only and not option.metadata["feed"]):
-            continue
-        command = click.option(
-            f"--{option.name.replace('_', '-')}",
-            type=option.metadata["type"],
-            default=option.default,
-            show_default=option.default not in {"", 0},
-            envvar=KEY_VARIABLE if option.name == "key" else None,
-            help=option.metadata["help"],
-        )(command)
+    for option in reversed(fields(options)):
+        if option.metadata:
+            command = click.option(
+                f"--{option.name.replace('_', '-')}",
+                type=option.metadata["type"],
+                default=option.default,
+                show_default=option.default not in {"", "0:0", 0},
+                envvar=KEY_VARIABLE if option.name == "key" else None,
+                help=option.metadata["help"],
+            )(command)
     return command
 
 
-def _print_list(text: Callable[[], str]) -> Callable[[click.Context, click.Parameter, bool], None]:
+def _list_option(
+    name: str, help_text: str, text: Callable[[], str]
+) -> Callable[[Command], Command]:
     def callback(context: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
         if wanted:
             click.echo(text())
             context.exit()
 
-    return callback
+    return click.option(
+        name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=help_text
+    )
 
 
 def _parse(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
@@ -286,20 +267,8 @@ def _parse(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
 
 def _newest(text: str) -> int:
     """Return milliseconds since 1970 of a timestamp, or of now."""
-    if text == "now":
-        return to_millis(datetime.now(timezone.utc))
     try:
-        return to_millis(text)
+        return to_millis(datetime.now(timezone.utc) if text == "now" else text)
     except ValueError as error:
         message = f"newest is a timestamp in ISO 8601, or now, not {text!r}"
         raise ValueError(message) from error
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    """Return the kinds of malformed events of an option; all by default."""
-    kinds = tuple(kind.strip() for kind in text.split(",")) if text else tuple(MALFORMED_KINDS)
-    for kind in kinds:
-        if kind not in MALFORMED_KINDS:
-            message = f"unknown kind of malformed event {kind!r}; --list-malformed lists all"
-            raise ValueError(message)
-    return kinds

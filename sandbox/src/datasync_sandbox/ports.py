@@ -15,11 +15,7 @@ from datasync_sandbox.errors import SandboxError
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Bind a port without listening: connections to it are refused.
-
-    Args:
-        host: IPv4 address.
-        port: Port; 0 picks a free one.
+    """Bind a port, or a free one for 0, without listening: connections to it are refused.
 
     Raises:
         OSError: If the port cannot be bound; see `bind_error`.
@@ -35,14 +31,14 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def choose(port: int, *, required: bool, purpose: str, option: str) -> tuple[int, str]:
+def choose(port: int, purpose: str, option: str, *, required: bool) -> tuple[int, str]:
     """Return the port to listen on, and a notice if it is another than the one asked for.
 
     Args:
         port: Port on loopback; 0 picks a free one.
-        required: Whether no other port will do.
         purpose: What is to listen there, as in "API".
         option: Option that sets the port.
+        required: Whether no other port will do.
 
     Returns:
         The port, or 0 where it is in use and any other will do; and the notice, or an empty text.
@@ -74,12 +70,23 @@ def bind_error(error: OSError, host: str, port: int, purpose: str, option: str) 
 
 def listener(port: int) -> str:
     """Describe the process that listens on a port, as far as this user may see it."""
+    description = "another process"
     with suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
             is_listener = connection.status == psutil.CONN_LISTEN
             if is_listener and connection.laddr[1:] == (port,) and connection.pid:
-                return _describe(psutil.Process(connection.pid))
-    return "another process"
+                process = psutil.Process(connection.pid)
+                description = f"{process.name()} (pid {process.pid})"
+                if "datasync_sandbox" in process.cmdline():
+                    description = f"datasync-sandbox (pid {process.pid})"
+                directory = process.cwd()
+                if works_in(process.pid, Path(directory)):
+                    return f"{description} of {directory}"
+                return (
+                    f"{description}, left over from the deleted directory {directory} "
+                    f"(end it with: kill {process.pid})"
+                )
+    return description
 
 
 def works_in(pid: int, directory: Path) -> bool:
@@ -93,27 +100,3 @@ def works_in(pid: int, directory: Path) -> bool:
         there = link if link.is_symlink() else Path(psutil.Process(pid).cwd())
         return os.path.samestat(there.stat(), directory.stat())
     return False
-
-
-def _describe(process: psutil.Process) -> str:
-    name, pid = process.name(), process.pid
-    with suppress(psutil.Error):
-        if "datasync_sandbox" in process.cmdline():
-            name = "datasync-sandbox"
-        directory = process.cwd()
-        if _is_deleted(pid, directory):
-            return (
-                f"{name} (pid {pid}), left over from the deleted directory {directory} "
-                f"(end it with: kill {pid})"
-            )
-        return f"{name} (pid {pid}) of {directory}"
-    return f"{name} (pid {pid})"
-
-
-def _is_deleted(pid: int, directory: str) -> bool:
-    """Return whether the working directory of a process was deleted."""
-    link = Path(f"/proc/{pid}/cwd")
-    with suppress(OSError):
-        if link.is_symlink() and link.stat().st_nlink == 0:
-            return True  # another directory may have its name by now
-    return not Path(directory).exists()

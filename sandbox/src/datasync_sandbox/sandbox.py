@@ -1,26 +1,24 @@
-"""The sandbox of a directory: its API, its database, and the files that tell clients of them."""
+"""The sandbox of a directory: its API, its database, and the files with their addresses."""
 
 from __future__ import annotations
 
 import json
 import os
-import pwd
 import secrets
 import shlex
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from datasync_sandbox.background import BackgroundApi
 from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.options import ApiOptions
 from datasync_sandbox.postgres.cluster import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from datasync_sandbox.background import ApiProcess
+    from datasync_sandbox.options import ApiOptions
 
 
 class Sandbox:
@@ -38,15 +36,15 @@ class Sandbox:
         Raises:
             SandboxError: If it belongs to another user.
         """
-        self._directory = directory.absolute()
-        self.api = BackgroundApi(self._directory)
-        self.environment_file = self._directory / "env"
+        directory = directory.absolute()
+        _check_owner(directory)
+        self.api = BackgroundApi(directory)
+        self.database = Cluster(directory / "pg")
+        self.environment_file = directory / "env"
         # Meltano reads it by the include_paths of meltano.yml.
-        self._meltano_file = self._directory / "meltano.yml"
+        self._meltano_file = directory / "meltano.yml"
         # Port of the database that was started last and not stopped, as api.json is of the API.
-        self._database_record = self._directory / "db.port"
-        _check_owner(self._directory)
-        self.database = Cluster(self._directory / "pg")
+        self._database_record = directory / "db.port"
         self._started: list[BackgroundApi | Cluster] = []
 
     def up(
@@ -88,17 +86,13 @@ class Sandbox:
     def restore(self, *, api: bool = True, database: bool = True) -> None:
         """Start again what ran last and has died: with the same options, key and ports.
 
-        Args:
-            api: Whether to restore the API.
-            database: Whether to restore the database.
-
         Raises:
             SandboxError: If one of them does not start.
         """
         last = self.api.last()
         try:
             if api and last and not self.api.find():
-                self.api.start(replace(last.api_options, port=last.port))
+                self.api.start(replace(last.options, port=last.port))
                 self._started.append(self.api)
             if database and self._database_record.exists() and self.database.pid() is None:
                 self._start_database(int(self._database_record.read_text()))
@@ -129,7 +123,7 @@ class Sandbox:
         if running := self.api.find():
             status["api"] = {
                 "url": running.url,
-                "key": running.key,
+                "key": running.options.key,
                 "feed": running.feed_name,
                 "pid": running.pid,
                 "started": self.api in self._started,
@@ -150,13 +144,15 @@ class Sandbox:
         options.make_model()  # a wrong option is reported here, not in a log
         running, last = self.api.find(), self.api.last()
         if "key" not in given:
-            options = replace(options, key=last.key if last else secrets.token_urlsafe(12))
+            options = replace(options, key=last.options.key if last else secrets.token_urlsafe(12))
         if running:
-            described = set(given) - {"key"}
-            if running.key == options.key and not (described and _differs(options, running, given)):
-                return
+            present, described = running.options, set(given) - {"key"}
             if not described:
-                options = replace(running.api_options, key=options.key)
+                options = replace(present, key=options.key)
+            elif "port" not in given or options.port in {0, running.port}:
+                present = replace(present, port=options.port)
+            if options == present:
+                return
             self.api.stop()
         self.api.start(options, port_required="port" in given)
         self._started.append(self.api)
@@ -188,22 +184,11 @@ class Sandbox:
             for name in ("host", "port", "user", "password", "name"):
                 environment[f"DB_{name.upper()}"] = str(database[name])
                 meltano[f"SANDBOX_DB_{name.upper()}"] = str(database[name])
-        _write(
-            self.environment_file,
-            [f"{name}={shlex.quote(value)}" for name, value in environment.items()],
-        )
+        lines = [f"{name}={shlex.quote(value)}" for name, value in environment.items()]
+        _write(self.environment_file, lines)
         # Names of their own: Meltano lets `env` override the environment of the terminal.
         lines = [f"  {name}: {json.dumps(value)}" for name, value in meltano.items()]
         _write(self._meltano_file, ["env:", *lines] if lines else [])
-
-
-def _differs(options: ApiOptions, running: ApiProcess, given: Collection[str]) -> bool:
-    """Return whether the options given are not those of the running API."""
-    if "port" in given and options.port not in {0, running.port}:
-        return True
-    names = {option.name for option in fields(ApiOptions)} - {"port", "key"}
-    present = running.api_options
-    return any(getattr(options, name) != getattr(present, name) for name in names)
 
 
 def _check_owner(directory: Path) -> None:
@@ -216,12 +201,9 @@ def _check_owner(directory: Path) -> None:
         with suppress(FileNotFoundError):
             owner = path.lstat().st_uid
             if os.geteuid() not in {0, owner}:
-                name = str(owner)
-                with suppress(KeyError):
-                    name = pwd.getpwuid(owner).pw_name
                 message = (
-                    f"{path} belongs to the user {name}: the sandbox was started as that user, "
-                    f"perhaps with sudo. Stop it as that user, then remove it with: "
+                    f"{path} belongs to another user (uid {owner}): the sandbox was started as "
+                    "that user, perhaps with sudo. Stop it as that user, then remove it with: "
                     f"sudo rm -r {shlex.quote(str(directory))}"
                 )
                 raise SandboxError(message)

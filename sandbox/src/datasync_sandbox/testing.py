@@ -59,23 +59,14 @@ class RunningApi:
         key: The API key.
         port: Port on 127.0.0.1.
         model: The model behind it; ``model.feed`` has the expected rows.
+        stats: Returns the request log and its counters; see `ApiServer.stats`.
     """
 
     url: str
     key: str
     port: int
     model: ApiModel
-    _server: ApiServer
-    _loop: asyncio.AbstractEventLoop
-
-    def stats(self) -> dict[str, Any]:
-        """Return the request log and its counters; see `ApiServer.stats`."""
-
-        async def stats() -> dict[str, Any]:
-            return self._server.stats()
-
-        result: dict[str, Any] = _run(self._loop, stats())
-        return result
+    stats: Callable[[], dict[str, Any]]
 
 
 @contextmanager
@@ -99,20 +90,23 @@ def running_api(
         SandboxError: If its port is in use.
         ValueError: If an option is wrong.
     """
-    if "fault" in changes:
-        changes["fault"] = tuple(str(fault) for fault in changes["fault"])
+    changes["fault"] = tuple(map(str, changes.get("fault", options.fault if options else ())))
     options = replace(options or ApiOptions(port=0), **changes)
     model = options.make_model()
     server = ApiServer(model, options.port, clock=clock)
     loop = asyncio.new_event_loop()
+
+    def run(coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, loop).result(_TIMEOUT_SECONDS)
+
     thread = threading.Thread(target=loop.run_forever, name="datasync-sandbox", daemon=True)
     thread.start()
     try:
-        _run(loop, server.start())
+        run(server.start())
         try:
-            yield RunningApi(server.url, options.key, server.port, model, server, loop)
+            yield RunningApi(server.url, options.key, server.port, model, server.stats)
         finally:
-            _run(loop, server.stop())
+            run(server.stop())
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -137,8 +131,3 @@ def temporary_postgres(directory: Path, *, durable: bool = False) -> Iterator[Cl
         yield cluster
     finally:
         cluster.remove()
-
-
-def _run(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine in the loop of another thread."""
-    return asyncio.run_coroutine_threadsafe(coroutine, loop).result(_TIMEOUT_SECONDS)

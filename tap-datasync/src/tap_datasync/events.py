@@ -65,7 +65,7 @@ class ParsedEvent(msgspec.Struct, gc=False):
         event_id: The id, if there is one.
         errors: What is invalid or missing; empty for a valid event.
         unknown_fields: Names of undocumented fields.
-        invalid: Whether an error says more than that a field is missing or null, or there
+        invalid: Whether an error is more than a missing, null or repaired field, or there
             is no id.
         text: The event's JSON text; empty for a valid event.
         identity: What tells an event from others, whatever the spelling of its timestamp,
@@ -190,7 +190,7 @@ def parse_event(text: str) -> ParsedEvent:
         event_id=event_id,
         errors=fields.errors,
         unknown_fields=sorted(fields.texts.keys() - DOCUMENTED_FIELDS),
-        invalid=event_id is None or len(fields.errors) > fields.absent,
+        invalid=event_id is None or len(fields.errors) > fields.minor,
         text=text,
         identity=_identity(fields.texts, timestamp),
     )
@@ -208,14 +208,15 @@ class _Fields:
     def __init__(self, texts: dict[str, str]) -> None:
         self.texts = texts
         self.errors: list[str] = []
-        self.absent = 0
+        # Errors of fields that are missing, or of values that are repaired without loss.
+        self.minor = 0
 
     def _value(self, name: str) -> object:
         """Return a field's value; ``None``, with an error, where it has none."""
         text = self.texts.get(name)
         if text is None or text == "null":
             self.errors.append(f"{name}: " + ("missing" if text is None else "null"))
-            self.absent += 1
+            self.minor += 1
             return None
         value = load(text)
         if isinstance(value, float):
@@ -265,6 +266,7 @@ class _Fields:
             return None
         if isinstance(value, str) and strip_invisible(value) != value.strip():
             self.errors.append("timestamp: invisible characters removed")
+            self.minor += 1
         return timestamp
 
     def json_object(self, name: str) -> msgspec.Raw | None:

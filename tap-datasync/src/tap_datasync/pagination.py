@@ -60,7 +60,7 @@ class PageDecision(Enum):
     REFETCH = "fetch it again"
     COUNT_ARRIVALS = "fetch the newest page: events missing here may have arrived there"
     FAIL = "emit its events, and end the run: there is no way on"
-    ABANDON = "likewise, and leave the scan: what it has counted is not reliable"
+    ABANDON = "likewise, and leave the scan: its position or its counts are of no use"
 
 
 class EventPaginator:
@@ -176,7 +176,7 @@ class EventPaginator:
     def _fail(self, page: FetchedPage) -> PageDecision:
         expected = self.scan.count(page).expected
         hint = (
-            "The scan before read that many: if events were deleted, or the key is of another "
+            "An earlier scan read that many: if events were deleted, or the key is of another "
             "account, use --full-refresh. "
             if expected == self.scan.reference_total
             else ""
@@ -187,9 +187,13 @@ class EventPaginator:
             f"{page.returned:,}, {expected:,} expected, {self._refetches} refetches). {hint}"
             "No event is lost; try again later."
         )
+        is_useless = (
+            self.scan.is_revisited(page)
+            or self.scan.exceeds_total(page)
+            or self.scan.is_stuck_at(page)
+        )
         self.scan.mark_incomplete()
-        circle = self.scan.is_revisited(page) or self.scan.exceeds_total(page)
-        return PageDecision.ABANDON if circle else PageDecision.FAIL
+        return PageDecision.ABANDON if is_useless else PageDecision.FAIL
 
     def _max_refetches(self, anomaly: PageAnomaly) -> int:
         if anomaly in self._persistent:
@@ -212,11 +216,15 @@ class EventPaginator:
         if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and leads_on:
             self._idle_pages += 1
             self.scan.mark_incomplete()
-            return self._idle_pages <= MAX_IDLE_PAGES
+            self.scan.has_stalled = self._idle_pages > MAX_IDLE_PAGES
+            return not self.scan.has_stalled or self.scan.count(page).may_end
         if anomaly is PageAnomaly.FALSE_END and leads_on:
             self._logger.warning("Continuing with the next cursor: %s", anomaly.value)
             return True
-        return self.scan.count(page).may_end
+        counts = self.scan.count(page)
+        # Nothing was read although pages have announced more events.
+        is_empty = anomaly is PageAnomaly.FALSE_END and not counts.seen
+        return counts.may_end and not is_empty
 
     def _start_or_resume(self, state: ScanState, now: datetime) -> Scan:
         expires_at = state.cursor_expires_at

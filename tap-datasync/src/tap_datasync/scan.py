@@ -78,7 +78,8 @@ class Scan:
     Attributes:
         state: State after the last page.
         is_finished: Whether the last page has ended the scan.
-        reference_total: Highest total of the last finished scan; 0 if there is none.
+        has_stalled: Whether another page without a new event is the end, if it may be one.
+        reference_total: Events that the feed is known to have held; 0 if none are.
     """
 
     def __init__(self, state: ScanState, *, lookback: timedelta, full: bool) -> None:
@@ -92,10 +93,11 @@ class Scan:
         resumed = state.cursor is not None
         self.state = state if resumed else state.start_scan()
         self.is_finished = False
+        self.has_stalled = False
         self._was_resumed = resumed
         self._lookback = lookback_of(lookback)
         self._full = full
-        self.reference_total = 0 if full else state.finished_total or 0
+        self.reference_total = 0 if full else state.known_total or 0
         self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
         if self.state.scan_oldest_at is not None:
             self._minima.append(self.state.scan_oldest_at)
@@ -106,8 +108,9 @@ class Scan:
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
-        # A scan that has emitted something has no lower end only after `mark_incomplete`.
-        self._has_gaps = self.state.scan_newest_at is not None and self.state.scan_oldest_at is None
+        # Events above it were counted by the process that this one resumes.
+        self._counted_to = self.state.scan_oldest_at if resumed and state.in_order else None
+        self._processed_pages = 0
 
     def detect_anomaly(
         self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
@@ -124,13 +127,18 @@ class Scan:
         counts = self._count(page, repeated)
         if self._is_short(page, counts) and PageAnomaly.SHORT_PAGE not in ignored:
             return PageAnomaly.SHORT_PAGE
-        if self._stops_with(page) and self._reaches_loaded(page, self._check_order(page, repeated)):
+        order = self._check_order(page, repeated)
+        if (
+            self._stops_with(page)
+            and self._reaches_loaded(page, order)
+            and not self._misses_arrivals(page, counts)
+        ):
             return None
         if self._total_drops(page, counts) and PageAnomaly.TOTAL_DROP not in ignored:
             return PageAnomaly.TOTAL_DROP
         # In a circle, a process may count again what the one before it has counted.
-        is_reliable = counts.is_complete and not (self._was_resumed and self.is_revisited(page))
-        if page.records and not counts.new and not is_reliable:
+        is_end = counts.is_complete and self.is_revisited(page) and not self._was_resumed
+        if page.records and not counts.new and not is_end:
             anomaly: PageAnomaly | None = PageAnomaly.REPEATED_PAGE
         else:
             anomaly = self._end_anomaly(page, counts)
@@ -146,8 +154,7 @@ class Scan:
         Then only the count at the end of the feed proves completeness: the scan does not
         stop before, skips nothing, and leaves no loaded range when it is interrupted.
         """
-        self._has_gaps = True
-        self.state = replace(self.state, scan_oldest_at=None)
+        self.state = replace(self.state, scan_has_gaps=True)
 
     def count(self, page: FetchedPage) -> Counts:
         """Return how many events were read with this page, and how many there are to read."""
@@ -156,12 +163,24 @@ class Scan:
     def is_revisited(self, page: FetchedPage) -> bool:
         """Return whether the page lies where the scan has been long before: in a circle.
 
-        It is one of the scan's pages, or holds both events at the border of two of them.
+        It is one of the scan's pages, or holds both events at the border of two of them, or
+        all of it is above the position from which this process resumed the scan.
         """
+        if page.records and len(self._counted_before(page)) == len(page.records):
+            return True
         ids = {record.id for record in page.records}.difference(*self._recent_ids)
         return bool(ids) and (
             _fingerprint(page) in self._fingerprints or len(self._borders & ids) > 1
         )
+
+    def is_stuck_at(self, page: FetchedPage) -> bool:
+        """Return whether the scan ended here for the process before as well, near its end.
+
+        Then the missing events are more likely further up than behind this page.
+        """
+        counts = self.count(page)
+        is_first = self._was_resumed and not self._processed_pages
+        return is_first and self.state.scan_has_gaps and counts.missing * 10 <= counts.expected
 
     def exceeds_total(self, page: FetchedPage) -> bool:
         """Return whether more events were read than the feed holds: its cursors repeat."""
@@ -197,10 +216,16 @@ class Scan:
         order = self._check_order(page, repeated)
         warnings = self._order_warnings(page, order, repeated)
         self._meet_anchors(page)
+        counts = self._count(page, repeated)
+        if self._stops_with(page) and self._misses_arrivals(page, counts):
+            warnings += self._once(
+                "The feed has grown by more events than were found above the last loaded ones: "
+                "reading to the oldest event."
+            )
+            self.mark_incomplete()
         reaches_loaded = self._stops_with(page) and self._reaches_loaded(page, order)
         skipped = self._loaded(page, order, to_the_end=reaches_loaded) | repeated
         emit = [record for index, record in enumerate(page.records) if index not in skipped]
-        counts = self._count(page, repeated)
         ends = counts.may_end and self._leads_nowhere(page, counts)
         self.state = self._state_after(page, order, counts, emitted=len(emit))
         self._remember(page, order)
@@ -246,8 +271,24 @@ class Scan:
             recent.add(one)
         return repeated
 
+    def _counted_before(self, page: FetchedPage) -> set[int]:
+        """Return the indices of events that the process before this one has counted.
+
+        They are emitted all the same: in an unsorted feed they may be new.
+        """
+        if self._counted_to is None:
+            return set()
+        return {
+            index
+            for index, record in enumerate(page.records)
+            if record.timestamp is not None
+            and record.timestamp - self._counted_to > ORDER_TOLERANCE
+            and record.timestamp <= page.received_at
+        }
+
     def _remember(self, page: FetchedPage, order: Order) -> None:
         self._minima = order.minima
+        self._processed_pages += 1
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
         if not page.records:
@@ -318,7 +359,7 @@ class Scan:
             order: Its order.
             to_the_end: Whether the last events of the page are confirmed too.
         """
-        if not (order.is_sorted and self.state.in_order) or self._has_gaps:
+        if not (order.is_sorted and self.state.in_order) or self.state.scan_has_gaps:
             return set()
         ranges = [
             one for one in self.state.loaded_ranges if one.newest_id in self.state.scan_anchors
@@ -339,7 +380,7 @@ class Scan:
     def _may_stop(self) -> bool:
         """Whether the scan may end at the high watermark: its event has been met."""
         return (
-            not (self._full or self._has_gaps)
+            not (self._full or self.state.scan_has_gaps)
             and self.state.high_watermark is not None
             and self.state.high_watermark_id in self.state.scan_anchors
         )
@@ -347,6 +388,20 @@ class Scan:
     def _is_below(self, at: datetime) -> bool:
         watermark = self.state.high_watermark
         return watermark is not None and watermark - at > self._lookback
+
+    def _misses_arrivals(self, page: FetchedPage, counts: Counts) -> bool:
+        """Return whether the feed has grown by more events than an incremental scan has read.
+
+        Then events have arrived elsewhere than above the high watermark and in the lookback
+        below it, or the API has left some out.
+        """
+        below = 0
+        for record in reversed(page.records):
+            if record.timestamp is not None and not self._is_below(record.timestamp):
+                break
+            below += 1
+        growth = counts.expected - self.reference_total
+        return below > 0 and self.reference_total > 0 and growth > counts.seen - below
 
     def _reaches_loaded(self, page: FetchedPage, order: Order) -> bool:
         """Return whether an incremental scan ends with this page.
@@ -371,7 +426,7 @@ class Scan:
         """Whether the scan may end at the high watermark once this page was processed."""
         anchor = self.state.high_watermark_id
         return self._may_stop or (
-            not (self._full or self._has_gaps)
+            not (self._full or self.state.scan_has_gaps)
             and self.state.high_watermark is not None
             and any(record.id == anchor for record in page.records)
         )
@@ -400,7 +455,9 @@ class Scan:
         return count_events(
             self.state,
             page,
-            new=0 if self.is_revisited(page) else page.returned - len(repeated),
+            new=0
+            if self.is_revisited(page)
+            else page.returned - len(repeated | self._counted_before(page)),
             largest_page=self._largest_page,
             reference_total=self.reference_total,
         )
@@ -412,18 +469,21 @@ class Scan:
     def _end_anomaly(self, page: FetchedPage, counts: Counts) -> PageAnomaly | None:
         cursor = page.next_cursor
         if page.has_more is False or (cursor is None and page.has_more is None):
-            return None if counts.may_end else PageAnomaly.FALSE_END
+            announced = self.state.scan_has_gaps and not counts.seen
+            return None if counts.may_end and not announced else PageAnomaly.FALSE_END
+        if cursor is not None and not self.cursor_seen(cursor):
+            # Arrivals may have been read in place of older events: then more may follow.
+            is_end = counts.seen and counts.is_complete and counts.seen >= counts.total
+            return None if page.returned or is_end else PageAnomaly.EMPTY_PAGE
         if counts.is_complete and counts.seen:
             return None
-        if cursor is None:
-            return PageAnomaly.MISSING_CURSOR
-        if self.cursor_seen(cursor):
-            return PageAnomaly.REPEATED_CURSOR
-        return None if page.returned else PageAnomaly.EMPTY_PAGE
+        return PageAnomaly.MISSING_CURSOR if cursor is None else PageAnomaly.REPEATED_CURSOR
 
     def _is_short(self, page: FetchedPage, counts: Counts) -> bool:
+        twice = len(page.records) - len({record.id for record in page.records})
+        largest = max(self._largest_page, page.returned)
         return (
-            0 < page.returned < self._largest_page
+            0 < page.returned - twice < largest
             and page.has_more is not False
             and page.next_cursor is not None
             and not counts.is_complete
@@ -433,7 +493,8 @@ class Scan:
         return (
             page.has_more is False
             or page.next_cursor is None
-            or (not counts.new and counts.seen > 0)
+            or (not page.returned and counts.seen > 0)
+            or (not counts.new and (self.has_stalled or self.is_revisited(page)))
             or self.cursor_seen(page.next_cursor)
         )
 
@@ -450,7 +511,7 @@ class Scan:
             scan_newest_at=newest_at,
             scan_newest_id=newest_id,
             # The ten events after it are not confirmed yet: they may be outliers.
-            scan_oldest_at=order.minima[0] if order.minima and not self._has_gaps else None,
+            scan_oldest_at=order.minima[0] if order.minima else None,
             scan_last_id=page.records[-1].id if page.records else state.scan_last_id,
             scan_sorted=order.is_sorted,
             feed_sorted=state.feed_sorted and order.is_sorted,
@@ -478,10 +539,9 @@ class Scan:
         return newest_at, newest_id
 
     def _once(self, message: str) -> list[str]:
-        if message in self._warned:
-            return []
+        is_new = message not in self._warned
         self._warned.add(message)
-        return [message]
+        return [message] if is_new else []
 
 
 def _fingerprint(page: FetchedPage) -> int:

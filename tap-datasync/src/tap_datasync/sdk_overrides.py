@@ -18,6 +18,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -173,6 +174,12 @@ class DerivedStream(Stream):
 
 class PagedStream(Stream):
     """A stream that is synced page by page, with STATE after each."""
+
+    @override
+    def log(self, message: str, *args: Any, level: int = logging.INFO, **kwargs: Any) -> None:
+        # The SDK adds this line to every failure; `tap.run` logs what has happened.
+        if not message.startswith("An unhandled error occurred"):
+            super().log(message, *args, level=level, **kwargs)
 
     def sync_pages(self) -> None:
         """Emit page after page with the methods below."""

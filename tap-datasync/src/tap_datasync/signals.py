@@ -24,10 +24,15 @@ class TerminatedError(BaseException):
 
 def exit_on_signals() -> None:
     """End at once on a signal, until the tap sets its own handlers: nothing is written yet."""
-    for number in SIGNALS:
-        # With nohup the hangup stays ignored.
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _exit)
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        for number in SIGNALS:
+            # With nohup the hangup stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _exit)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    except KeyboardInterrupt:
+        _exit(signal.SIGINT, None)
 
 
 def ignore_signals() -> None:

@@ -86,6 +86,7 @@ class ScanState:
         scan_last_id: Id of the last event of the last page.
         scan_anchors: Ids of high watermark and loaded ranges that the scan has met: what they
             stand for is loaded in this feed.
+        scan_has_gaps: Whether events may be missing between those that this scan has read.
         scan_sorted: Whether this scan has been sorted so far.
         feed_sorted: Whether the feed is known to be sorted: false from the first violation
             until a whole scan was sorted.
@@ -96,7 +97,8 @@ class ScanState:
         events_emitted: Events that the scan has emitted.
         events_expected: Events that existed when the scan started.
         total_events: Highest ``meta.total`` of the scan.
-        finished_total: Highest ``meta.total`` of the last finished scan.
+        known_total: Events that the feed has held: highest ``meta.total`` of the last finished
+            scan, or what an interrupted scan has read since.
     """
 
     source: str | None = None
@@ -107,6 +109,7 @@ class ScanState:
     scan_oldest_at: datetime | None = None
     scan_last_id: str | None = None
     scan_anchors: tuple[str, ...] = ()
+    scan_has_gaps: bool = False
     scan_sorted: bool = True
     feed_sorted: bool = True
     loaded_ranges: tuple[TimeRange, ...] = ()
@@ -116,7 +119,7 @@ class ScanState:
     events_emitted: int = 0
     events_expected: int | None = None
     total_events: int | None = None
-    finished_total: int | None = None
+    known_total: int | None = None
 
     @property
     def in_order(self) -> bool:
@@ -176,8 +179,11 @@ class ScanState:
         that arrived late are still to be read. Nothing is recorded while the order of the
         feed cannot be relied upon.
         """
-        if not self.in_order:
-            return replace(self._without_position(), loaded_ranges=())
+        if self.scan_has_gaps or not self.in_order:
+            kept = () if not self.in_order else self.loaded_ranges
+            return replace(self._without_position(), loaded_ranges=kept)
+        known_total = max(self.known_total or 0, self.events_seen) or None
+        interrupted = replace(self._without_position(), known_total=known_total)
         newest_at, newest_id, oldest_at = (
             self.scan_newest_at,
             self.scan_newest_id,
@@ -196,7 +202,7 @@ class ScanState:
                     older.append(loaded)
             new = [TimeRange(newest_at, newest_id, oldest_at)] if newest_at > oldest_at else []
             ranges = new + older
-        return replace(self._without_position(), loaded_ranges=tuple(ranges))
+        return replace(interrupted, loaded_ranges=tuple(ranges))
 
     def finish(self, *, at_oldest_event: bool) -> ScanState:
         """Close a finished scan and move the high watermark.
@@ -206,7 +212,7 @@ class ScanState:
                 what was loaded.
         """
         finished = replace(
-            self._without_position(), loaded_ranges=(), finished_total=self.total_events
+            self._without_position(), loaded_ranges=(), known_total=self.total_events
         )
         newest_at, known = self.scan_newest_at, self.high_watermark
         if at_oldest_event:
@@ -225,6 +231,7 @@ class ScanState:
             scan_oldest_at=None,
             scan_last_id=None,
             scan_anchors=(),
+            scan_has_gaps=False,
             scan_sorted=True,
         )
 
@@ -298,6 +305,7 @@ _READERS = {
     "scan_oldest_at": _timestamp,
     "scan_last_id": _text,
     "scan_anchors": _ids,
+    "scan_has_gaps": _flag,
     "scan_sorted": _flag,
     "feed_sorted": _flag,
     "loaded_ranges": _ranges,
@@ -307,5 +315,5 @@ _READERS = {
     "events_emitted": _count,
     "events_expected": _optional_count,
     "total_events": _optional_count,
-    "finished_total": _optional_count,
+    "known_total": _optional_count,
 }

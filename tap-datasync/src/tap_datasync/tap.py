@@ -124,6 +124,8 @@ def run() -> NoReturn:
     """
     logger = logging.getLogger(TapDataSync.name)
     try:
+        if sys.stdout is None:
+            _exit("Standard output is closed.", EXIT_CONFIG)
         TapDataSync.cli()
     except SystemExit:
         raise

@@ -8,12 +8,12 @@ whose headers or body drip in, and name resolution has no timeout at all.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import threading
 import time
 from http.client import HTTPException
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
@@ -24,9 +24,6 @@ from urllib3.exceptions import DecodeError, HTTPError, LocationParseError, ReadT
 from tap_datasync import __version__
 from tap_datasync.client import RawResponse
 from tap_datasync.errors import ApiChangedError, ConnectionConfigError, TransportError
-
-if TYPE_CHECKING:
-    import logging
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
@@ -89,6 +86,8 @@ class HttpTransport:
         self._timeout = timeout
         self._logger = logger
         self._session = self._new_session()
+        # Its warnings about headers have a traceback, and the cursor.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
 
     def get(self, cursor: str | None, limit: int) -> RawResponse:
         """Send one request for a page; redirects are not followed.

@@ -31,7 +31,7 @@ class PageAnomaly(Enum):
     CORRUPTED_PAGE = "the page holds text that is neither UTF-8 nor JSON"
     REPEATED_PAGE = "the page repeats events of this scan and has no new ones"
     TOTAL_DROP = "meta.total is far below its earlier values or the events read"
-    SHORT_PAGE = "the page has fewer events than others although more are announced"
+    SHORT_PAGE = "the page has fewer distinct events than others although more are announced"
     EMPTY_PAGE = "the page is empty although more events are announced"
     REPEATED_CURSOR = "the next cursor has been used before"
     MISSING_CURSOR = "more events are announced, but there is no next cursor"
@@ -144,7 +144,7 @@ def count_events(
         page: The page.
         new: Events of the page that no earlier page has held.
         largest_page: Most events on one page so far.
-        reference_total: Highest total of the last finished scan; 0 if there is none.
+        reference_total: Events that the feed is known to have held; 0 if none are.
     """
     seen = state.events_seen + new
     if state.total_events is None:
@@ -158,7 +158,7 @@ def count_events(
         elif rise > total_tolerance(state.total_events):
             expected += rise
     if reference_total - total > total_tolerance(reference_total):
-        # The last scan has read far more: this feed is truncated, or its total is wrong.
+        # A scan before has read far more: this feed is truncated, or its total is wrong.
         expected = max(expected, reference_total)
     # Less than a page, so that a whole page is never missing. Deletions that the page's
     # own total confirms may be more.

@@ -1,1 +1,1 @@
-"""Target layer over the stock target: it commits before it checkpoints."""
+"""Layer over the stock target that commits rows before it checkpoints."""

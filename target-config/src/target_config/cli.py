@@ -1,4 +1,4 @@
-"""The executable: every error ends in one line and an exit code."""
+"""Command line: every error is reported as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MAX_MESSAGE_LENGTH = 300
-"""Characters of an unexpected error that are shown: it may quote a whole message."""
+"""Characters of an unexpected error that are logged: it may quote a whole Singer message."""
 
 GARBAGE_THRESHOLD = 50_000
 """Objects created between two runs of the garbage collector."""

@@ -60,7 +60,7 @@ _SESSION = (
 )
 
 # The lock's transaction is idle for as long as the load runs; transaction_timeout is PostgreSQL 17.
-# The server notices within 15 s that this machine is gone.
+# The keepalives let the server detect within 15 s that this machine is unreachable.
 _LOCK_SESSION = """
     SELECT set_config(name, value, true)
       FROM pg_settings
@@ -91,7 +91,7 @@ class CheckpointConnector(PatchedConnector):
         host = config.get("host")
         if config.get("sqlalchemy_url") or not str(host).startswith(("/", "@")):
             return super().get_sqlalchemy_url(config)
-        # A URL has a place for a socket directory in its query only.
+        # In a URL, a socket directory can only be given in the query.
         url = sqlalchemy.make_url(super().get_sqlalchemy_url({**config, "host": None}))
         return url.update_query_dict({"host": str(host)}).render_as_string(hide_password=False)
 
@@ -312,6 +312,6 @@ class LoadLock:
             message += f": {', '.join(details)}"
         message += ". Wait for it to finish, or stop it."
         if self._was_held:
-            # The server may not have noticed yet that our earlier connection is lost.
+            # The server may not have detected yet that our previous connection is lost.
             raise psycopg.errors.LockNotAvailable(message)
         raise LockedError(message)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # A connection that the server (or PgBouncer) rejects carries no SQLSTATE, because libpq does not
-# expose it: the message is the only way to tell it from a server that is unreachable.
+# expose it: only the message distinguishes it from an unreachable server.
 _REJECTIONS = re.compile(
     r"authentication failed|no password supplied|does not exist|is not permitted to log in|"
     r"pg_hba\.conf|permission denied for database|does not support SSL|certificate|"
@@ -44,7 +44,7 @@ _LOST_WORKER = re.compile(
     r"failure on connection marked as essential|server closed the connection unexpectedly"
 )
 
-# Errors that stay until a user acts: a missing or different object or privilege (class 42), an
+# Errors that persist until a user acts: a missing or different object or privilege (class 42), an
 # operation that the object does not support (0A), no such database or schema (3D, 3F), a server
 # that accepts no writes (25006: a standby).
 # Source: https://www.postgresql.org/docs/current/errcodes-appendix.html.
@@ -110,7 +110,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_connection_rejected(error: BaseException) -> bool:
-    """Return whether a server answered and rejected the connection."""
+    """Return whether a server responded and rejected the connection."""
     origin = driver_error(error)
     return origin is not None and origin.sqlstate is None and bool(_REJECTIONS.search(str(origin)))
 

@@ -42,7 +42,7 @@ class TableLoader:
     a page conflicts with no row: a COPY that fails leaves its rows as dead rows in the table.
     """
 
-    def __init__(  # noqa: PLR0913 - what a table is
+    def __init__(  # noqa: PLR0913 - the parts of a table
         self,
         database: Database,
         *,
@@ -128,7 +128,7 @@ class TableLoader:
 
 
 def _on_conflict(keys: Sequence[str], others: Sequence[str]) -> sql.Composable:
-    """Compose the upsert: an unchanged row is not written, columns of the table's own stay."""
+    """Compose the upsert, which skips unchanged rows and keeps columns outside the stream."""
     if not keys:
         return sql.SQL("")
     conflict = sql.SQL("ON CONFLICT ({}) ").format(_join("{}", keys))
@@ -265,5 +265,5 @@ def _scalars(values: Sequence[msgspec.Raw], needs_escape: bool) -> Sequence[str]
 def _scalar(json: bytes) -> str | None:
     if json == b"null":
         return None
-    # A property of several types may hold a string after all.
+    # A property of several types may contain a string.
     return msgspec.json.decode(json, type=str) if json[:1] == b'"' else json.decode()

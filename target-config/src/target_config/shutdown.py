@@ -18,11 +18,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Shutdown:
-    """Decides when a signal may end the process.
+    """Defers signals while work is in progress.
 
-    Outside of `deferred` it exits at once: what is in memory belongs to a page without a STATE, and
-    the tap sends it again. Inside, the work is finished first, or aborted after `grace` seconds; a
-    transaction that is aborted is rolled back by PostgreSQL and was not acknowledged. Either way no
+    Outside of `deferred` a signal ends the process at once: the rows in memory belong to a page
+    without a STATE, and the tap sends them again. Inside, the work is finished first, or aborted
+    after `grace` seconds; PostgreSQL rolls back a transaction that is aborted. Either way no
     STATE is printed that is not committed. The exit code is 128 + signal.
     """
 
@@ -67,7 +67,7 @@ class Shutdown:
         self._exit_now(128 + (self._signal or signal.SIGTERM))
 
     def exit_if_requested(self) -> None:
-        """Exit if a signal was received: the caller is at a point where nothing is half done."""
+        """Exit if a signal was received: the caller has no work in progress."""
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
 

@@ -1,4 +1,4 @@
-"""The stock sink: transactions of our own, and a shorter path for records that nothing changes."""
+"""The stock sink, with its own transactions and a shorter path for records that nothing changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-# Settings under which the stock sink looks at, or changes, the value of a record.
+# Settings with which the stock sink validates or changes records.
 _CHANGING_SETTINGS = (
     "add_record_metadata",
     "interpret_content_encoding",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-# The files are written for these patterns: a statement starts at the beginning of a line, a column
+# The SQL files follow these conventions: a statement starts at the beginning of a line, a column
 # takes one indented line.
 _TABLE = re.compile(r"^CREATE TABLE IF NOT EXISTS (\w+) \((.*?)^\);", re.MULTILINE | re.DOTALL)
 _COLUMN = re.compile(r"^    ([a-z_]+) +([A-Z]+)(.*?),?$", re.MULTILINE)

@@ -175,7 +175,7 @@ class TargetPostgresCheckpoint(PatchedTarget):
         return _NO_PREFIX, None
 
     def _process(self, line: bytes) -> None:
-        """Process any message but the records that `load` buffers itself."""
+        """Process a message that `load` does not buffer itself."""
         try:
             message = _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:

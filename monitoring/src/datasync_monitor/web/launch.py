@@ -53,7 +53,13 @@ def serve(
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
     print(f"Dashboard of {settings.location}: http://{host}:{port}", flush=True)  # noqa: T201
-    options = {**_OPTIONS, "server.address": host, "server.port": port}
+    options = {
+        **_OPTIONS,
+        "server.address": host,
+        "server.port": port,
+        # Or a request with this address as its origin makes the server look up its public address.
+        "browser.serverAddress": host,
+    }
     command = [
         *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).with_name("app.py"))),
         *(f"--{name}={value}" for name, value in options.items()),

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from datasync_sandbox.api.responses import Response, error_response, rate_limited_response
 
@@ -77,72 +77,33 @@ class RateLimitStatus:
         }
 
 
-class Window(Protocol):
-    """A window of a rate limit."""
+class RateLimit:
+    """At most so many requests per window; see `datasync_sandbox.api.config.ApiConfig`."""
 
-    def consume(self, now: float) -> RateLimitStatus:
-        """Count a request that arrives at ``now``, if the limit allows it."""
-
-
-class SlidingWindow:
-    """The last ``limit`` requests: each leaves one window after its arrival."""
-
-    def __init__(self, limit: int, window: float) -> None:
-        """Start without requests."""
+    def __init__(self, kind: WindowKind, limit: int, window: float) -> None:
+        self._kind = kind
         self._limit = limit
         self._window = window
-        self._arrivals: deque[float] = deque()
+        self._ends: deque[float] = deque()
 
     def consume(self, now: float) -> RateLimitStatus:
         """Count a request that arrives at ``now``, if the limit allows it."""
-        while self._arrivals and is_over(self._arrivals[0] + self._window, now):
-            self._arrivals.popleft()
-        allowed = len(self._arrivals) < self._limit
+        while self._ends and is_over(self._ends[0], now):
+            self._ends.popleft()
+        allowed = len(self._ends) < self._limit
         if allowed:
-            self._arrivals.append(now)
-        reset = whole_seconds(self._arrivals[0] + self._window - now)
-        return RateLimitStatus(allowed, self._limit, self._limit - len(self._arrivals), reset)
+            self._ends.append(self._end(now))
+        reset = whole_seconds(self._ends[0] - now)
+        return RateLimitStatus(allowed, self._limit, self._limit - len(self._ends), reset)
 
-
-class FixedWindow:
-    """A counter that is reset when its window is over."""
-
-    def __init__(self, limit: int, window: float, *, aligned: bool) -> None:
-        """Start before the first window.
-
-        Args:
-            limit: Requests per window, at least 1.
-            window: Length of the window in seconds.
-            aligned: Whether windows start at multiples of their length on the clock, instead
-                of with the first request after the previous one.
-        """
-        self._limit = limit
-        self._window = window
-        self._aligned = aligned
-        self._start = -math.inf
-        self._count = 0
-
-    def consume(self, now: float) -> RateLimitStatus:
-        """Count a request that arrives at ``now``, if the limit allows it."""
-        if is_over(self._start + self._window, now):
-            self._start = self._aligned_start(now) if self._aligned else now
-            self._count = 0
-        allowed = self._count < self._limit
-        if allowed:
-            self._count += 1
-        reset = whole_seconds(self._start + self._window - now)
-        return RateLimitStatus(allowed, self._limit, self._limit - self._count, reset)
-
-    def _aligned_start(self, now: float) -> float:
-        start = math.floor(now / self._window) * self._window
-        return start + self._window if is_over(start + self._window, now) else start
-
-
-def make_window(kind: WindowKind, limit: int, window: float) -> Window:
-    """Return a window without requests; see `datasync_sandbox.api.config.ApiConfig`."""
-    if kind == "sliding":
-        return SlidingWindow(limit, window)
-    return FixedWindow(limit, window, aligned=kind == "aligned")
+    def _end(self, now: float) -> float:
+        """Return when a request that is counted now leaves its window."""
+        if self._kind != "sliding" and self._ends:
+            return self._ends[0]
+        if self._kind != "aligned":
+            return now + self._window
+        end = (math.floor(now / self._window) + 1) * self._window
+        return end + self._window if is_over(end, now) else end
 
 
 # Clock arithmetic leaves remainders (60.00000000004), which must not cost a second.
@@ -156,52 +117,44 @@ def whole_seconds(seconds: float) -> int:
     return max(1, math.ceil(round(seconds, 6)))
 
 
-@dataclass
 class Access:
-    """State of the API key and its rate limit."""
+    """State of the API key and its rate limit.
 
-    config: ApiConfig
-    _blocked_until: float = -math.inf
-    _first_use: float | None = None
-    _requests: int = 0
-    _window: Window = field(init=False)
+    Attributes:
+        blocked_until: All requests before it are refused, in seconds of the clock.
+    """
 
-    def __post_init__(self) -> None:
-        """Start with an unused key."""
-        config = self.config
-        self._window = make_window(config.window_kind, config.limit, config.window)
+    def __init__(self, config: ApiConfig) -> None:
+        self.blocked_until = -math.inf
+        self._config = config
+        self._rate_limit = RateLimit(config.window_kind, config.limit, config.window)
+        self._first_use: float | None = None
+        self._requests = 0
 
     def authenticate(self, request: Request) -> Response | None:
         """Return a refusal, or ``None`` for a valid key. A refusal does not count."""
+        config = self._config
         key = request.headers.get("x-api-key", request.query.get("api_key"))
-        if key != self.config.key:
+        if key != config.key:
             problem = "Missing" if key is None else "Invalid"
             return request.error(401, "UNAUTHORIZED", f"{problem} API key")
         if self._first_use is None:
             self._first_use = request.now
-        lifetime, requests = self.config.key_lifetime, self.config.key_requests
-        outlived = lifetime is not None and request.now >= self._first_use + lifetime
-        if outlived or (requests is not None and self._requests >= requests):
+        age = request.now - self._first_use
+        outlived = config.key_lifetime is not None and age >= config.key_lifetime
+        if outlived or (config.key_requests is not None and self._requests >= config.key_requests):
             return request.error(401, "API_KEY_EXPIRED", "API key expired")
         self._requests += 1
         return None
 
     def consume(self, request: Request) -> RateLimitStatus | Response:
         """Count a request, or refuse it with 429."""
-        if is_over(self._blocked_until, request.now):
-            status = self._window.consume(request.now)
+        if is_over(self.blocked_until, request.now):
+            status = self._rate_limit.consume(request.now)
+            if status.allowed:
+                return status
         else:
-            reset = whole_seconds(self._blocked_until - request.now)
-            status = RateLimitStatus(False, self.config.limit, 0, reset)  # noqa: FBT003
-        if status.allowed:
-            return status
-        return rate_limited_response(
-            status.reset,
-            status.limit,
-            {**request.reply_headers, **status.headers, "Retry-After": str(status.reset)},
-            request.delay,
-        )
-
-    def block_until(self, end: float) -> None:
-        """Refuse all requests before ``end``, in seconds of the clock."""
-        self._blocked_until = max(self._blocked_until, end)
+            reset = whole_seconds(self.blocked_until - request.now)
+            status = RateLimitStatus(False, self._config.limit, 0, reset)  # noqa: FBT003
+        headers = {**request.reply_headers, **status.headers, "Retry-After": str(status.reset)}
+        return rate_limited_response(status.reset, status.limit, headers, request.delay)

@@ -7,20 +7,11 @@ an earlier process issued, as a real service does after a deployment.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 
 from itsdangerous import BadData, URLSafeSerializer
 
 from datasync_sandbox.data.feed import Place
-
-
-class CursorMalformedError(Exception):
-    """The text is not a cursor of this server."""
-
-
-class CursorExpiredError(Exception):
-    """The cursor has expired; the message is the API's."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +28,6 @@ class Cursor:
     after: Place | None
     expires: float
 
-    def check(self, now: float) -> None:
-        """Refuse an expired cursor.
-
-        Raises:
-            CursorExpiredError: If it has expired at ``now``.
-        """
-        if now >= self.expires:
-            minutes = math.ceil((now - self.expires) / 60)
-            message = f"Cursor expired {minutes} minute(s) ago"
-            raise CursorExpiredError(message)
-
 
 class CursorCodec:
     """Encodes and decodes cursors."""
@@ -63,16 +43,12 @@ class CursorCodec:
         after = [cursor.after.position, *cursor.after.key] if cursor.after else None
         return str(self._serializer.dumps([cursor.page, cursor.expires, after]))
 
-    def decode(self, text: str) -> Cursor:
-        """Return the cursor of a text, expired or not.
-
-        Raises:
-            CursorMalformedError: If the text was not issued with this secret.
-        """
+    def decode(self, text: str) -> Cursor | None:
+        """Return the cursor, expired or not; ``None`` if it was not issued with this secret."""
         try:
             page, expires, after = self._serializer.loads(text)
-        except (BadData, ValueError) as error:
-            raise CursorMalformedError from error
+        except (BadData, ValueError):
+            return None
         if after is None:
             return Cursor(page, None, expires)
         position, shard, millis, event_id = after

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasync_sandbox.api.responses import (
     HTML_TYPE,
@@ -23,13 +24,10 @@ from datasync_sandbox.api.responses import (
     rate_limited_response,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 ELSEWHERE_PATH = "/__sandbox__/elsewhere"
 """Where redirects lead; the request log counts who follows them."""
 
-_DAY_SECONDS = 86_400.0
+_Apply = Callable[[PageResponse, float], Outcome]
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,12 @@ class FaultKind:
     """
 
     help: str
-    apply: Callable[[PageResponse, float], Outcome]
+    apply: _Apply
     default: float | None = None
+
+
+def _error(status: int, code: str, message: str) -> _Apply:
+    return lambda page, _: page.error(status, code, message)
 
 
 def _gateway(status: int) -> FaultKind:
@@ -54,20 +56,29 @@ def _gateway(status: int) -> FaultKind:
     )
 
 
+def _page(body: bytes | None = None, **changes: Any) -> _Apply:
+    """Reply with another body, or other parts of the page; see `PageResponse.respond`."""
+    return lambda page, _: page.respond(body, **changes)
+
+
+def _with_pagination(**changes: Any) -> _Apply:
+    return lambda page, _: _pagination(page, **changes)
+
+
 def _html_page(page: PageResponse, _value: float) -> Outcome:
     body = b"<!DOCTYPE html><html><body>Checking your browser before continuing...</body></html>"
-    return replace(page.respond(body), headers={"Content-Type": HTML_TYPE})
+    return Response(200, {"Content-Type": HTML_TYPE}, body, page.delay)
 
 
-def _number(literal: str) -> Callable[[PageResponse, float], Outcome]:
+def _number(literal: str) -> _Apply:
     """Put a number into the first event that JSON does not have."""
 
     def apply(page: PageResponse, _value: float) -> Outcome:
         data = page.data
         changed = data.replace('"properties":{', f'"properties":{{"value":{literal},', 1)
-        # A page without events has no properties.
-        limit = page.pagination["limit"] if changed != data else float(literal)
-        return page.respond(data=changed, pagination={**page.pagination, "limit": limit})
+        if changed == data:  # a page without events has no properties
+            return _pagination(page, limit=float(literal))
+        return page.respond(data=f"[{changed}]")
 
     return apply
 
@@ -78,18 +89,19 @@ def _bad_utf8(page: PageResponse, _value: float) -> Outcome:
     return page.respond(body.replace(b'"requestId":"', b'"requestId":"\xc3', 1))
 
 
-def _no_data(page: PageResponse, _value: float) -> Outcome:
-    return page.respond(page.body(data="").replace(b'"data":[],', b"", 1))
-
-
-def _null_data(page: PageResponse, _value: float) -> Outcome:
-    return page.respond(page.body(data="").replace(b'"data":[]', b'"data":null', 1))
-
-
 def _pagination(page: PageResponse, **changes: Any) -> Response:
     """Return the page with other fields of ``pagination``; `OMIT` leaves one out."""
     merged = {**page.pagination, **changes}
     return page.respond(pagination={k: v for k, v in merged.items() if v is not OMIT})
+
+
+def _empty(page: PageResponse, **pagination: Any) -> Outcome:
+    """Return a page without events."""
+    return page.respond(
+        data="[]",
+        pagination={"limit": page.pagination["limit"], **pagination},
+        meta={**page.meta, "returned": 0},
+    )
 
 
 def _leading_to(page: PageResponse, cursor: str, lifetime: float) -> dict[str, Any]:
@@ -98,31 +110,10 @@ def _leading_to(page: PageResponse, cursor: str, lifetime: float) -> dict[str, A
     return {"hasMore": True, "nextCursor": cursor, "cursorExpiresIn": expires_in}
 
 
-def _empty(page: PageResponse, pagination: dict[str, Any]) -> Outcome:
-    """Return a page without events."""
-    return page.respond(
-        data="",
-        pagination={"limit": page.pagination["limit"], **pagination},
-        meta={**page.meta, "returned": 0},
-    )
-
-
-def _empty_page(page: PageResponse, _value: float) -> Outcome:
-    return _empty(page, _leading_to(page, page.cursor_here, page.cursor_lifetime))
-
-
-def _empty_same_cursor(page: PageResponse, _value: float) -> Outcome:
-    cursor = page.cursor_sent or page.cursor_here
-    return _empty(page, _leading_to(page, cursor, page.cursor_sent_left))
-
-
-def _repeat_cursor(page: PageResponse, _value: float) -> Outcome:
-    cursor = page.cursor_sent or page.cursor_here
-    return _pagination(page, **_leading_to(page, cursor, page.cursor_sent_left))
-
-
-def _cycle(page: PageResponse, _value: float) -> Outcome:
-    return _pagination(page, **_leading_to(page, page.cursor_to_start, page.cursor_lifetime))
+def _same_cursor(page: PageResponse) -> dict[str, Any]:
+    """Return fields of ``pagination`` that lead to the cursor of the request."""
+    cursor = page.request.query.get("cursor") or page.cursor_here
+    return _leading_to(page, cursor, page.cursor_sent_left)
 
 
 def _total(page: PageResponse, share: float) -> Outcome:
@@ -146,7 +137,7 @@ def _old_timestamps(page: PageResponse, value: float) -> Outcome:
 
 def _redirect(page: PageResponse, padding: float = 0) -> Response:
     """Redirect to the same server under its other name."""
-    name, _, port = page.host.partition(":")
+    name, _, port = page.request.headers.get("host", "127.0.0.1").partition(":")
     other = "127.0.0.1" if name == "localhost" else "localhost"
     location = f"http://{other}{':' if port else ''}{port}{ELSEWHERE_PATH}"
     headers = {"Location": location, **page.headers_without_cache}
@@ -156,7 +147,7 @@ def _redirect(page: PageResponse, padding: float = 0) -> Response:
 def _rate_limited(page: PageResponse, value: float) -> Response:
     """Refuse requests for some seconds, named in seconds."""
     seconds = math.ceil(value)
-    page.block_until(page.now + seconds)
+    page.access.blocked_until = page.now + seconds
     headers = {
         **page.headers_without_cache,
         "X-RateLimit-Remaining": "0",
@@ -171,7 +162,7 @@ def _rate_limited_until_date(page: PageResponse, value: float) -> Outcome:
     """Refuse requests for some seconds, named by a date."""
     # A date has whole seconds: rounded up, or waiting until then would be too short.
     until = math.ceil(page.now + value)
-    page.block_until(until)
+    page.access.blocked_until = until
     headers = {
         **page.headers_without_cache,
         "X-RateLimit-Remaining": "0",
@@ -222,26 +213,14 @@ FAULTS: dict[str, FaultKind] = {
         lambda page, _: Response(204, page.headers_without_cache, b"", page.delay),
     ),
     "206": FaultKind("206 with half of the body", _partial_content),
-    "400": FaultKind(
-        "400 with another code", lambda page, _: page.error(400, "BAD_REQUEST", "Bad request")
-    ),
-    "401": FaultKind(
-        "401, as for an expired key",
-        lambda page, _: page.error(401, "UNAUTHORIZED", "Invalid API key"),
-    ),
-    "403": FaultKind(
-        "403, as for an expired key",
-        lambda page, _: page.error(403, "FORBIDDEN", "API key expired"),
-    ),
+    "400": FaultKind("400 with another code", _error(400, "BAD_REQUEST", "Bad request")),
+    "401": FaultKind("401, as for an expired key", _error(401, "UNAUTHORIZED", "Invalid API key")),
+    "403": FaultKind("403, as for an expired key", _error(403, "FORBIDDEN", "API key expired")),
     "404": FaultKind(
-        "404 ENDPOINT_NOT_FOUND",
-        lambda page, _: page.error(404, "ENDPOINT_NOT_FOUND", "Endpoint not found"),
+        "404 ENDPOINT_NOT_FOUND", _error(404, "ENDPOINT_NOT_FOUND", "Endpoint not found")
     ),
-    "409": FaultKind("409 in JSON", lambda page, _: page.error(409, "CONFLICT", "Conflict")),
-    "500": FaultKind(
-        "500 in JSON",
-        lambda page, _: page.error(500, "INTERNAL_ERROR", "An unexpected error occurred"),
-    ),
+    "409": FaultKind("409 in JSON", _error(409, "CONFLICT", "Conflict")),
+    "500": FaultKind("500 in JSON", _error(500, "INTERNAL_ERROR", "An unexpected error occurred")),
     "501": _gateway(501),
     "502": _gateway(502),
     "503": _gateway(503),
@@ -297,9 +276,9 @@ FAULTS: dict[str, FaultKind] = {
     "truncated": FaultKind(
         "200, JSON cut off after the share VALUE of it, lengths agree", _truncated, 0.5
     ),
-    "null": FaultKind("200 with the body null", lambda page, _: page.respond(b"null")),
-    "list": FaultKind("200 with a list instead of an object", lambda page, _: page.respond(b"[]")),
-    "empty": FaultKind("200 with an empty body", lambda page, _: page.respond(b"")),
+    "null": FaultKind("200 with the body null", _page(b"null")),
+    "list": FaultKind("200 with a list instead of an object", _page(b"[]")),
+    "empty": FaultKind("200 with an empty body", _page(b"")),
     "html": FaultKind("200 with an HTML page", _html_page),
     "nan": FaultKind("200 with NaN in an event", _number("NaN")),
     "infinity": FaultKind("200 with Infinity in an event", _number("Infinity")),
@@ -310,63 +289,67 @@ FAULTS: dict[str, FaultKind] = {
         1024.0,
     ),
     "gzip-bomb": FaultKind("a gzip body that decompresses to VALUE MiB", _gzip_bomb, 1024.0),
-    "no-data": FaultKind("200 without data", _no_data),
-    "null-data": FaultKind("200 with data: null", _null_data),
-    "no-pagination": FaultKind(
-        "200 without pagination", lambda page, _: page.respond(pagination=OMIT)
-    ),
-    "null-pagination": FaultKind(
-        "200 with pagination: null", lambda page, _: page.respond(pagination=None)
-    ),
-    "no-meta": FaultKind("200 without meta", lambda page, _: page.respond(meta=OMIT)),
-    "null-meta": FaultKind("200 with meta: null", lambda page, _: page.respond(meta=None)),
+    "no-data": FaultKind("200 without data", _page(data="")),
+    "null-data": FaultKind("200 with data: null", _page(data="null")),
+    "no-pagination": FaultKind("200 without pagination", _page(pagination=OMIT)),
+    "null-pagination": FaultKind("200 with pagination: null", _page(pagination=None)),
+    "no-meta": FaultKind("200 without meta", _page(meta=OMIT)),
+    "null-meta": FaultKind("200 with meta: null", _page(meta=None)),
     # Pagination
-    "empty-page": FaultKind("no events, hasMore, and a new cursor to the same page", _empty_page),
+    "empty-page": FaultKind(
+        "no events, hasMore, and a new cursor to the same page",
+        lambda page, _: _empty(page, **_leading_to(page, page.cursor_here, page.cursor_lifetime)),
+    ),
     "empty-same-cursor": FaultKind(
-        "no events, hasMore, and the cursor of the request", _empty_same_cursor
+        "no events, hasMore, and the cursor of the request",
+        lambda page, _: _empty(page, **_same_cursor(page)),
     ),
     "false-end": FaultKind(
         "the page's events, but hasMore: false and no cursor, short of meta.total",
-        lambda page, _: _pagination(page, hasMore=False, nextCursor=None, cursorExpiresIn=OMIT),
+        _with_pagination(hasMore=False, nextCursor=None, cursorExpiresIn=OMIT),
     ),
     "false-end-bare": FaultKind(
         "the page's events, but neither hasMore nor a cursor",
-        lambda page, _: _pagination(page, hasMore=OMIT, nextCursor=OMIT, cursorExpiresIn=OMIT),
+        _with_pagination(hasMore=OMIT, nextCursor=OMIT, cursorExpiresIn=OMIT),
     ),
     "false-end-empty": FaultKind(
         "no events, hasMore: false, no cursor, short of meta.total",
-        lambda page, _: _empty(page, {"hasMore": False, "nextCursor": None}),
+        lambda page, _: _empty(page, hasMore=False, nextCursor=None),
     ),
     "no-cursor": FaultKind(
         "hasMore: true without nextCursor",
-        lambda page, _: _pagination(page, nextCursor=OMIT, cursorExpiresIn=OMIT),
+        _with_pagination(nextCursor=OMIT, cursorExpiresIn=OMIT),
     ),
     "repeat-cursor": FaultKind(
-        "the page's events, and a cursor that leads to the same page", _repeat_cursor
+        "the page's events, and a cursor that leads to the same page",
+        lambda page, _: _pagination(page, **_same_cursor(page)),
     ),
-    "cycle": FaultKind("the page's events, and a new cursor that leads to page 1", _cycle),
+    "cycle": FaultKind(
+        "the page's events, and a new cursor that leads to page 1",
+        lambda page, _: _pagination(
+            page, **_leading_to(page, page.cursor_to_start, page.cursor_lifetime)
+        ),
+    ),
     "overlap": FaultKind(
         "the page begins with the last VALUE events of the page before",
         lambda page, value: page.with_overlap(int(value)).respond(),
         10.0,
     ),
-    "bad-expires": FaultKind(
-        "cursorExpiresIn is a text", lambda page, _: _pagination(page, cursorExpiresIn="soon")
-    ),
+    "bad-expires": FaultKind("cursorExpiresIn is a text", _with_pagination(cursorExpiresIn="soon")),
     "cursor-expired": FaultKind(
         "400 CURSOR_EXPIRED for a live cursor",
-        lambda page, _: page.error(400, "CURSOR_EXPIRED", "Cursor expired 1 minute(s) ago"),
+        _error(400, "CURSOR_EXPIRED", "Cursor expired 1 minute(s) ago"),
     ),
     "cursor-malformed": FaultKind(
         "400 CURSOR_INVALID_FORMAT for a valid cursor",
-        lambda page, _: page.error(400, "CURSOR_INVALID_FORMAT", "Invalid cursor format"),
+        _error(400, "CURSOR_INVALID_FORMAT", "Invalid cursor format"),
     ),
     # Values
     "total-zero": FaultKind("meta.total is 0", lambda page, _: _total(page, 0.0)),
     "total-dip": FaultKind("meta.total is the share VALUE of the total", _total, 0.5),
     "reset-epoch": FaultKind("X-RateLimit-Reset is a Unix time instead of seconds", _reset_epoch),
     "future": FaultKind(
-        "the first event of the page is VALUE seconds later than now", _future, _DAY_SECONDS
+        "the first event of the page is VALUE seconds later than now", _future, 86_400.0
     ),
     "old-timestamps": FaultKind(
         "the last VALUE events of the page are of January 1970", _old_timestamps, 3.0

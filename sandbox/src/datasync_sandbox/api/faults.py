@@ -18,11 +18,7 @@ from datasync_sandbox.api.fault_catalog import FAULTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from datasync_sandbox.api.responses import Outcome, PageResponse
-
-_NOTATION = re.compile(
-    r"(?P<name>[a-z0-9-]+)(=(?P<value>\d+(\.\d+)?))?@(?P<page>\d+)(x(?P<count>\d+|forever))?"
-)
+_NOTATION = re.compile(r"([a-z0-9-]+)(?:=(\d+(?:\.\d+)?))?@([1-9]\d*)(?:x([1-9]\d*|forever))?")
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,7 @@ class Fault:
     Attributes:
         name: A name from `FAULTS`.
         page: Number of the page, from 1.
-        count: How many requests it hits; ``None`` is every one.
+        count: How many requests it hits, from 1; ``None`` is every one.
         value: Its value, mostly seconds; ``None`` is the default of the catalog.
     """
 
@@ -41,41 +37,29 @@ class Fault:
     count: int | None = 1
     value: float | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse a fault that cannot happen.
-
-        Raises:
-            ValueError: If the name is unknown, page or count are below 1, or the fault takes no
-                value.
-        """
-        if self.name not in FAULTS:
-            message = f"unknown fault {self.name!r}; --list-faults lists all"
-            raise ValueError(message)
-        if self.page < 1 or (self.count is not None and self.count < 1):
-            message = f"page and count of the fault {self.name!r} start at 1"
-            raise ValueError(message)
-        if self.value is not None and FAULTS[self.name].default is None:
-            message = f"the fault {self.name!r} takes no value"
-            raise ValueError(message)
-
     @classmethod
     def parse(cls, text: str) -> Fault:
         """Parse ``NAME[=VALUE]@PAGE[xCOUNT]``: ``503@3``, ``hang@2x3``, ``false-end@4xforever``.
 
         Raises:
-            ValueError: If the text is not a fault.
+            ValueError: If the text is not a fault, its name is unknown, or it takes no value.
         """
         match = _NOTATION.fullmatch(text.strip())
         if match is None:
-            message = f"{text!r} is not a fault: expected NAME[=VALUE]@PAGE[xCOUNT]"
+            message = (
+                f"{text!r} is not a fault: expected NAME[=VALUE]@PAGE[xCOUNT], "
+                "with page and count from 1"
+            )
             raise ValueError(message)
-        count, value = match["count"] or "1", match["value"]
-        return cls(
-            match["name"],
-            int(match["page"]),
-            None if count == "forever" else int(count),
-            None if value is None else float(value),
-        )
+        name, value, page, count = match.groups()
+        if name not in FAULTS:
+            message = f"unknown fault {name!r}; --list-faults lists all"
+            raise ValueError(message)
+        if value and FAULTS[name].default is None:
+            message = f"the fault {name!r} takes no value"
+            raise ValueError(message)
+        hits = None if count == "forever" else int(count or 1)
+        return cls(name, int(page), hits, float(value) if value else None)
 
     def __str__(self) -> str:
         """Return the fault as `parse` reads it."""
@@ -88,15 +72,12 @@ class Fault:
         """The fault's value, or the default."""
         return (FAULTS[self.name].default or 0.0) if self.value is None else self.value
 
-    def apply(self, page: PageResponse) -> Outcome:
-        """Return the outcome of a request for a page that this fault hits."""
-        return FAULTS[self.name].apply(page, self.argument)
-
 
 class Faults:
     """The faults still to happen.
 
     Attributes:
+        pending: The faults.
         served: How many requests each fault has hit, by name.
     """
 
@@ -106,24 +87,17 @@ class Faults:
         Raises:
             ValueError: If a text is not a fault.
         """
-        self._pending = [Fault.parse(f) if isinstance(f, str) else f for f in faults]
+        self.pending = [Fault.parse(f) if isinstance(f, str) else f for f in faults]
         self.served: Counter[str] = Counter()
 
     def next(self, page: int | None) -> Fault | None:
         """Return the fault that the next request for a page meets, if any."""
-        return next((fault for fault in self._pending if fault.page == page), None)
+        return next((fault for fault in self.pending if fault.page == page), None)
 
     def consume(self, fault: Fault) -> None:
         """Count a request that a fault has hit; the last one removes the fault."""
         self.served[fault.name] += 1
-        if fault.count is None:
-            return
-        at = self._pending.index(fault)
-        if fault.count == 1:
-            del self._pending[at]
-        else:
-            self._pending[at] = replace(fault, count=fault.count - 1)
-
-    def pending(self) -> list[str]:
-        """Return the faults still to happen, as `Fault.parse` reads them."""
-        return [str(fault) for fault in self._pending]
+        if fault.count is not None:
+            rest = [replace(fault, count=fault.count - 1)] if fault.count > 1 else []
+            at = self.pending.index(fault)
+            self.pending[at : at + 1] = rest

@@ -15,12 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from datasync_sandbox.api.access import Access, RateLimitStatus, Request
 from datasync_sandbox.api.config import BASE, ApiConfig
-from datasync_sandbox.api.cursors import (
-    Cursor,
-    CursorCodec,
-    CursorExpiredError,
-    CursorMalformedError,
-)
+from datasync_sandbox.api.cursors import Cursor, CursorCodec
+from datasync_sandbox.api.fault_catalog import FAULTS
 from datasync_sandbox.api.faults import Fault, Faults
 from datasync_sandbox.api.responses import (
     JSON_TYPE,
@@ -188,7 +184,8 @@ class ApiModel:
 
     def _get_page(self, request: Request, entry: RequestLogEntry) -> Outcome:
         """``GET /events``."""
-        cursor = self._decode_cursor(request.query.get("cursor"))
+        text = request.query.get("cursor")
+        cursor = self._cursors.decode(text) if text else Cursor(1, None, math.inf)
         entry.page = cursor.page if cursor else None
         fault = self.faults.next(entry.page)
         if fault and fault.name == "refused":  # before the request reaches the API
@@ -204,16 +201,16 @@ class ApiModel:
             return request.error(
                 400, "CURSOR_INVALID_FORMAT", "Invalid cursor format", status.headers
             )
-        try:
-            cursor.check(request.now)
-        except CursorExpiredError as error:
-            return request.error(400, "CURSOR_EXPIRED", str(error), status.headers)
+        if request.now >= cursor.expires:
+            minutes = math.ceil((request.now - cursor.expires) / 60)
+            message = f"Cursor expired {minutes} minute(s) ago"
+            return request.error(400, "CURSOR_EXPIRED", message, status.headers)
         page = self._page(request, status, cursor)
         if fault is None:
             return page.respond()
         entry.fault = fault.name
         self.faults.consume(fault)
-        return fault.apply(page)
+        return FAULTS[fault.name].apply(page, fault.argument)
 
     def _get_event(self, name: str, request: Request) -> Outcome:
         """``GET /events/{id}``: counted, and always unknown. Any name is an id, ``bulk`` too."""
@@ -224,15 +221,6 @@ class ApiModel:
             return status
         message = f"Event with id '{name}' not found"
         return request.error(404, "EVENT_NOT_FOUND", message, status.headers)
-
-    def _decode_cursor(self, text: str | None) -> Cursor | None:
-        """Return the cursor of a request; ``None`` for a malformed one."""
-        if not text:
-            return Cursor(1, None, math.inf)
-        try:
-            return self._cursors.decode(text)
-        except CursorMalformedError:
-            return None
 
     def _page(
         self, request: Request, status: RateLimitStatus, cursor: Cursor, overlap: int = 0
@@ -247,30 +235,26 @@ class ApiModel:
         expires = request.now + lifetime
         pagination: dict[str, Any] = {"limit": limit, "hasMore": has_more, "nextCursor": None}
         if has_more:
-            pagination["nextCursor"] = self._cursors.encode(
-                Cursor(cursor.page + 1, page.end, expires)
-            )
+            following = Cursor(cursor.page + 1, page.end, expires)
+            pagination["nextCursor"] = self._cursors.encode(following)
             pagination["cursorExpiresIn"] = math.floor(max(0.0, lifetime - request.delay))
-        total = self.feed.total
+        meta = {
+            "total": self.feed.total,
+            "returned": len(events),
+            "requestId": request.request_id,
+        }
+        cache = {"X-Cache": "MISS", "X-Cache-TTL": "30"}
         return PageResponse(
-            now=request.now,
-            delay=request.delay,
-            headers={
-                **request.reply_headers,
-                **status.headers,
-                "X-Cache": "MISS",
-                "X-Cache-TTL": "30",
-            },
+            request=request,
+            headers={**request.reply_headers, **status.headers, **cache},
             events=events,
             pagination=pagination,
-            meta={"total": total, "returned": len(events), "requestId": request.request_id},
-            cursor_sent=request.query.get("cursor") or None,
+            meta=meta,
             cursor_sent_left=min(lifetime, cursor.expires - request.now),
             cursor_here=self._cursors.encode(Cursor(cursor.page, cursor.after, expires)),
             cursor_to_start=self._cursors.encode(Cursor(1, None, expires)),
             cursor_lifetime=lifetime,
-            host=request.headers.get("host", "127.0.0.1"),
-            block_until=self._access.block_until,
+            access=self._access,
             with_overlap=lambda count: self._page(request, status, cursor, count),
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from datasync_sandbox.api.access import Access, Request
     from datasync_sandbox.data.events import Event
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -20,8 +21,6 @@ MIB = 1024 * 1024
 
 OMIT: Any = object()
 """Leaves a field of a page out."""
-
-_KEEP: Any = object()
 
 
 @dataclass(frozen=True)
@@ -86,36 +85,41 @@ class PageResponse:
     """A page that is about to be sent, with what a fault needs in order to change it.
 
     Attributes:
-        now: Arrival of the request, in seconds of the clock.
-        delay: Seconds until the reply is due.
+        request: What asked for it.
         headers: Headers of the reply, without content type and entity tag.
         events: The events.
         pagination: The object of that name.
         meta: The object of that name.
-        cursor_sent: Cursor of the request, if any.
-        cursor_sent_left: Seconds that it has left; the full lifetime without a cursor.
+        cursor_sent_left: Seconds that the cursor of the request has left; the full lifetime
+            without a cursor.
         cursor_here: A new cursor that leads to this page.
         cursor_to_start: A new cursor that leads to page 1.
         cursor_lifetime: Seconds that a new cursor lives.
-        host: The ``Host`` header of the request.
-        block_until: Refuses all requests with 429 before a time.
+        access: The key and the rate limit.
         with_overlap: Returns the page that repeats so many events of the page before.
     """
 
-    now: float
-    delay: float
+    request: Request
     headers: dict[str, str]
     events: list[Event]
     pagination: dict[str, Any]
     meta: dict[str, Any]
-    cursor_sent: str | None
     cursor_sent_left: float
     cursor_here: str
     cursor_to_start: str
     cursor_lifetime: float
-    host: str
-    block_until: Callable[[float], None]
+    access: Access
     with_overlap: Callable[[int], PageResponse]
+
+    @property
+    def now(self) -> float:
+        """Arrival of the request, in seconds of the clock."""
+        return self.request.now
+
+    @property
+    def delay(self) -> float:
+        """Seconds until the reply is due."""
+        return self.request.delay
 
     @property
     def data(self) -> str:
@@ -124,31 +128,22 @@ class PageResponse:
             event.to_json(as_millis=place % 3 == 0) for place, event in enumerate(self.events)
         )
 
-    def body(self, *, data: str | None = None, pagination: Any = _KEEP, meta: Any = _KEEP) -> bytes:
+    def body(self, *, data: str | None = None, **changes: Any) -> bytes:
         """Return the page as JSON.
 
         Args:
-            data: Other events, as JSON without the outer brackets.
-            pagination: Another value, or `OMIT`.
-            meta: Another value, or `OMIT`.
+            data: Other value of that name, as JSON; empty leaves it out.
+            **changes: Other values of ``pagination`` and ``meta``; `OMIT` leaves one out.
         """
-        fields = {
-            "pagination": self.pagination if pagination is _KEEP else pagination,
-            "meta": self.meta if meta is _KEEP else meta,
-        }
-        parts = [f'"data":[{self.data if data is None else data}]']
-        parts += [
-            f'"{name}":{_dumps(value)}' for name, value in fields.items() if value is not OMIT
-        ]
+        data = f"[{self.data}]" if data is None else data
+        parts = [f'"data":{data}'] if data else []
+        for name, value in {"pagination": self.pagination, "meta": self.meta, **changes}.items():
+            if value is not OMIT:
+                parts.append(f'"{name}":{_dumps(value)}')
         return f"{{{','.join(parts)}}}".encode()
 
     def respond(self, body: bytes | None = None, **changes: Any) -> Response:
-        """Return the reply with status 200.
-
-        Args:
-            body: Another body than that of the page.
-            **changes: Other parts of the page, as for `body`.
-        """
+        """Return the reply with status 200, with another body or other parts, as for `body`."""
         body = self.body(**changes) if body is None else body
         headers = {"Content-Type": JSON_TYPE, **self.headers, "ETag": _etag(body)}
         return Response(200, headers, body, self.delay)
@@ -187,14 +182,7 @@ def error_response(
 def rate_limited_response(
     reset: int, limit: int, headers: dict[str, str], delay: float
 ) -> Response:
-    """Return the API's 429.
-
-    Args:
-        reset: Whole seconds until a request is allowed.
-        limit: Requests per window.
-        headers: Headers of the reply.
-        delay: Seconds until it is sent.
-    """
+    """Return the API's 429, for so many whole seconds until a request is allowed."""
     return error_response(
         429,
         "RATE_LIMIT_EXCEEDED",

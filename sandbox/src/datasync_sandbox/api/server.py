@@ -16,20 +16,13 @@ from aiohttp import web
 from datasync_sandbox import ports
 from datasync_sandbox.api.config import BASE, HOST, STATS_PATH
 from datasync_sandbox.api.fault_catalog import ELSEWHERE_PATH
-from datasync_sandbox.api.responses import (
-    JSON_TYPE,
-    NoReply,
-    Outcome,
-    Refused,
-    Reset,
-    Response,
-    json_bytes,
-)
+from datasync_sandbox.api.responses import JSON_TYPE, NoReply, Refused, Reset, Response, json_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasync_sandbox.api.model import ApiModel
+    from datasync_sandbox.api.responses import Outcome
 
 _PIECES_PER_SECOND = 10
 _PIECE_BYTES = 65_536
@@ -108,18 +101,18 @@ class ApiServer:
 
     async def _listen(self, bound: socket.socket) -> None:
         protocol = cast("web.Server", self._web)  # set by `start`
-        loop = asyncio.get_running_loop()
-        try:
-            self._listener = await loop.create_server(protocol, sock=bound, backlog=128)
-        except OSError:
-            bound.close()
-            raise
+        self._listener = await asyncio.get_running_loop().create_server(protocol, sock=bound)
         self.port = bound.getsockname()[1]
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Reply to one request."""
-        if request.path.startswith("/__sandbox__/"):
-            return self._serve_outside_api(request)
+        if request.path == STATS_PATH:
+            return _json(self.stats())
+        if request.path == ELSEWHERE_PATH:
+            self._redirects_followed += 1
+            self._keys_elsewhere += "X-API-Key" in request.headers or "api_key" in request.query
+            pagination = {"hasMore": False, "nextCursor": None}
+            return _json({"data": [], "pagination": pagination, "meta": {"total": 0}})
         if self._reopening:  # on a connection from before the refusal
             return _reset(request)
         outcome = self.model.handle(
@@ -127,30 +120,25 @@ class ApiServer:
         )
         return await self._carry_out(outcome, request)
 
-    def _serve_outside_api(self, request: web.BaseRequest) -> web.Response:
-        headers = {"Content-Type": JSON_TYPE}
-        if request.path == STATS_PATH:
-            return web.Response(body=json_bytes(self.stats()), headers=headers)
-        if request.path == ELSEWHERE_PATH:
-            self._redirects_followed += 1
-            self._keys_elsewhere += "X-API-Key" in request.headers or "api_key" in request.query
-            pagination = {"hasMore": False, "nextCursor": None}
-            body = json_bytes({"data": [], "pagination": pagination, "meta": {"total": 0}})
-            return web.Response(body=body, headers=headers)
-        return web.Response(status=404, text="Not found.\n")
-
     async def _carry_out(self, outcome: Outcome, request: web.BaseRequest) -> web.StreamResponse:
         """Do to a connection what the model decided."""
         if isinstance(outcome, NoReply):
             await self._stopping.wait()
             return _reset(request)
         if isinstance(outcome, Refused):
-            self._refuse_for(outcome.seconds)
+            if self._listener and not self._reopening:
+                self._listener.close()
+                # The port stays bound, so that no other program can take it.
+                bound = ports.bind(self.host, self.port)
+                self._reopening = asyncio.create_task(self._reopen(bound, outcome.seconds))
             return _reset(request)
         await asyncio.sleep(outcome.delay)
         if isinstance(outcome, Reset):
             if outcome.partial:
-                await _send_part(request, outcome.partial, outcome.sent)
+                stream = await _begin(request, outcome.partial)
+                await stream.write(outcome.partial.body[: outcome.sent])
+                # A reset discards what the client has not read yet.
+                await asyncio.sleep(0.05)
             return _reset(request)
         if outcome.header_drip:
             return await _drip_headers(request, outcome)
@@ -158,23 +146,15 @@ class ApiServer:
             return await _send_in_pieces(request, outcome)
         return web.Response(status=outcome.status, headers=outcome.headers, body=outcome.body)
 
-    def _refuse_for(self, seconds: float) -> None:
-        """Refuse connections for some seconds."""
-        if self._listener is None or self._reopening:
-            return
-        self._listener.close()
-        # The port stays bound, so that no other program can take it.
-        bound = ports.bind(self.host, self.port)
-        self._reopening = asyncio.create_task(self._reopen(bound, seconds))
-
     async def _reopen(self, bound: socket.socket, seconds: float) -> None:
-        try:
+        with bound:
             await asyncio.sleep(seconds)
-        except asyncio.CancelledError:
-            bound.close()
-            raise
-        self._reopening = None
-        await self._listen(bound)
+            self._reopening = None
+            await self._listen(bound.dup())
+
+
+def _json(document: Any) -> web.Response:
+    return web.Response(body=json_bytes(document), headers={"Content-Type": JSON_TYPE})
 
 
 async def _begin(request: web.BaseRequest, response: Response) -> web.StreamResponse:
@@ -183,15 +163,6 @@ async def _begin(request: web.BaseRequest, response: Response) -> web.StreamResp
     stream.content_length = len(response.body) + response.padding
     await stream.prepare(request)
     return stream
-
-
-async def _send_part(request: web.BaseRequest, response: Response, size: int) -> None:
-    """Send the headers and the first bytes of the body."""
-    stream = await _begin(request, response)
-    for start in range(0, size, _PIECE_BYTES):
-        await stream.write(response.body[start : min(size, start + _PIECE_BYTES)])
-    # A reset discards what the client has not read yet.
-    await asyncio.sleep(0.05)
 
 
 async def _send_in_pieces(request: web.BaseRequest, response: Response) -> web.StreamResponse:

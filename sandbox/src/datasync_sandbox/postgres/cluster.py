@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DB_PORT = 54329
 
-_TIMEOUT_SECONDS = "60"
+_WAIT = ("-w", "-t", "60")
 # Lines of postmaster.pid, from 0.
 _PID, _DATA, _PORT = 0, 1, 3
 
@@ -39,7 +39,7 @@ class Cluster:
         host: Address that it listens on.
         user: Role for clients: may log in and create databases, and is no superuser.
         database: Database that it owns.
-        directory: Holds the data, the password and the server's log.
+        directory: Holds the data, the password and the server's log; created at the first start.
         notice: What the last start has to report, such as another port than the default.
     """
 
@@ -48,12 +48,7 @@ class Cluster:
     database = "events"
 
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
-        """Name the directory of a server, which need not exist.
-
-        Args:
-            directory: Created at the first start.
-            durable: Whether to keep ``fsync`` on.
-        """
+        """Name the directory of a server; ``durable`` keeps ``fsync`` on."""
         self.directory = directory.absolute()
         self.notice = ""
         self._durable = durable
@@ -81,9 +76,9 @@ class Cluster:
     @property
     def port(self) -> int:
         """Port of the running server, else the one it ran on last, else the default."""
-        lines = self._pid_file()
-        if self.pid() and len(lines) > _PORT and lines[_PORT].isdigit():
-            return int(lines[_PORT])
+        if self.pid():
+            with suppress(IndexError, ValueError):
+                return int(self._pid_file()[_PORT])
         with suppress(OSError):
             for line in (self._data / "postgresql.conf").read_text().splitlines():
                 if line.startswith("port = "):
@@ -106,16 +101,12 @@ class Cluster:
 
     def pid(self) -> int | None:
         """Return the process id of the running server, or ``None``."""
-        lines = self._pid_file()
-        if not lines or not lines[_PID].isdigit():
-            return None
         # The file may be of a killed server, or of the server of which this is a copy.
-        with suppress(psutil.Error):
-            process = psutil.Process(int(lines[_PID]))
-            is_server = process.name().startswith("postgres") and ports.works_in(
-                process.pid, self._data
-            )
-            if is_server and process.status() != psutil.STATUS_ZOMBIE:
+        with suppress(psutil.Error, IndexError, ValueError):
+            process = psutil.Process(int(self._pid_file()[_PID]))
+            is_server = process.name().startswith("postgres")
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if is_server and alive and ports.works_in(process.pid, self._data):
                 return process.pid
         return None
 
@@ -141,27 +132,26 @@ class Cluster:
                     )
                     raise SandboxError(message)
                 return False
-            chosen, self.notice = ports.choose(
-                self.port if port is None else port,
-                required=port is not None,
-                purpose="database",
-                option="--db-port",
-            )
+            wanted, required = (self.port, False) if port is None else (port, True)
+            chosen, self.notice = ports.choose(wanted, "database", "--db-port", required=required)
             initdb.make_directory(self.directory)
             if not self._data.exists():
                 password = secrets.token_urlsafe(12)
                 initdb.write_private(self._home / "password", password)
-                initdb.initialise(self._data, self._setup_sql(password), durable=self._durable)
+                statements = (
+                    f"CREATE ROLE {self.user} LOGIN CREATEDB PASSWORD '{password}';\n"
+                    f"CREATE DATABASE {self.database} OWNER {self.user};\n"
+                )
+                initdb.initialise(self._data, statements, durable=self._durable)
             self._remove_copied_pid_file()
-            initdb.configure(self._data, chosen or _free_port(), durable=self._durable)
+            with ports.bind(HOST, chosen) as bound:
+                chosen = bound.getsockname()[1]
+            initdb.configure(self._data, chosen, durable=self._durable)
             self._start()
             return True
 
     def stop(self, mode: str = "fast") -> bool:
-        """Stop the server and wait until it has stopped.
-
-        Args:
-            mode: ``fast``, or ``immediate`` as in a crash.
+        """Stop the server and wait until it has stopped; ``immediate`` is as in a crash.
 
         Returns:
             Whether it ran.
@@ -171,9 +161,7 @@ class Cluster:
         """
         if self.pid() is None:
             return False
-        done = binaries.run(
-            "pg_ctl", "stop", "-D", str(self._data), "-m", mode, "-w", "-t", _TIMEOUT_SECONDS
-        )
+        done = binaries.run("pg_ctl", "stop", "-D", str(self._data), "-m", mode, *_WAIT)
         if done.returncode and self.pid() is not None:
             reason = initdb.error_reason(done.stderr or done.stdout)
             message = f"PostgreSQL did not stop: {reason}"
@@ -205,10 +193,7 @@ class Cluster:
         return [str(binaries.bin_directory() / "psql"), "--no-password", *arguments]
 
     def sql(self, statement: str) -> str:
-        """Run SQL through ``psql``.
-
-        Args:
-            statement: One or more statements.
+        """Run one or more SQL statements through ``psql``.
 
         Returns:
             Rows as lines, columns separated by ``|``.
@@ -216,9 +201,8 @@ class Cluster:
         Raises:
             SandboxError: If it fails.
         """
-        command = self.psql_command("-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1")
         done = subprocess.run(  # noqa: S603 - a program of the wheel
-            [*command, "-c", statement],
+            self.psql_command("-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement),
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -228,13 +212,6 @@ class Cluster:
         if done.returncode:
             raise SandboxError(initdb.error_reason(done.stderr))
         return done.stdout.rstrip("\n")
-
-    def _setup_sql(self, password: str) -> str:
-        """Return the SQL that creates role and database."""
-        return (
-            f"CREATE ROLE {self.user} LOGIN CREATEDB PASSWORD '{password}';\n"
-            f"CREATE DATABASE {self.database} OWNER {self.user};\n"
-        )
 
     def _pid_file(self) -> list[str]:
         """Return the lines of ``postmaster.pid``."""
@@ -257,14 +234,11 @@ class Cluster:
     def _start(self) -> None:
         """Start the server of a complete data directory."""
         size = self.log.stat().st_size if self.log.exists() else 0
-        done = binaries.run(
-            "pg_ctl", "start", "-D", str(self._data), "-l", str(self.log), "-w", "-t",
-            _TIMEOUT_SECONDS,
-        )  # fmt: skip
+        done = binaries.run("pg_ctl", "start", "-D", str(self._data), "-l", str(self.log), *_WAIT)
         if done.returncode:
-            logged = ""
-            with suppress(OSError):
-                logged = self.log.read_bytes()[size:].decode(errors="replace")
+            logged = (
+                self.log.read_bytes()[size:].decode(errors="replace") if self.log.exists() else ""
+            )
             # ERROR lines of the log are those of clients.
             fatal = "\n".join(line for line in logged.splitlines() if " ERROR:" not in line)
             reason = initdb.error_reason(fatal or done.stderr or done.stdout)
@@ -284,9 +258,3 @@ class Cluster:
         with (self.directory.parent / f".{self.directory.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-
-def _free_port() -> int:
-    with ports.bind(HOST, 0) as bound:
-        port: int = bound.getsockname()[1]
-        return port

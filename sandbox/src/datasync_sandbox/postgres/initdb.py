@@ -14,27 +14,27 @@ from pathlib import Path
 from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.postgres import binaries
 
-_SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
-    "max_connections": "60",
-    # A database of a laptop that is being loaded: few clients, long transactions of COPY.
-    "shared_buffers": "256MB",
-    "maintenance_work_mem": "128MB",
-    "effective_cache_size": "1GB",
-    "max_wal_size": "2GB",
-    "min_wal_size": "256MB",
-    "checkpoint_timeout": "15min",
-    # There are no replicas.
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "jit": "off",
-    "password_encryption": "scram-sha-256",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "log_line_prefix": "%m [%p] ",
-}
-_HBA = "host all all 127.0.0.1/32 scram-sha-256\n"
+_SETTINGS = """\
+# Written by datasync-sandbox at each start.
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 60
+# A database of a laptop that is being loaded: few clients, long transactions of COPY.
+shared_buffers = '256MB'
+maintenance_work_mem = '128MB'
+effective_cache_size = '1GB'
+max_wal_size = '2GB'
+min_wal_size = '256MB'
+checkpoint_timeout = '15min'
+# There are no replicas.
+wal_level = minimal
+max_wal_senders = 0
+jit = off
+password_encryption = 'scram-sha-256'
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] '
+"""
 _LINK_FILE = "link"
 
 
@@ -44,16 +44,13 @@ def make_directory(directory: Path) -> None:
     Where that user cannot reach it, the content goes to the system's directory, and a link takes
     its place.
 
-    Args:
-        directory: Absolute path.
-
     Raises:
         SandboxError: If it exists and that user cannot use it.
     """
     if not directory.exists():
         directory.unlink(missing_ok=True)  # a link to data that was deleted
         directory.parent.mkdir(parents=True, exist_ok=True)
-        if binaries.reachable(directory):
+        if binaries.reachable(directory.parent):
             directory.mkdir(mode=0o700)
         else:
             _make_in_system_directory(directory)
@@ -85,7 +82,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def initialise(data: Path, statements: str, *, durable: bool) -> None:
-    """Create the data of a server, completely or not at all.
+    """Create the data of a server in a new directory, completely or not at all.
 
     Args:
         data: Directory of the data; does not exist yet.
@@ -115,7 +112,7 @@ def initialise(data: Path, statements: str, *, durable: bool) -> None:
         reason = error_reason(done.stderr + done.stdout)
         message = f"The database could not be created in {data.parent}: {reason}"
         raise SandboxError(message)
-    write_private(fresh / "pg_hba.conf", _HBA)
+    write_private(fresh / "pg_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n")
     configure(fresh, 0, durable=durable)
     done = binaries.run("postgres", "--single", "-D", str(fresh), "postgres", stdin=statements)
     # In this mode a failed statement does not show in the exit code.
@@ -126,18 +123,10 @@ def initialise(data: Path, statements: str, *, durable: bool) -> None:
 
 
 def configure(data: Path, port: int, *, durable: bool) -> None:
-    """Write ``postgresql.conf``.
-
-    Args:
-        data: Data directory.
-        port: Port on loopback; 0 leaves it out.
-        durable: Whether to keep ``fsync`` on.
-    """
-    settings = {**_SETTINGS, "fsync": "on" if durable else "off"}
-    lines = [f"{name} = '{value}'" for name, value in settings.items()]
-    head = "# Written by datasync-sandbox at each start."
-    port_line = [f"port = {port}"] if port else []
-    write_private(data / "postgresql.conf", "\n".join([head, *port_line, *lines, ""]))
+    """Write ``postgresql.conf``, without a port if it is 0."""
+    port_line = f"port = {port}\n" if port else ""
+    fsync = f"fsync = {'on' if durable else 'off'}\n"
+    write_private(data / "postgresql.conf", _SETTINGS + port_line + fsync)
 
 
 def error_reason(text: str) -> str:
