@@ -72,6 +72,25 @@ class PageResult:
     warnings: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """A page compared with the pages before it.
+
+    Attributes:
+        page: The page.
+        fingerprint: Hash of its ids.
+        repeated: Indices of events that an earlier page has held.
+        counted: Indices of events that the process before this one has counted.
+        is_revisited: Whether the page lies where the scan has been long before.
+    """
+
+    page: FetchedPage
+    fingerprint: int
+    repeated: set[int]
+    counted: set[int]
+    is_revisited: bool
+
+
 class Scan:
     """A scan in progress.
 
@@ -108,6 +127,7 @@ class Scan:
         self._cursors: set[int] = {hash(state.cursor)}
         self._largest_page = 0
         self._warned: set[str] = set()
+        self._comparison: _Comparison | None = None
         # Events above it were counted by the process that this one resumes.
         self._counted_to = self.state.scan_oldest_at if resumed and state.in_order else None
         self._processed_pages = 0
@@ -123,14 +143,13 @@ class Scan:
         """
         if page.corrupted and PageAnomaly.CORRUPTED_PAGE not in ignored:
             return PageAnomaly.CORRUPTED_PAGE
-        repeated = self._repeated(page)
+        repeated = self._compare(page).repeated
         counts = self._count(page, repeated)
         if self._is_short(page, counts) and PageAnomaly.SHORT_PAGE not in ignored:
             return PageAnomaly.SHORT_PAGE
-        order = self._check_order(page, repeated)
         if (
             self._stops_with(page)
-            and self._reaches_loaded(page, order)
+            and self._reaches_loaded(page, self._check_order(page, repeated))
             and not self._misses_arrivals(page, counts)
         ):
             return None
@@ -158,7 +177,7 @@ class Scan:
 
     def count(self, page: FetchedPage) -> Counts:
         """Return how many events were read with this page, and how many there are to read."""
-        return self._count(page, self._repeated(page))
+        return self._count(page, self._compare(page).repeated)
 
     def is_revisited(self, page: FetchedPage) -> bool:
         """Return whether the page lies where the scan has been long before: in a circle.
@@ -166,12 +185,7 @@ class Scan:
         It is one of the scan's pages, or holds both events at the border of two of them, or
         all of it is above the position from which this process resumed the scan.
         """
-        if page.records and len(self._counted_before(page)) == len(page.records):
-            return True
-        ids = {record.id for record in page.records}.difference(*self._recent_ids)
-        return bool(ids) and (
-            _fingerprint(page) in self._fingerprints or len(self._borders & ids) > 1
-        )
+        return self._compare(page).is_revisited
 
     def is_stuck_at(self, page: FetchedPage) -> bool:
         """Return whether the scan ended here for the process before as well, near its end.
@@ -212,7 +226,7 @@ class Scan:
 
     def process_page(self, page: FetchedPage) -> PageResult:
         """Decide what to emit of a page, and move the state behind it."""
-        repeated = self._repeated(page)
+        repeated = self._compare(page).repeated
         order = self._check_order(page, repeated)
         warnings = self._order_warnings(page, order, repeated)
         self._meet_anchors(page)
@@ -254,21 +268,40 @@ class Scan:
         """Close the scan before its end; see :meth:`ScanState.interrupt`."""
         return self.state.interrupt(self._lookback)
 
-    def _repeated(self, page: FetchedPage) -> set[int]:
+    def _compare(self, page: FetchedPage) -> _Comparison:
+        """Compare a page with those before it; the result is kept until it is processed."""
+        if self._comparison is None or self._comparison.page is not page:
+            ids = [record.id for record in page.records]
+            recent = frozenset().union(*self._recent_ids)
+            fingerprint = hash(tuple(ids))
+            counted = self._counted_before(page)
+            met_before = fingerprint in self._fingerprints or (
+                len(self._borders.intersection(ids) - recent) > 1
+            )
+            self._comparison = _Comparison(
+                page=page,
+                fingerprint=fingerprint,
+                repeated=self._find_repeated(ids, recent),
+                counted=counted,
+                is_revisited=bool(ids)
+                and (len(counted) == len(ids) or (met_before and not recent.issuperset(ids))),
+            )
+        return self._comparison
+
+    def _find_repeated(self, ids: list[str], recent: frozenset[str]) -> set[int]:
         """Return the indices of events that an earlier page of the scan has held."""
-        ids = [record.id for record in page.records]
-        recent = set().union(*self._recent_ids)
         last_id = self.state.scan_last_id
+        seen = set(recent)
         if not recent and last_id in ids:
             # The first page after a restart: what comes up to the last event was emitted.
-            recent.update(ids[: ids.index(last_id) + 1])
-        if recent.isdisjoint(ids) and len(set(ids)) == len(ids):
+            seen.update(ids[: ids.index(last_id) + 1])
+        if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
             return set()
         repeated = set()
         for index, one in enumerate(ids):
-            if one in recent:
+            if one in seen:
                 repeated.add(index)
-            recent.add(one)
+            seen.add(one)
         return repeated
 
     def _counted_before(self, page: FetchedPage) -> set[int]:
@@ -287,13 +320,15 @@ class Scan:
         }
 
     def _remember(self, page: FetchedPage, order: Order) -> None:
+        fingerprint = self._compare(page).fingerprint
+        self._comparison = None
         self._minima = order.minima
         self._processed_pages += 1
         self._cursors.add(hash(page.next_cursor))
         self._largest_page = max(self._largest_page, page.returned)
         if not page.records:
             return
-        self._fingerprints.add(_fingerprint(page))
+        self._fingerprints.add(fingerprint)
         if len(self._recent_ids) == RECENT_PAGES:
             self._borders |= self._recent_borders.popleft()
         self._recent_ids.append(frozenset(record.id for record in page.records))
@@ -457,7 +492,7 @@ class Scan:
             page,
             new=0
             if self.is_revisited(page)
-            else page.returned - len(repeated | self._counted_before(page)),
+            else page.returned - len(repeated | self._compare(page).counted),
             largest_page=self._largest_page,
             reference_total=self.reference_total,
         )
@@ -542,10 +577,6 @@ class Scan:
         is_new = message not in self._warned
         self._warned.add(message)
         return [message] if is_new else []
-
-
-def _fingerprint(page: FetchedPage) -> int:
-    return hash(tuple(record.id for record in page.records))
 
 
 def _expiry(page: FetchedPage) -> datetime | None:
