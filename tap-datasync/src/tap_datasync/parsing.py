@@ -155,7 +155,9 @@ class _FieldNames(msgspec.Struct):
 
 class _Content(NamedTuple):
     envelope: _Envelope
-    events: list[ParsedEvent]
+    returned: int
+    records: list[EventRecord]
+    invalid: list[ParsedEvent]
     unknown_fields: frozenset[str]
     corrupted: bool
 
@@ -189,30 +191,32 @@ def parse_page(
     """
     text = _on_one_line(body)
     content = None if has_suspicious_escape(text) else _parse_valid(text)
-    envelope, events, unknown_fields, corrupted = content or _parse_leniently(text)
+    content = content or _parse_leniently(text)
+    envelope, returned = content.envelope, content.returned
     pagination, meta = envelope.pagination, envelope.meta
     if not 0 <= meta.total <= _MAX_TOTAL:
         message = "meta.total is negative or too large"
         raise InvalidBodyError(message)
-    if meta.returned not in {None, len(events)}:
-        message = f"the page has {len(events)} events, but meta.returned is {meta.returned}"
+    if meta.returned not in {None, returned}:
+        message = f"the page has {returned} events, but meta.returned is {meta.returned}"
         raise InvalidBodyError(message)
     if len(pagination.next_cursor or "") > MAX_CURSOR_CHARACTERS:
         message = f"pagination.nextCursor is longer than {MAX_CURSOR_CHARACTERS} characters"
         raise InvalidBodyError(message)
     return FetchedPage(
-        records=[event.record for event in events if event.record is not None],
-        rejections=[_reject(event) for event in events if event.errors],
-        returned=len(events),
+        records=content.records,
+        rejections=[_reject(event) for event in content.invalid],
+        returned=returned,
         has_more=pagination.has_more,
         next_cursor=pagination.next_cursor or None,
         expires_in=_lifetime(pagination.cursor_expires_in),
         total=meta.total,
         unknown_fields=frozenset(
-            name[:_MAX_FIELD_CHARACTERS] for name in sorted(unknown_fields)[:_MAX_UNKNOWN_FIELDS]
+            name[:_MAX_FIELD_CHARACTERS]
+            for name in sorted(content.unknown_fields)[:_MAX_UNKNOWN_FIELDS]
         ),
-        invalid_events=sum(event.invalid for event in events),
-        corrupted=corrupted,
+        invalid_events=sum(event.invalid for event in content.invalid),
+        corrupted=content.corrupted,
         requested_at=requested_at,
         received_at=received_at,
         response_bytes=len(body),
@@ -243,8 +247,7 @@ def _parse_valid(body: bytes) -> _Content | None:
         records = [to_record(event) for event in page.data]
     except _INVALID:
         return None
-    events = [ParsedEvent(record, record.id, [], []) for record in records]
-    return _Content(page, events, unknown_fields, corrupted=False)
+    return _Content(page, len(records), records, [], unknown_fields, corrupted=False)
 
 
 def _parse_leniently(body: bytes) -> _Content:
@@ -268,7 +271,14 @@ def _parse_leniently(body: bytes) -> _Content:
             event.invalid, event.text, event.identity = True, text, event.identity or text
     not_json = any(e.endswith(NOT_JSON_NUMBER) for event in events for e in event.errors)
     unknown_fields = frozenset(name for event in events for name in event.unknown_fields)
-    return _Content(page, events, unknown_fields, corrupted=not_json or not _is_utf8(body))
+    return _Content(
+        page,
+        len(events),
+        [event.record for event in events if event.record is not None],
+        [event for event in events if event.errors],
+        unknown_fields,
+        corrupted=not_json or not _is_utf8(body),
+    )
 
 
 def _split_page(text: str, error: Exception) -> tuple[_PageOfAnything, list[str]]:

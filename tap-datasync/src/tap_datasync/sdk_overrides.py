@@ -24,8 +24,10 @@ import signal
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
+import msgspec
 from singer_sdk import Stream, Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.exceptions import ConfigValidationError
@@ -38,7 +40,7 @@ from tap_datasync.config import UsageError
 from tap_datasync.signals import SIGNALS, TerminatedError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator, Iterator, Sequence
     from types import FrameType
 
     import click
@@ -47,6 +49,18 @@ if TYPE_CHECKING:
 
 SHUTDOWN_SECONDS = 8
 """Time after a signal in which the page that is being written may be completed."""
+
+
+class _Record(msgspec.Struct, gc=False):
+    """A RECORD message, its keys in the order of the SDK's."""
+
+    type: str
+    stream: str
+    record: msgspec.Struct
+    time_extracted: datetime
+
+
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class PageWriter(MsgSpecWriter):
@@ -218,9 +232,13 @@ class PagedStream(Stream):
         """Write a record through selection, type conformance and stream maps."""
         stream._write_record_message(record)  # noqa: SLF001
 
-    def write(self, message: Message) -> None:
-        """Write a message as it is."""
-        self._tap.write_message(message)
+    def write_unchanged(self, records: Sequence[msgspec.Struct], time_extracted: datetime) -> None:
+        """Write RECORD messages of this stream, as they are and all at once.
+
+        The SDK's writer handles one record at a time, which takes most of the tap's CPU time.
+        """
+        messages = [_Record("RECORD", self.name, record, time_extracted) for record in records]
+        sys.stdout.buffer.write(_encode_lines(messages))
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write STATE with the state of this stream, if it has changed."""

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from singer_sdk import typing as th
-from singer_sdk.singerlib import RecordMessage
 from typing_extensions import override
 
 from tap_datasync.client import Clock, PageClient, RequestStats, SystemClock, Transport
@@ -257,9 +256,7 @@ class EventsStream(PagedStream):
     ) -> None:
         """Write the records of one page, of all three streams."""
         if self.emits_unchanged:
-            # The record is a Struct, which the writer encodes like a dictionary.
-            for record in result.emit:
-                self.write(RecordMessage(self.name, record, None, page.received_at))  # type: ignore[arg-type]
+            self.write_unchanged(result.emit, page.received_at)
         else:
             for record in result.emit:
                 self.write_mapped(self, _DECODER.decode(msgspec.json.encode(record)))
