@@ -63,12 +63,22 @@ class _Record(msgspec.Struct, gc=False):
 _encode_lines = msgspec.json.Encoder().encode_lines
 
 
+def _write_output(data: bytes | bytearray) -> None:
+    """Write all of the data to standard output.
+
+    With PYTHONUNBUFFERED it is a raw file, which a signal makes write less than it is given.
+    """
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[sys.stdout.buffer.write(remaining) :]
+
+
 class PageWriter(MsgSpecWriter):
     """The SDK's msgspec writer, flushing once a page instead of once a record."""
 
     @override
     def write_message(self, message: Message) -> None:
-        sys.stdout.buffer.write(self.format_message(message))
+        _write_output(self.format_message(message))
         if not isinstance(message, (RecordMessage, SchemaMessage)):
             sys.stdout.buffer.flush()
 
@@ -238,7 +248,7 @@ class PagedStream(Stream):
         The SDK's writer handles one record at a time, which takes most of the tap's CPU time.
         """
         messages = [_Record("RECORD", self.name, record, time_extracted) for record in records]
-        sys.stdout.buffer.write(_encode_lines(messages))
+        _write_output(_encode_lines(messages))
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Write STATE with the state of this stream, if it has changed."""
