@@ -109,7 +109,8 @@ class Environment:
                 "SELECT count(*), count(DISTINCT id) FILTER (WHERE timestamp IS NOT NULL"
                 " AND properties IS NOT NULL AND session IS NOT NULL),"
                 " pg_total_relation_size('events'),"
-                " (SELECT n_tup_ins + n_tup_upd FROM pg_stat_user_tables WHERE relname = 'events')"
+                " (SELECT n_tup_ins + n_tup_upd FROM pg_stat_user_tables"
+                " WHERE relid = 'events'::regclass)"
                 " FROM events"
             ).fetchone()
         assert row is not None  # noqa: S101 - an aggregate returns one row

@@ -91,7 +91,7 @@ def test_kills_tap_that_ignores_sigterm(
     running = start(checkout)
     tap = wait_for_tap(checkout, running)
     running.stop()
-    assert not is_alive(tap.pid)
+    wait_for(lambda: not is_alive(tap.pid))
     assert pipeline_processes(checkout.root) == []
 
 
@@ -115,7 +115,7 @@ def test_removes_processes_and_configs_of_killed_meltano(checkout: Checkout) -> 
     assert configs(checkout)
     os.kill(meltano_pid(checkout), signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
-    assert not is_alive(tap.pid)
+    wait_for(lambda: not is_alive(tap.pid))
     assert configs(checkout) == []
 
 

@@ -147,7 +147,7 @@ def test_signal_stops_pipeline_and_started_sandbox(
     assert code == expected
     assert "Stopped. Loaded events are kept" in output
     assert "Traceback" not in output
-    assert not is_alive(meltano)
+    wait_for(lambda: not is_alive(meltano))
     assert ready.sandbox_calls()[1:] == [["down", "--api-only"], ["down", "--db-only"]]
     assert pipeline_runs(empty, "outcome, events_after") == ["stopped|5"]
     assert '"exit_codes": {"extractors": 143}' in ready.log()
@@ -241,7 +241,7 @@ def test_next_run_stops_pipeline_of_killed_run(ready: Checkout, empty: Cluster) 
     code, output = ready.run()
     assert code == 0
     assert "Stopped a pipeline left running by a killed run." in output
-    assert not is_alive(meltano)
+    wait_for(lambda: not is_alive(meltano))
     assert pipeline_runs(empty, "outcome") == ["killed", "finished"]
 
 
