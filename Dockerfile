@@ -92,4 +92,4 @@ USER 10001:10001
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 \
     CMD ["sh", "-c", "datasync-monitor check || exit 1"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["/app/docker/entrypoint.sh"]
+ENTRYPOINT ["sh", "/app/docker/entrypoint.sh"]

@@ -238,6 +238,8 @@ def test_watch_on_a_terminal_shows_the_bar_and_ends_with_the_load(
     if pid == 0:
         command = [sys.executable, "-m", "datasync_monitor.cli", "watch", "--interval", "0.05"]
         variables = {**os.environ, **environment(settings), "TERM": "xterm-256color"}
+        # pytest-xdist sets it, and it hides the width of the terminal.
+        variables.pop("COLUMNS", None)
         os.execve(sys.executable, command, variables)  # noqa: S606
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     deadline = time.monotonic() + 60
