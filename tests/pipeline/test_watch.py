@@ -40,7 +40,7 @@ def wait_for(env: Mapping[str, str], word: str) -> None:
 
 def test_stopped_tap_is_reported_as_stuck(database: Database, tmp_path: Path) -> None:
     """A load in progress is healthy, SIGSTOP makes it stuck, and SIGCONT healthy again."""
-    with running_api(events=600, limit=2, window=2.0, key=KEY) as api:
+    with running_api(events=400, limit=2, window=1.0, key=KEY) as api:
         env = pipeline_env(api, database)
         tap_config, target_config = tmp_path / "tap.json", tmp_path / "target.json"
         config = {"api_url": api.url, "api_key": api.key, "page_size": 20}

@@ -24,7 +24,12 @@ class RedactingFilter(logging.Filter):
 
     def __init__(self, *secrets: str) -> None:
         super().__init__()
-        self._secrets = tuple(secret for secret in secrets if secret)
+        self._secrets: set[str] = set()
+        self.add_secrets(*secrets)
+
+    def add_secrets(self, *secrets: str) -> None:
+        """Remove these from what is logged, too."""
+        self._secrets.update(secret for secret in secrets if secret)
 
     def redact(self, text: str) -> str:
         """Return the text without the secrets."""
@@ -57,8 +62,12 @@ def escape(text: str, *, keep: str = "") -> str:
     )
 
 
+_FILTER = RedactingFilter()
+
+
 def install(*secrets: str) -> None:
     """Clean everything that the root logger's handlers write."""
-    redacting = RedactingFilter(*secrets)
+    _FILTER.add_secrets(*secrets)
     for handler in logging.getLogger().handlers:
-        handler.addFilter(redacting)
+        # A handler has it once, however many taps the process creates.
+        handler.addFilter(_FILTER)
