@@ -103,6 +103,8 @@ def test_filter_is_installed_on_every_root_handler(monkeypatch):
     install(KEY)
     logging.getLogger("urllib3.connectionpool").error("GET /?key=%s", KEY)
     assert stream.getvalue() == f"GET /?key={MASK}\n"
+    install(KEY)
+    assert len(handler.filters) == 1, "a process that creates many taps filters once"
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,7 @@ class RedactingFilter(logging.Filter):
 
     def __init__(self, *secrets: str) -> None:
         super().__init__()
-        self._secrets: set[str] = set()
-        self.add_secrets(*secrets)
-
-    def add_secrets(self, *secrets: str) -> None:
-        """Remove these from what is logged, too."""
-        self._secrets.update(secret for secret in secrets if secret)
+        self._secrets = tuple(secret for secret in secrets if secret)
 
     def redact(self, text: str) -> str:
         """Return the text without the secrets."""
@@ -62,12 +57,10 @@ def escape(text: str, *, keep: str = "") -> str:
     )
 
 
-_FILTER = RedactingFilter()
-
-
 def install(*secrets: str) -> None:
-    """Clean everything that the root logger's handlers write."""
-    _FILTER.add_secrets(*secrets)
+    """Clean everything that the root logger's handlers write, for the tap created last."""
+    redacting = RedactingFilter(*secrets)
     for handler in logging.getLogger().handlers:
-        # A handler has it once, however many taps the process creates.
-        handler.addFilter(_FILTER)
+        for earlier in [one for one in handler.filters if isinstance(one, RedactingFilter)]:
+            handler.removeFilter(earlier)
+        handler.addFilter(redacting)
