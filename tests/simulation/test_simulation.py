@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tap_datasync.page_history import PageHistory
 from tap_datasync.rate_limit import RateLimiter
 from tap_datasync.scan import Scan
 from tap_datasync.state import ScanState, TimeRange
@@ -44,8 +45,8 @@ def _too_early(limiter: RateLimiter, headers: object, now: float) -> float:
     return now - 2
 
 
-def _no_repeated_event(scan: Scan, ids: list[str], recent: frozenset[str]) -> set[int]:
-    del scan, ids, recent
+def _no_repeated_event(history: PageHistory, ids: list[str], recent: frozenset[str]) -> set[int]:
+    del history, ids, recent
     return set()
 
 
@@ -67,7 +68,7 @@ def _trust_the_feed(state: ScanState, *, at_oldest_event: bool) -> ScanState:
         (TimeRange, "contains", _contains_late_events, service.check, 0),
         (Counts, "may_end", property(_any_end), service.check, 0),
         (RateLimiter, "_next_slot", _too_early, service.check, 0),
-        (Scan, "_find_repeated", _no_repeated_event, feeds.check, 0),
+        (PageHistory, "_find_repeated", _no_repeated_event, feeds.check, 0),
         (Scan, "_meet_anchors", _keep_every_anchor, feeds.check, 680),
         (ScanState, "finish", _trust_the_feed, feeds.check, 0),
     ],

@@ -132,7 +132,7 @@ def test_a_second_run_emits_what_is_new_and_the_lookback(run):
     assert again.bookmarks[-1]["high_watermark"] == "2026-01-27T11:59:58.000000Z"
 
 
-def test_a_page_that_emits_nothing_still_moves_the_state(run):
+def test_a_page_of_loaded_events_still_moves_the_state(run):
     """Otherwise a scan through what is loaded could never be resumed."""
     pages = {
         None: body_of(*map(event, range(20)), nextCursor="a", total=60),

@@ -21,6 +21,7 @@ from tap_datasync.pagination import MAX_IDLE_PAGES, MAX_REFETCHES, MAX_STALLED_S
 from tap_datasync.state import ScanState, TimeRange
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
+from tap_datasync.verification import PageAnomaly
 from tap_helpers import (
     KEY,
     MILLIS,
@@ -294,6 +295,7 @@ def test_a_false_end_that_stays_fails_and_keeps_the_position(false_end):
     assert isinstance(run.error, IncompleteFeedError)
     assert "15 expected" in str(run.error)
     assert "5 events read before this page" in str(run.error)
+    assert any(anomaly.value in str(run.error) for anomaly in PageAnomaly), run.error
     assert run.cursors == [None, *["c5"] * (MAX_REFETCHES + 1), None]
     assert run.emitted[:5] == ids(*range(5))
     # Something may be missing above it: nothing of the scan is certain until its end.

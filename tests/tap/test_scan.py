@@ -168,6 +168,16 @@ def test_it_stops_only_after_three_events_below_the_lookback():
     assert scan.is_finished
 
 
+def test_a_false_end_below_the_watermark_is_an_anomaly_if_the_page_is_unsorted():
+    """Only a sorted feed may stop there."""
+    scan = scan_of(loaded_to(50))
+    process(scan, *down(60, 50), total=100)
+    page = received(rows(*down(30, 10), 45), cursor=None, has_more=False, total=100)
+    assert scan.detect_anomaly(page) is PageAnomaly.FALSE_END
+    scan.process_page(page)
+    assert not scan.is_finished
+
+
 def test_it_needs_no_total_to_stop():
     scan = scan_of(loaded_to(100))
     page = received(rows(*down(120, 80)), cursor=None, has_more=False, total=9_999)

@@ -274,6 +274,11 @@ def test_an_interrupted_scan_joins_the_loaded_ranges(scan, loaded, expected):
         assert closed.loaded_ranges[0].newest_id == "new"
 
 
+def test_an_interrupted_scan_that_has_emitted_nothing_keeps_the_loaded_ranges():
+    earlier = (range_of(50, 0), range_of(-20, -50))
+    assert ScanState(cursor="c", loaded_ranges=earlier).interrupt(LOOKBACK).loaded_ranges == earlier
+
+
 @pytest.mark.parametrize("flag", ["scan_sorted", "feed_sorted"])
 def test_a_scan_without_reliable_order_leaves_no_range(flag):
     state = scanned(100, 0, loaded_ranges=(range_of(-10, -20),), **{flag: False})

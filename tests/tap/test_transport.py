@@ -241,6 +241,20 @@ def test_https_to_a_server_without_tls_is_named():
     assert "does not use TLS" in str(error)
 
 
+def test_failed_tls_handshake_is_named_and_not_counted():
+    def refuse(connection: socket.socket) -> None:
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"\x15\x03\x03\x00\x02\x02\x28")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        accept = threading.Thread(target=lambda: refuse(listener.accept()[0]), daemon=True)
+        accept.start()
+        error = failure_of(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert (error.cause, error.counted) == ("connection", False)
+    assert str(error) == "the TLS connection failed"
+
+
 def test_unverified_certificate_is_permanent(monkeypatch):
     from requests.exceptions import SSLError  # noqa: PLC0415 - used once
 

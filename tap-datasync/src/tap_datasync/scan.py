@@ -13,6 +13,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from tap_datasync.page_history import PageHistory
 from tap_datasync.state import ORDER_TOLERANCE, ScanState, lookback_of
 from tap_datasync.verification import (
     MAX_OUTLIERS,
@@ -38,9 +39,6 @@ MIN_EVENTS_BELOW = 3
 HEAD_GAP = timedelta(hours=1)
 """A newest event that is further ahead of the rest than this, or than the lookback, does
 not become the high watermark."""
-
-RECENT_PAGES = 3
-"""Pages whose ids are kept to recognise events that a later page repeats."""
 
 CURSOR_LIFETIME = timedelta(seconds=120)
 """Lifetime of a cursor, from the start of its request, where the API does not name it."""
@@ -72,25 +70,6 @@ class PageResult:
     warnings: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Comparison:
-    """A page compared with the pages before it.
-
-    Attributes:
-        page: The page.
-        fingerprint: Hash of its ids.
-        repeated: Indices of events that an earlier page has held.
-        counted: Indices of events that the process before this one has counted.
-        is_revisited: Whether the page lies where the scan has been long before.
-    """
-
-    page: FetchedPage
-    fingerprint: int
-    repeated: set[int]
-    counted: set[int]
-    is_revisited: bool
-
-
 class Scan:
     """A scan in progress.
 
@@ -120,17 +99,13 @@ class Scan:
         self._minima: deque[datetime] = deque(maxlen=MAX_OUTLIERS + 1)
         if self.state.scan_oldest_at is not None:
             self._minima.append(self.state.scan_oldest_at)
-        self._recent_ids: deque[frozenset[str]] = deque(maxlen=RECENT_PAGES)
-        self._fingerprints: set[int] = set()
-        self._borders: set[str] = set()
-        self._recent_borders: deque[set[str]] = deque()
-        self._cursors: set[int] = {hash(state.cursor)}
-        self._largest_page = 0
+        in_order = resumed and state.in_order
+        self._history = PageHistory(
+            state.cursor,
+            last_id=self.state.scan_last_id,
+            counted_to=self.state.scan_oldest_at if in_order else None,
+        )
         self._warned: set[str] = set()
-        self._comparison: _Comparison | None = None
-        # Events above it were counted by the process that this one resumes.
-        self._counted_to = self.state.scan_oldest_at if resumed and state.in_order else None
-        self._processed_pages = 0
 
     def detect_anomaly(
         self, page: FetchedPage, ignored: Container[PageAnomaly] = ()
@@ -143,8 +118,8 @@ class Scan:
         """
         if page.corrupted and PageAnomaly.CORRUPTED_PAGE not in ignored:
             return PageAnomaly.CORRUPTED_PAGE
-        repeated = self._compare(page).repeated
-        counts = self._count(page, repeated)
+        repeated = self._history.compare(page).repeated
+        counts = self.count(page)
         if self._is_short(page, counts) and PageAnomaly.SHORT_PAGE not in ignored:
             return PageAnomaly.SHORT_PAGE
         if (
@@ -165,7 +140,7 @@ class Scan:
 
     def cursor_seen(self, cursor: str) -> bool:
         """Return whether this scan has used the cursor."""
-        return hash(cursor) in self._cursors
+        return self._history.has_cursor(cursor)
 
     def mark_incomplete(self) -> None:
         """Record that events may be missing between those that this scan has read.
@@ -177,15 +152,17 @@ class Scan:
 
     def count(self, page: FetchedPage) -> Counts:
         """Return how many events were read with this page, and how many there are to read."""
-        return self._count(page, self._compare(page).repeated)
+        return count_events(
+            self.state,
+            page,
+            new=self._history.compare(page).new,
+            largest_page=self._history.largest_page,
+            reference_total=self.reference_total,
+        )
 
     def is_revisited(self, page: FetchedPage) -> bool:
-        """Return whether the page lies where the scan has been long before: in a circle.
-
-        It is one of the scan's pages, or holds both events at the border of two of them, or
-        all of it is above the position from which this process resumed the scan.
-        """
-        return self._compare(page).is_revisited
+        """Return whether the page lies where the scan has been long before: in a circle."""
+        return self._history.compare(page).is_revisited
 
     def is_stuck_at(self, page: FetchedPage) -> bool:
         """Return whether the scan ended here for the process before as well, near its end.
@@ -193,19 +170,19 @@ class Scan:
         Then the missing events are more likely further up than behind this page.
         """
         counts = self.count(page)
-        is_first = self._was_resumed and not self._processed_pages
+        is_first = self._was_resumed and not self._history.pages
         return is_first and self.state.scan_has_gaps and counts.missing * 10 <= counts.expected
 
     def exceeds_total(self, page: FetchedPage) -> bool:
         """Return whether more events were read than the feed holds: its cursors repeat."""
         counts = self.count(page)
-        excess = max(1000, counts.total // 100) + max(self._largest_page, page.returned)
+        excess = max(1000, counts.total // 100) + self._history.largest_with(page)
         return counts.seen > counts.total + excess
 
     def note_arrivals(self, newest: FetchedPage) -> None:
         """Correct the number of expected events by those that arrived during the scan.
 
-        A large rise of ``meta.total`` counts as a correction, see :meth:`_count`. It may have
+        A large rise of ``meta.total`` counts as a correction, see :meth:`count`. It may have
         been a burst of arrivals: then they stand on the newest page, above the first event
         of the scan.
 
@@ -226,11 +203,11 @@ class Scan:
 
     def process_page(self, page: FetchedPage) -> PageResult:
         """Decide what to emit of a page, and move the state behind it."""
-        repeated = self._compare(page).repeated
+        repeated = self._history.compare(page).repeated
         order = self._check_order(page, repeated)
         warnings = self._order_warnings(page, order, repeated)
         self._meet_anchors(page)
-        counts = self._count(page, repeated)
+        counts = self.count(page)
         if self._stops_with(page) and self._misses_arrivals(page, counts):
             warnings += self._once(
                 "The feed has grown by more events than were found above the last loaded ones: "
@@ -242,7 +219,8 @@ class Scan:
         emit = [record for index, record in enumerate(page.records) if index not in skipped]
         ends = counts.may_end and self._leads_nowhere(page, counts)
         self.state = self._state_after(page, order, counts, emitted=len(emit))
-        self._remember(page, order)
+        self._minima = order.minima
+        self._history.add(page)
         warnings += self._drop_foreign_anchors()
         incremental_to = self._incremental_to()
         self.is_finished = reaches_loaded or ends
@@ -267,72 +245,6 @@ class Scan:
     def interrupt(self) -> ScanState:
         """Close the scan before its end; see :meth:`ScanState.interrupt`."""
         return self.state.interrupt(self._lookback)
-
-    def _compare(self, page: FetchedPage) -> _Comparison:
-        """Compare a page with those before it; the result is kept until it is processed."""
-        if self._comparison is None or self._comparison.page is not page:
-            ids = [record.id for record in page.records]
-            recent = frozenset().union(*self._recent_ids)
-            fingerprint = hash(tuple(ids))
-            counted = self._counted_before(page)
-            met_before = fingerprint in self._fingerprints or (
-                len(self._borders.intersection(ids) - recent) > 1
-            )
-            self._comparison = _Comparison(
-                page=page,
-                fingerprint=fingerprint,
-                repeated=self._find_repeated(ids, recent),
-                counted=counted,
-                is_revisited=bool(ids)
-                and (len(counted) == len(ids) or (met_before and not recent.issuperset(ids))),
-            )
-        return self._comparison
-
-    def _find_repeated(self, ids: list[str], recent: frozenset[str]) -> set[int]:
-        """Return the indices of events that an earlier page of the scan has held."""
-        last_id = self.state.scan_last_id
-        seen = set(recent)
-        if not recent and last_id in ids:
-            # The first page after a restart: what comes up to the last event was emitted.
-            seen.update(ids[: ids.index(last_id) + 1])
-        if seen.isdisjoint(ids) and len(set(ids)) == len(ids):
-            return set()
-        repeated = set()
-        for index, one in enumerate(ids):
-            if one in seen:
-                repeated.add(index)
-            seen.add(one)
-        return repeated
-
-    def _counted_before(self, page: FetchedPage) -> set[int]:
-        """Return the indices of events that the process before this one has counted.
-
-        They are emitted all the same: in an unsorted feed they may be new.
-        """
-        if self._counted_to is None:
-            return set()
-        return {
-            index
-            for index, record in enumerate(page.records)
-            if record.timestamp is not None
-            and record.timestamp - self._counted_to > ORDER_TOLERANCE
-            and record.timestamp <= page.received_at
-        }
-
-    def _remember(self, page: FetchedPage, order: Order) -> None:
-        fingerprint = self._compare(page).fingerprint
-        self._comparison = None
-        self._minima = order.minima
-        self._processed_pages += 1
-        self._cursors.add(hash(page.next_cursor))
-        self._largest_page = max(self._largest_page, page.returned)
-        if not page.records:
-            return
-        self._fingerprints.add(fingerprint)
-        if len(self._recent_ids) == RECENT_PAGES:
-            self._borders |= self._recent_borders.popleft()
-        self._recent_ids.append(frozenset(record.id for record in page.records))
-        self._recent_borders.append({page.records[0].id, page.records[-1].id})
 
     def _order_warnings(self, page: FetchedPage, order: Order, repeated: set[int]) -> list[str]:
         warnings: list[str] = []
@@ -475,8 +387,6 @@ class Scan:
         except OverflowError:
             return None
 
-    # ------------------------------------------------------------ completeness
-
     def _check_order(self, page: FetchedPage, repeated: set[int]) -> Order:
         return check_order(
             page,
@@ -484,17 +394,6 @@ class Scan:
             is_sorted=self.state.scan_sorted,
             ignored=repeated,
             outlier_gap=max(self._lookback, OUTLIER_GAP),
-        )
-
-    def _count(self, page: FetchedPage, repeated: set[int]) -> Counts:
-        return count_events(
-            self.state,
-            page,
-            new=0
-            if self.is_revisited(page)
-            else page.returned - len(repeated | self._compare(page).counted),
-            largest_page=self._largest_page,
-            reference_total=self.reference_total,
         )
 
     def _total_drops(self, page: FetchedPage, counts: Counts) -> bool:
@@ -516,7 +415,7 @@ class Scan:
 
     def _is_short(self, page: FetchedPage, counts: Counts) -> bool:
         twice = len(page.records) - len({record.id for record in page.records})
-        largest = max(self._largest_page, page.returned)
+        largest = self._history.largest_with(page)
         return (
             0 < page.returned - twice < largest
             and page.has_more is not False
