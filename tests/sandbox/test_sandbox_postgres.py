@@ -209,6 +209,18 @@ def test_missing_wheel_names_the_way_out(monkeypatch):
         binaries.bin_directory.cache_clear()
 
 
+def test_programs_that_do_not_run_give_their_reason(monkeypatch, tmp_path):
+    unknown = subprocess.CompletedProcess([], 1, "", "initdb: user does not exist\n")
+    monkeypatch.setattr(binaries, "_run_as_user", lambda *_, **__: unknown)
+    monkeypatch.setattr(binaries, "_copy", lambda _: tmp_path)
+    binaries.bin_directory.cache_clear()
+    try:
+        with pytest.raises(SandboxError, match=r"initdb: user does not exist\. Use your own"):
+            binaries.bin_directory()
+    finally:
+        binaries.bin_directory.cache_clear()
+
+
 def test_commands_of_the_database(tmp_path):
     def run(*arguments):
         return subprocess.run(

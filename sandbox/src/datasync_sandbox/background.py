@@ -142,25 +142,32 @@ class BackgroundApi:
         running = self.find()
         if running:
             problem = ""
-            try:
+            with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(running.pid)
-                process.terminate()
                 try:
-                    process.wait(_STOP_SECONDS)
-                except psutil.TimeoutExpired:
-                    process.kill()
-                    process.wait(_STOP_SECONDS)
-            except psutil.AccessDenied:
-                problem = "belongs to another user; stop it as that user."
-            except psutil.TimeoutExpired:
-                problem = "does not end, not even after SIGKILL."
-            except psutil.NoSuchProcess:
-                pass  # it has ended by itself
+                    process.terminate()
+                    if not self._ends(process):
+                        process.kill()
+                        if not self._ends(process):
+                            problem = "does not end, not even after SIGKILL."
+                except psutil.AccessDenied:
+                    problem = "belongs to another user; stop it as that user."
             if problem:
                 message = f"The API (pid {running.pid}) {problem}"
                 raise SandboxError(message)
         self._record.unlink(missing_ok=True)
         return running is not None
+
+    def _ends(self, process: psutil.Process) -> bool:
+        """Wait until the API has ended, or is a zombie: a container may have no init to reap it."""
+        until = time.monotonic() + _STOP_SECONDS
+        while self.find():
+            if time.monotonic() > until:
+                return False
+            time.sleep(_POLL_SECONDS)
+        with suppress(psutil.Error):
+            process.wait(0)  # reaps it if it is a child of this process
+        return True
 
     def _wait(self, child: subprocess.Popen[bytes], start: int) -> str:
         """Wait until an API replies, whose log begins at ``start``; return its URL.

@@ -79,11 +79,13 @@ def bin_directory() -> Path:
         raise SandboxError(message)
     package = Path(spec.origin).parent
     own = package / _INSTALL / "bin"
-    if _works(own):
+    if (failure := _failure(own)) is None:
         return own
-    if server_user() is not None and _works(copied := _copy(package) / "bin"):
-        return copied
-    message = f"The embedded PostgreSQL in {own} does not run on this machine. {_OWN_DATABASE}"
+    if server_user() is not None:
+        copied = _copy(package) / "bin"
+        if (failure := _failure(copied)) is None:
+            return copied
+    message = f"The embedded PostgreSQL does not run on this machine: {failure}. {_OWN_DATABASE}"
     raise SandboxError(message)
 
 
@@ -108,14 +110,15 @@ def _run_as_user(*command: str, stdin: str = "") -> subprocess.CompletedProcess[
     )
 
 
-def _works(directory: Path) -> bool:
-    """Return whether the server's user can run the programs, by running one that needs them all."""
+def _failure(directory: Path) -> str | None:
+    """Return why the server's user cannot run the programs, by running one that needs them all."""
     # initdb looks for postgres beside itself, and for the files in share.
     arguments = ("--show", "-D", "/nonexistent", "-U", "postgres")
     try:
-        return _run_as_user(str(directory / "initdb"), *arguments).returncode == 0
-    except OSError:
-        return False
+        done = _run_as_user(str(directory / "initdb"), *arguments)
+    except OSError as error:
+        return str(error)
+    return None if done.returncode == 0 else " ".join(done.stderr.split())
 
 
 def _copy(package: Path) -> Path:
