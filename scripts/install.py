@@ -126,8 +126,8 @@ def find_pip(scratch: Path) -> list[str | Path]:
             f"{sys.executable} has neither pip nor ensurepip: install them (on Debian and Ubuntu: "
             "apt install python3-venv), or set PYTHON to another Python."
         )
-    run("Installing pip", sys.executable, "-m", "venv", scratch)
-    return [scratch / "bin" / "python", "-m", "pip"]
+    run("Installing pip", sys.executable, "-m", "venv", scratch / "pip")
+    return [scratch / "pip" / "bin" / "python", "-m", "pip"]
 
 
 def find_uv(pip: list[str | Path], scratch: Path) -> Path:
@@ -143,8 +143,9 @@ def find_uv(pip: list[str | Path], scratch: Path) -> Path:
     (scratch / "uv.txt").write_text(locked)
     options = ("--no-input", "--disable-pip-version-check", "--retries=1", "--only-binary=:all:")
     hashed = ("--require-hashes", f"--requirement={scratch / 'uv.txt'}")
-    run("Installing uv", *pip, "install", *options, *hashed, f"--target={scratch}")
-    return scratch / "bin" / "uv"
+    # A directory of its own: pip leaves out a `bin` that exists.
+    run("Installing uv", *pip, "install", *options, *hashed, f"--target={scratch / 'uv'}")
+    return scratch / "uv" / "bin" / "uv"
 
 
 def uv_environment(pip: list[str | Path], uv: Path) -> dict[str, str]:
