@@ -41,7 +41,7 @@ def test_messages_come_in_the_order_that_a_target_needs(run):
 
 
 def test_each_state_names_the_page_behind_its_records(run):
-    """And the last one a finished walk, every key still there."""
+    """And the last one a finished scan, every key still there."""
     output = run()
     assert [bookmark["cursor"] for bookmark in output.bookmarks[:3]] == ["c5", "c11", None]
     assert [bookmark["events_seen"] for bookmark in output.bookmarks[:3]] == [5, 11, 12]

@@ -94,7 +94,7 @@ def test_an_empty_document_is_a_fresh_start():
 
 
 def test_missing_keys_have_their_defaults_and_unknown_keys_are_ignored():
-    assert read({"version": 2, "walk": {"newest": None}}) == ScanState()
+    assert read({"version": 2, "unknown": {"newest": None}}) == ScanState()
 
 
 # ------------------------------------------------------------------ Meltano

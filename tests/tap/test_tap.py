@@ -237,7 +237,7 @@ def test_a_file_that_does_not_exist_is_told(tap, config, option):
         {"cursor": "c"},
         {"bookmarks": {"events": None}},
         {"bookmarks": {"events": []}},
-        {"bookmarks": {"events": {"version": 1, "walk": None}}},
+        {"bookmarks": {"events": {"version": 1, "unknown": None}}},
         {"bookmarks": {"events": {"version": 2, "cursor": 5}}},
         {"bookmarks": {"events": {"version": 3}}},
         {"bookmarks": {"events": {"replication_key_value": "2026-01-01"}}},
