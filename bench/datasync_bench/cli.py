@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +45,8 @@ SMOKE_EVENTS = 20_000
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    default=BENCH / "out",
-    help="Directory for results.json and results.md; parts measured before are kept.",
+    help="Directory for results.json and results.md; parts measured before are kept. "
+    "The default is bench/out, with --smoke bench/.work/smoke.",
 )
 def main(  # noqa: PLR0913 - one argument per option
     *,
@@ -57,9 +56,12 @@ def main(  # noqa: PLR0913 - one argument per option
     repeat: int,
     smoke: bool,
     update_pages: bool,
-    out: Path,
+    out: Path | None,
 ) -> None:
     """Measure this project beside other ways to load the same events."""
+    if smoke and update_pages:
+        message = "--smoke measures nothing that a page could quote: omit --update-pages."
+        raise click.UsageError(message)
     sizes, windows = [100_000, 1_000_000, 3_000_000], 6
     if smoke:
         events, repeat, sizes, windows = SMOKE_EVENTS, 1, [SMOKE_EVENTS], 1
@@ -73,6 +75,8 @@ def main(  # noqa: PLR0913 - one argument per option
     }
     skipped = {"rate_limit"} if smoke else set()
     WORK.mkdir(exist_ok=True)
+    # Apart from what was measured, with which a later run fills the pages.
+    out = out or (WORK / "smoke" if smoke else BENCH / "out")
     out.mkdir(parents=True, exist_ok=True)
     document = out / "results.json"
     results = json.loads(document.read_text()) if document.exists() else {}
@@ -85,16 +89,17 @@ def main(  # noqa: PLR0913 - one argument per option
         text = report.markdown(results)
         (out / "results.md").write_text(text)
         click.echo(text)
-        if update_pages:
+        valid = all(row["valid"] for part in PARTS for row in results.get(part, ()))
+        if update_pages and valid:
             click.echo(f"Updated: {', '.join(map(str, report.update_pages(results)))}")
-    except (CommandError, OSError, RuntimeError, psycopg.Error) as error:
+    except (CommandError, OSError, RuntimeError, ValueError, psycopg.Error) as error:
         raise click.ClickException(str(error)) from error
     except KeyError as error:
         message = f"The pages quote a part that was not measured: {error}."
         raise click.ClickException(message) from error
-    if not all(row["valid"] for part in PARTS for row in results.get(part, ())):
-        click.echo("A load was incomplete: its row is void.", err=True)
-        sys.exit(1)
+    if not valid:
+        message = "A load was incomplete: its row is void, and the pages stay as they are."
+        raise click.ClickException(message)
 
 
 def _machine() -> dict[str, object]:

@@ -129,15 +129,17 @@ def update_pages(results: Mapping[str, Any]) -> list[Path]:
 
     Raises:
         KeyError: A part was not measured; no page is changed.
+        ValueError: A page has no markers; no page is changed.
     """
     texts = {
         BENCH / "README.md": markdown(results),
         ROOT / "README.md": summary(results),
         ROOT / "docs" / "comparison.md": alternatives(results),
     }
-    for path, text in texts.items():
-        path.write_text(insert(path.read_text(), text))
-    return list(texts)
+    pages = {path: insert(path.read_text(), text) for path, text in texts.items()}
+    for path, page in pages.items():
+        path.write_text(page)
+    return list(pages)
 
 
 def insert(page: str, text: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
+from click.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "bench"))
 
-from datasync_bench import measurements, processes, report  # noqa: E402
+from datasync_bench import cli, measurements, processes, report  # noqa: E402
 
 
 def full_use(requests: int, limit: int, window: float) -> list[float]:
@@ -136,6 +139,90 @@ def test_results_replace_the_text_between_the_markers():
     assert report.insert(page, "new") == (f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter")
     with pytest.raises(ValueError, match="has no"):
         report.insert("no markers", "new")
+
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """The pages that quote results, in a directory of their own."""
+    paths = [tmp_path / name for name in ("bench/README.md", "README.md", "docs/comparison.md")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{report.BEGIN}{report.END}")
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(report, "BENCH", tmp_path / "bench")
+    return paths
+
+
+def texts(pages):
+    return [path.read_text() for path in pages]
+
+
+@pytest.fixture
+def bench(pages, results, monkeypatch):
+    """Return a function that runs the command with `results` for measurements."""
+    monkeypatch.setattr(cli, "BENCH", pages[0].parent)
+    monkeypatch.setattr(cli, "WORK", pages[0].parent / ".work")
+    for part in ("comparison", "size", "rate_limit", "later_runs"):
+        monkeypatch.setattr(measurements, part, lambda *_, part=part: results[part])
+    return lambda *arguments: CliRunner().invoke(cli.main, arguments)
+
+
+def test_pages_are_updated_from_a_complete_run(bench, pages):
+    assert bench("--update-pages").exit_code == 0
+    assert ["0.997" in text for text in texts(pages)] == [True] * 3
+
+
+@pytest.mark.parametrize("part", ["comparison", "size", "rate_limit", "later_runs"])
+def test_no_page_quotes_a_void_row(bench, pages, results, part):
+    before = texts(pages)
+    results[part][-1]["valid"] = False
+    done = bench("--update-pages")
+    assert done.exit_code == 1
+    assert "its row is void, and the pages stay as they are." in done.stderr
+    assert texts(pages) == before
+
+
+def test_no_page_is_updated_without_all_that_is_quoted(bench, pages):
+    before = texts(pages)
+    done = bench("--part", "comparison", "--part", "size", "--update-pages")
+    assert done.exit_code == 1
+    assert done.stderr == "Error: The pages quote a part that was not measured: 'rate_limit'.\n"
+    assert texts(pages) == before
+
+
+def test_no_page_is_updated_where_one_has_no_markers(bench, pages):
+    pages[-1].write_text("no markers")
+    before = texts(pages)
+    assert bench("--update-pages").exit_code == 1
+    assert texts(pages) == before
+
+
+def test_a_smoke_run_updates_no_page_and_no_measured_results(bench, pages, tmp_path):
+    before = texts(pages)
+    done = bench("--smoke", "--update-pages")
+    assert done.exit_code == 2
+    assert "Error: --smoke measures nothing" in done.stderr
+    assert bench("--smoke").exit_code == 0
+    assert (tmp_path / "bench" / ".work" / "smoke" / "results.json").exists()
+    assert not (tmp_path / "bench" / "out").exists()
+    assert texts(pages) == before
+
+
+@pytest.mark.parametrize(
+    "error", [processes.CommandError, OSError, RuntimeError, ValueError, psycopg.OperationalError]
+)
+def test_a_failed_measurement_is_one_message_and_keeps_what_was_measured(
+    bench, tmp_path, monkeypatch, error
+):
+    def fail(*_):
+        message = "disk full"
+        raise error(message)
+
+    monkeypatch.setattr(measurements, "size", fail)
+    done = bench("--out", str(tmp_path / "out"))
+    assert (done.exit_code, done.stderr) == (1, "Error: disk full\n")
+    measured = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert measured.keys() == {"machine", "comparison"}
 
 
 @pytest.mark.slow

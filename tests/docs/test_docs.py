@@ -20,6 +20,7 @@ import yaml
 from datasync_ingestion import config
 from datasync_ingestion.meltano import STATE_ID
 from tap_datasync.config import SETTINGS
+from tap_datasync.errors import ResponseAction, interpret_response
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -297,3 +298,17 @@ def test_documented_error_messages_are_in_the_code():
         if len(fragment) > 8 and fragment not in text
     ]
     assert not missing
+
+
+def test_every_response_that_ends_a_load_is_explained():
+    resolutions = {
+        status: interpret_response(status, code=None, with_cursor=False)
+        for status in range(100, 600)
+    }
+    messages = {
+        resolution.message.replace(f"HTTP {status}", "…")
+        for status, resolution in resolutions.items()
+        if resolution and resolution.action is ResponseAction.FAIL
+    }
+    assert messages
+    assert messages - set(documented_messages()) == set()

@@ -90,6 +90,16 @@ def test_check_without_a_database_exits_with_1(run) -> None:
     )
 
 
+def test_check_of_tables_that_may_not_be_read_exits_with_1(
+    settings: DatabaseSettings, writer: TableWriter, run
+) -> None:
+    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    code, out, err = run(settings, "check")
+    assert (code, err) == (1, "")
+    assert out.endswith("refuses the statement: permission denied for table pages.\n")
+    assert out.count("\n") == 1
+
+
 def test_the_stall_timeout_is_an_option(
     settings: DatabaseSettings, writer: TableWriter, run
 ) -> None:

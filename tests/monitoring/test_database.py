@@ -286,6 +286,35 @@ def test_a_refused_login_is_not_repeated(
     assert pauses == []
 
 
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('at "::1", port 5432 failed: FATAL:  role "u" does not exist', DatabaseRejected),
+        (
+            'at "::1", port 5432 failed: FATAL:  permission denied for database "n"',
+            DatabaseRejected,
+        ),
+        (
+            'at "::1", port 5432 failed: FATAL:  the database system is starting up',
+            DatabaseUnavailable,
+        ),
+        ('on socket "/run/.s.PGSQL.5432" failed: No such file or directory', DatabaseUnavailable),
+        ('on socket "/run/.s.PGSQL.5432" failed: Permission denied', DatabaseUnavailable),
+    ],
+)
+def test_only_a_server_that_answers_and_refuses_is_taken_for_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, text: str, kind: type[DatabaseUnavailable]
+) -> None:
+    def refuse(**_: object) -> None:
+        message = f"connection to server {text}\n\tIs the server running on that host?"
+        raise psycopg.OperationalError(message)
+
+    monkeypatch.setattr(psycopg, "connect", refuse)
+    with pytest.raises(DatabaseUnavailable) as unavailable:
+        ReconnectingConnection(UNUSED).run(one)
+    assert type(unavailable.value) is kind
+
+
 def test_a_missing_privilege_is_one_sentence(
     database: ReconnectingConnection, writer: TableWriter
 ) -> None:

@@ -101,6 +101,14 @@ def test_without_a_database_only_that_is_exported() -> None:
     assert scrape(DatabaseSettings("127.0.0.1", port=1)) == {"datasync_database_up": 0}
 
 
+def test_of_tables_that_may_not_be_read_only_that_is_exported(
+    settings: DatabaseSettings, writer: TableWriter
+) -> None:
+    write_load(writer, "running")
+    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    assert scrape(settings) == {"datasync_database_up": 0}
+
+
 @needs_promtool
 @pytest.mark.parametrize("state", ["idle", "waiting", "finished"])
 def test_promtool_accepts_the_metrics(
