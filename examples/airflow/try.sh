@@ -74,7 +74,7 @@ start redis redis-server --port "$redis" --bind 127.0.0.1 --save '' --dir "$work
 
 if [ ! -x "$venv/bin/airflow" ]; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet 'apache-airflow[celery,postgres]==3.3.2' 'celery<5.7'
+    "$venv/bin/pip" install --quiet --quiet 'apache-airflow[celery,postgres]==3.3.2' 'celery<5.7'
 fi
 PATH=$venv/bin:$PATH
 api=$(free_port)
