@@ -164,14 +164,14 @@ def test_stdin_is_drained_while_rows_are_written(database: Database, tmp_path: P
             other.execute("LOCK TABLE events IN SHARE MODE")
             # More than a pipe holds: it would block here if the target did not read.
             for page in range(1, 5):
-                rows = [event(page * 1000 + number) for number in range(500)]
+                rows = [event(page * 10_000 + number) for number in range(5000)]
                 page_lines = lines([*(record("events", row) for row in rows), state_message(page)])
-                assert len(page_lines) > 65536
+                assert len(page_lines) > reader.PIPE_BYTES
                 target.stdin.write(page_lines)
         output, errors = target.communicate()
     assert target.returncode == 0, errors
     assert len(states(output)) == 3
-    assert database.value("SELECT count(*) FROM events") == 2001
+    assert database.value("SELECT count(*) FROM events") == 20_001
 
 
 def test_reads_input_file_of_command_line(database: Database, tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def check_order(
         outlier_gap: How far below its neighbours an outlier lies.
     """
     minima = before.copy()
+    if not ignored and (descending := _descending(page, before)):
+        minima.extend(descending[-(MAX_OUTLIERS + 1) :])
+        return Order(list(range(len(descending))), minima, is_sorted)
     positions: list[int] = []
     for index, record in enumerate(page.records):
         at = record.timestamp
@@ -128,6 +131,19 @@ def check_order(
         minima.append(min(at, minima[-1]) if minima else at)
         positions.append(index)
     return Order(positions, minima, is_sorted)
+
+
+def _descending(page: FetchedPage, before: deque[datetime]) -> list[datetime]:
+    """Return the timestamps of a page without any irregularity, which is nearly every page."""
+    timestamps = [record.timestamp for record in page.records if record.timestamp is not None]
+    if (
+        timestamps
+        and len(timestamps) == len(page.records)
+        and timestamps[0] <= min(page.received_at, before[-1] if before else page.received_at)
+        and timestamps == sorted(timestamps, reverse=True)
+    ):
+        return timestamps
+    return []
 
 
 def count_events(

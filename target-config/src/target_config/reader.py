@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import queue
 import threading
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
@@ -13,9 +15,12 @@ from target_config.errors import InvalidDataError, TargetError, TruncatedInputEr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCK_BYTES = 256 * 1024
-MAX_BLOCKS = 64
-"""Blocks read ahead: 16 MiB at most, several pages of a pipe's smaller blocks."""
+BLOCK_BYTES = 512 * 1024
+MAX_BLOCKS = 32
+"""Blocks read ahead: 16 MiB at most, several pages."""
+
+PIPE_BYTES = 1024 * 1024
+"""Capacity of the pipe from the tap: Linux permits it to everybody, and has 64 KiB by default."""
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
@@ -37,6 +42,7 @@ def read_lines(file: IO[Any]) -> Iterator[bytes]:
     """
     binary = getattr(file, "buffer", file)
     raw = getattr(binary, "raw", binary)
+    _enlarge_pipe(raw)
     blocks: queue.Queue[bytes | OSError] = queue.Queue(MAX_BLOCKS)
     threading.Thread(target=_read_blocks, args=(raw, blocks), daemon=True).start()
     rest: list[bytes] = []
@@ -62,6 +68,14 @@ def read_lines(file: IO[Any]) -> Iterator[bytes]:
             )
             raise TruncatedInputError(message) from error
         yield last
+
+
+def _enlarge_pipe(raw: IO[bytes]) -> None:
+    """Let the tap write on while the thread waits for the interpreter, if the input is a pipe."""
+    if command := getattr(fcntl, "F_SETPIPE_SZ", None):
+        # An OSError: it is no pipe, or the user's pipes are too large already.
+        with suppress(OSError):
+            fcntl.fcntl(raw.fileno(), command, PIPE_BYTES)
 
 
 def _read_blocks(raw: IO[bytes], blocks: queue.Queue[bytes | OSError]) -> None:
