@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from datasync_ingestion import cli
+from datasync_ingestion.config import NAMES
 from datasync_ingestion.signals import SignalWatcher
 from datasync_sandbox.cli import up
 from datasync_sandbox.testing import ApiOptions
@@ -36,6 +37,10 @@ def test_help_lists_every_option_and_exit_code() -> None:
     for code in (0, 1, 2, 3, 75, 129, 130):
         assert f"\n  {code} " in HELP
     assert max(map(len, HELP.splitlines())) <= 80
+
+
+def test_help_names_every_setting() -> None:
+    assert [name for name in NAMES if not re.search(rf"\b{name}\b", HELP)] == []
 
 
 def test_refuses_sandbox_options_that_a_run_sets_itself() -> None:

@@ -52,6 +52,9 @@ class Clock:
     ("code", "exit_codes", "checkpoint", "action", "exit_code"),
     [
         (0, {}, FINISHED, Action.FINISH, 0),
+        # A feed without events has no watermark.
+        (0, {}, Checkpoint(NOON, total_events=0), Action.FINISH, 0),
+        (0, {}, Checkpoint(NOON, total_events=5), Action.RETRY, 1),
         # Meltano's exit code alone is not sufficient.
         (0, {}, IN_PROGRESS, Action.RETRY, 1),
         (0, {}, None, Action.RETRY, 1),

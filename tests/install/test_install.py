@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import re
 import signal
@@ -259,6 +260,52 @@ def test_unwritable_cache_is_replaced_by_one_in_the_checkout(
     monkeypatch.setattr(installer.os, "access", lambda path, _: path != tmp_path)
     env = installer.uv_environment(["pip"], Path("uv"))
     assert env["UV_CACHE_DIR"] == str(installer.HOME / "cache")
+
+
+def test_pip_comes_from_venv_where_python_has_none(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As with Debian's python3-venv without python3-pip; uv goes beside it."""
+    installer = load_installer(checkout)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        installer.importlib.util,
+        "find_spec",
+        lambda name: None if name == "pip" else find_spec(name),
+    )
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setattr(installer, "run", lambda _, *command: commands.append(command))
+    monkeypatch.setattr(installer, "output_of", lambda *_: "")
+    pip = installer.find_pip(tmp_path)
+    uv = installer.find_uv(pip, tmp_path)
+    (*_, venv), (*_, target) = commands
+    assert pip == [Path(str(venv)) / "bin" / "python", "-m", "pip"]
+    assert target == f"--target={uv.parents[1]}"
+    assert uv.parents[1] != venv, "pip leaves out a bin that exists"
+
+
+def test_python_without_pip_and_ensurepip_is_told_the_package(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    installer = load_installer(checkout)
+    monkeypatch.setattr(installer.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit, match="apt install python3-venv"):
+        installer.find_pip(tmp_path)
+
+
+def test_file_system_without_locks_is_one_message(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installer = load_installer(checkout)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(installer.fcntl, "flock", refuse)
+    monkeypatch.setattr(installer.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["install.py"])
+    with pytest.raises(SystemExit, match=r"The installation failed: .*No locks available\."):
+        installer.main()
 
 
 @pytest.mark.parametrize(

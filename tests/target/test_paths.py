@@ -40,6 +40,7 @@ SPECIAL = [
     event(8, timestamp="0001-01-01T00:00:00Z", session={}),
     event(9, name="first"),
     event(10, unknown="property"),
+    event(11, properties=None, session=None),
     event(9, name="last"),
 ]
 
@@ -83,6 +84,9 @@ def test_copied_lines_and_transformed_records_are_the_same_rows(
     monkeypatch.setattr(TableLoader, "write_lines", lambda *_: pytest.fail("lines were copied"))
     make_target(default_target_schema="records", **settings).load(stdin(MESSAGES))
     assert contents(database, "records") == contents(database, "lines")
+    for schema in ("lines", "records"):
+        nulls = f"SELECT id FROM {schema}.events WHERE properties IS NULL AND session IS NULL"
+        assert ("event-11",) in database.rows(nulls), "SQL NULL, not the JSON value"
     assert database.value("SELECT count(*) FROM lines.events WHERE ingested_at IS NULL") == 0
     assert database.rows("SELECT name FROM lines.events WHERE id = 'event-9'") == [("changed",)]
 
@@ -102,6 +106,11 @@ def test_stock_target_loads_the_same_rows(
     stock = make_target(default_target_schema="stock")
     with stock.lock:
         stock.ensure_tables()
+    columns = (
+        "SELECT table_name, column_name, data_type, column_default FROM information_schema.columns"
+        " WHERE table_schema = 'stock' ORDER BY 1, 2"
+    )
+    before = database.rows(columns)
     target = start(
         database,
         tmp_path,
@@ -115,6 +124,7 @@ def test_stock_target_loads_the_same_rows(
     output, errors = target.communicate(lines(messages))
     assert target.returncode == 0, errors
     assert len(states(output)) == 1
+    assert database.rows(columns) == before
     make_target(default_target_schema="ours").load(stdin(messages))
     assert contents(database, "stock") == contents(database, "ours")
 
