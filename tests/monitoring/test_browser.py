@@ -141,9 +141,9 @@ class Tab:
         self.page.screenshot(path=Path(directory) / f"dashboard-{name}.png")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_settings(cluster: Cluster) -> DatabaseSettings:
-    """Name one database for the module: a dashboard for each test would take minutes."""
+    """Name one database for all tests: a dashboard for each of them would take minutes."""
     return create_database(cluster, "monitoring_browser")
 
 
@@ -155,7 +155,7 @@ def settings(shared_settings: DatabaseSettings) -> DatabaseSettings:
     return shared_settings
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def url(
     shared_settings: DatabaseSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
