@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from datasync_ingestion import cli
-from datasync_ingestion.config import NAMES
+from datasync_ingestion.config import NAMES, SECRETS
 from datasync_ingestion.signals import SignalWatcher
 from datasync_sandbox.cli import up
 from datasync_sandbox.testing import ApiOptions
@@ -40,7 +40,8 @@ def test_help_lists_every_option_and_exit_code() -> None:
 
 
 def test_help_names_every_setting() -> None:
-    assert [name for name in NAMES if not re.search(rf"\b{name}\b", HELP)] == []
+    names = [*NAMES, *(f"{name}_FILE" for name in SECRETS)]
+    assert [name for name in names if not re.search(rf"\b{name}\b", HELP)] == []
 
 
 def test_refuses_sandbox_options_that_a_run_sets_itself() -> None:

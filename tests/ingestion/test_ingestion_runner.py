@@ -54,6 +54,7 @@ class Clock:
         (0, {}, FINISHED, Action.FINISH, 0),
         # A feed without events has no watermark.
         (0, {}, Checkpoint(NOON, total_events=0), Action.FINISH, 0),
+        (0, {}, Checkpoint(NOON, total_events=None), Action.FINISH, 0),
         (0, {}, Checkpoint(NOON, total_events=5), Action.RETRY, 1),
         # Meltano's exit code alone is not sufficient.
         (0, {}, IN_PROGRESS, Action.RETRY, 1),

@@ -278,7 +278,8 @@ def test_pip_comes_from_venv_where_python_has_none(
     monkeypatch.setattr(installer, "output_of", lambda *_: "")
     pip = installer.find_pip(tmp_path)
     uv = installer.find_uv(pip, tmp_path)
-    (*_, venv), (*_, target) = commands
+    (*create, venv), (*_, target) = commands
+    assert create == [sys.executable, "-m", "venv"]
     assert pip == [Path(str(venv)) / "bin" / "python", "-m", "pip"]
     assert target == f"--target={uv.parents[1]}"
     assert uv.parents[1] != venv, "pip leaves out a bin that exists"
