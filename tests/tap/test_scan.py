@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -13,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tap_datasync.scan import PageResult, Scan
 from tap_datasync.state import ScanState, TimeRange
-from tap_datasync.verification import MAX_OUTLIERS, OUTLIER_GAP, PageAnomaly, check_order
+from tap_datasync.verification import MAX_OUTLIERS, PageAnomaly
 from tap_helpers import fetched, record_at, seconds_after_noon
 
 LATER = seconds_after_noon(10_000)
@@ -356,17 +355,6 @@ def test_shards_one_after_the_other_are_never_read_by_half():
     assert not second.is_finished
     assert page.skipped == 0
     assert len(end(second, *[s + 0.5 for s in down(220, 150)]).emit) == 71
-
-
-@given(st.lists(st.integers(0, 30), max_size=40), st.integers(0, 40), st.booleans())
-def test_a_regular_page_has_the_order_that_checking_each_event_finds(seconds, before, is_sorted):
-    page = received(rows(*sorted(seconds, reverse=True)))
-    minima = deque([seconds_after_noon(before)], maxlen=MAX_OUTLIERS + 1)
-    found, expected = (
-        check_order(page, minima, is_sorted=is_sorted, ignored=ignored, outlier_gap=OUTLIER_GAP)
-        for ignored in (set(), {-1})
-    )
-    assert found == expected
 
 
 def test_timestamps_in_whole_seconds_are_no_violation():

@@ -406,7 +406,7 @@ def _sandbox_for_the_suite():
         yield
 
 
-# Of `incremental_to`, which a first scan does not have.
+# A first scan has no value of `pages.incremental_to` to test.
 @pytest.mark.filterwarnings("ignore:No records were available to test")
 class TestStandard(
     get_tap_test_class(

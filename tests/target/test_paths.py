@@ -48,6 +48,7 @@ MESSAGES = [
     *schemas(),
     *(record("events", row) for row in [*SPECIAL, *(event(number) for number in range(20, 60))]),
     *(record("rejected_events", rejection(number)) for number in range(3)),
+    record("rejected_events", {**rejection(3), "errors": None}),
     record("pages", page_row(1, 50)),
     state_message(50),
     # A second page, with rows of the first: changed, unchanged and new ones.
@@ -87,6 +88,8 @@ def test_copied_lines_and_transformed_records_are_the_same_rows(
     for schema in ("lines", "records"):
         nulls = f"SELECT id FROM {schema}.events WHERE properties IS NULL AND session IS NULL"
         assert ("event-11",) in database.rows(nulls), "SQL NULL, not the JSON value"
+        nulls = f"SELECT count(*) FROM {schema}.rejected_events WHERE errors IS NULL"
+        assert database.value(nulls) == 1
     assert database.value("SELECT count(*) FROM lines.events WHERE ingested_at IS NULL") == 0
     assert database.rows("SELECT name FROM lines.events WHERE id = 'event-9'") == [("changed",)]
 
@@ -130,7 +133,7 @@ def test_stock_target_loads_the_same_rows(
 
 
 def _objects(row: dict[str, Any]) -> list[Any]:
-    return [row.get(name, {}) for name in ("properties", "session")]
+    return [row.get(name, {}) for name in ("properties", "session", "errors")]
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,21 @@ def test_transaction_in_progress_is_finished(database: Database, tmp_path: Path)
     ]
 
 
+def test_more_signals_do_not_change_the_exit_code(database: Database, tmp_path: Path) -> None:
+    with start(database, tmp_path) as target:
+        assert target.stdin
+        assert target.stdout
+        target.stdin.write(lines([*schemas(), record("events", event(1)), state_message(1)]))
+        target.stdin.flush()
+        target.stdout.readline()
+        while target.poll() is None:
+            target.send_signal(signal.SIGTERM)
+            target.send_signal(signal.SIGINT)
+        _, errors = target.communicate()
+    assert target.returncode in {130, 143}
+    assert b"Traceback" not in errors
+
+
 def test_signal_that_was_ignored_at_the_start_stays_ignored(
     database: Database, tmp_path: Path
 ) -> None:
@@ -128,8 +143,10 @@ class TestShutdown:
 
     def test_pause_between_attempts_is_interruptible(self) -> None:
         shutdown = Shutdown()
-        with shutdown.deferred(), pytest.raises(SystemExit), shutdown.interruptible():
-            shutdown.handle(signal.SIGTERM)
+        with pytest.raises(SystemExit), shutdown.deferred():
+            with shutdown.interruptible():
+                shutdown.handle(signal.SIGTERM)
+            pytest.fail("the work continued")
 
     def test_pause_does_not_begin_after_a_signal(self) -> None:
         shutdown = Shutdown()

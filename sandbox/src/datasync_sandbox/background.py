@@ -141,20 +141,20 @@ class BackgroundApi:
         """
         running = self.find()
         if running:
-            problem = ""
-            with suppress(psutil.NoSuchProcess):
+            api = f"The API (pid {running.pid})"
+            try:
                 process = psutil.Process(running.pid)
-                try:
-                    process.terminate()
+                process.terminate()
+                if not self._ends(process):
+                    process.kill()
                     if not self._ends(process):
-                        process.kill()
-                        if not self._ends(process):
-                            problem = "does not end, not even after SIGKILL."
-                except psutil.AccessDenied:
-                    problem = "belongs to another user; stop it as that user."
-            if problem:
-                message = f"The API (pid {running.pid}) {problem}"
-                raise SandboxError(message)
+                        message = f"{api} does not end, not even after SIGKILL."
+                        raise SandboxError(message)
+            except psutil.AccessDenied:
+                message = f"{api} belongs to another user; stop it as that user."
+                raise SandboxError(message) from None
+            except psutil.NoSuchProcess:
+                pass  # it has ended by itself
         self._record.unlink(missing_ok=True)
         return running is not None
 

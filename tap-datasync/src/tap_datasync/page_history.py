@@ -53,7 +53,6 @@ class PageHistory:
 
     Attributes:
         pages: Number of pages.
-        largest_page: Events of the largest page.
     """
 
     def __init__(
@@ -67,7 +66,6 @@ class PageHistory:
             counted_to: Events above it were counted by the process that this one resumes.
         """
         self.pages = 0
-        self.largest_page = 0
         self._last_id = last_id
         self._counted_to = counted_to
         self._cursors = {hash(cursor)}
@@ -75,6 +73,7 @@ class PageHistory:
         self._recent_borders: deque[set[str]] = deque()
         self._borders: set[str] = set()
         self._fingerprints: set[int] = set()
+        self._largest_page = 0
         self._comparison: Comparison | None = None
 
     def has_cursor(self, cursor: str) -> bool:
@@ -83,7 +82,7 @@ class PageHistory:
 
     def largest_with(self, page: FetchedPage) -> int:
         """Return the events of the largest page, this one among them."""
-        return max(self.largest_page, page.returned)
+        return max(self._largest_page, page.returned)
 
     def compare(self, page: FetchedPage) -> Comparison:
         """Compare a page with those before it; the result is kept until it is added."""
@@ -110,7 +109,7 @@ class PageHistory:
         fingerprint = self.compare(page).fingerprint
         self._comparison = None
         self.pages += 1
-        self.largest_page = self.largest_with(page)
+        self._largest_page = self.largest_with(page)
         self._cursors.add(hash(page.next_cursor))
         if not page.records:
             return

@@ -156,7 +156,7 @@ class Scan:
             self.state,
             page,
             new=self._history.compare(page).new,
-            largest_page=self._history.largest_page,
+            largest_page=self._history.largest_with(page),
             reference_total=self.reference_total,
         )
 

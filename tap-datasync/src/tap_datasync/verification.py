@@ -111,9 +111,6 @@ def check_order(
         outlier_gap: How far below its neighbours an outlier lies.
     """
     minima = before.copy()
-    if not ignored and (descending := _descending(page, before)):
-        minima.extend(descending[-(MAX_OUTLIERS + 1) :])
-        return Order(list(range(len(descending))), minima, is_sorted)
     positions: list[int] = []
     for index, record in enumerate(page.records):
         at = record.timestamp
@@ -133,19 +130,6 @@ def check_order(
     return Order(positions, minima, is_sorted)
 
 
-def _descending(page: FetchedPage, before: deque[datetime]) -> list[datetime]:
-    """Return the timestamps of a page without any irregularity, which is nearly every page."""
-    timestamps = [record.timestamp for record in page.records if record.timestamp is not None]
-    if (
-        timestamps
-        and len(timestamps) == len(page.records)
-        and timestamps[0] <= min(page.received_at, before[-1] if before else page.received_at)
-        and timestamps == sorted(timestamps, reverse=True)
-    ):
-        return timestamps
-    return []
-
-
 def count_events(
     state: ScanState, page: FetchedPage, *, new: int, largest_page: int, reference_total: int
 ) -> Counts:
@@ -159,7 +143,7 @@ def count_events(
         state: State before the page.
         page: The page.
         new: Events of the page that no earlier page has held.
-        largest_page: Most events on one page so far.
+        largest_page: Most events on one page, this one among them.
         reference_total: Events that the feed is known to have held; 0 if none are.
     """
     seen = state.events_seen + new
@@ -180,8 +164,7 @@ def count_events(
     # own total confirms may be more.
     confirmed = 0 <= seen - page.total <= expected // 100
     share = 100 if confirmed else 1000
-    largest = max(largest_page, page.returned)
-    tolerance = min(1000, expected // share, max(0, largest - 1))
+    tolerance = min(1000, expected // share, max(0, largest_page - 1))
     return Counts(new, seen, expected, total, tolerance)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from target_config.errors import TargetError
+from target_config.shutdown import ignore_signals
 from target_config.target import TargetPostgresCheckpoint
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         )
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > 128:  # noqa: PLR2004
+            ignore_signals()
             name = signal.Signals(end.code - 128).name
             logger.warning("Stopped by %s; everything up to the last STATE is committed.", name)
         raise

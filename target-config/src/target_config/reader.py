@@ -15,9 +15,9 @@ from target_config.errors import InvalidDataError, TargetError, TruncatedInputEr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BLOCK_BYTES = 512 * 1024
-MAX_BLOCKS = 32
-"""Blocks read ahead: 16 MiB at most, several pages."""
+BLOCK_BYTES = 256 * 1024
+MAX_BLOCKS = 64
+"""Blocks read ahead: 16 MiB at most, several pages of a pipe's smaller blocks."""
 
 PIPE_BYTES = 1024 * 1024
 """Capacity of the pipe from the tap: Linux permits it to everybody, and has 64 KiB by default."""

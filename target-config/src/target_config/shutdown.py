@@ -17,6 +17,18 @@ GRACE_SECONDS = 8.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+def ignore_signals() -> None:
+    """Let nothing break off the last lines of the process."""
+    numbers = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    for number in numbers:
+        signal.signal(number, lambda *_: None)
+    # The interpreter's end restores the default action of every handler but SIG_IGN. Blocked
+    # first: of a signal that has arrived and is then ignored, Python writes a traceback.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Shutdown:
     """Defers signals while work is in progress.
 
@@ -52,15 +64,18 @@ class Shutdown:
     def handle(self, signum: int, _frame: FrameType | None = None) -> None:
         """Handle a signal; runs in the main thread between two byte codes, so it must not log.
 
+        The first signal counts; what follows must not break off the end of the process.
+
         Raises:
             SystemExit: If no work is in progress.
         """
+        if self._signal is not None:
+            return
+        self._signal = signum
+        signal.signal(signal.SIGALRM, self._out_of_time)
+        signal.setitimer(signal.ITIMER_REAL, self._grace)
         if not self._depth:
             raise SystemExit(128 + signum)
-        if self._signal is None:
-            self._signal = signum
-            signal.signal(signal.SIGALRM, self._out_of_time)
-            signal.setitimer(signal.ITIMER_REAL, self._grace)
 
     def _out_of_time(self, _signum: int, _frame: FrameType | None) -> None:
         # The database or the reader of stdout hangs: clean-up would hang there as well.
