@@ -183,7 +183,7 @@ def pgbouncer(cluster: Cluster, directory: Path) -> Iterator[DatabaseSettings]:
             time.sleep(0.1)
         yield DatabaseSettings("127.0.0.1", port, cluster.user, cluster.password, cluster.database)
     finally:
-        process.terminate()
+        process.kill()  # SIGTERM waits for the clients, since version 1.23
         process.wait()
 
 

@@ -151,9 +151,11 @@ def pgbouncer(database: Database, tmp_path: Path) -> Iterator[int]:
             with socket.socket() as probe:
                 return probe.connect_ex(("127.0.0.1", port)) == 0
 
-        wait_until(is_up)
-        yield port
-        process.terminate()
+        try:
+            wait_until(is_up)
+            yield port
+        finally:
+            process.kill()  # SIGTERM waits for the clients, since version 1.23
 
 
 @pytest.mark.parametrize("settings", [{}, {"validate_records": True}], ids=["lines", "records"])
