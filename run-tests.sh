@@ -6,4 +6,4 @@
 #   sh run-tests.sh -m slow                     the long tests
 set -eu
 cd "$(dirname -- "$0")"
-exec sh scripts/install.sh --dev -- .venv-dev/bin/python -m pytest -n 2 --dist loadgroup -m "not slow" "$@"
+exec sh scripts/install.sh --dev -- .venv-dev/bin/python -m pytest -n 2 --dist worksteal -m "not slow" "$@"

@@ -124,7 +124,7 @@ def test_fast_suite_is_the_default_and_can_be_overruled(tmp_path: Path) -> None:
     script = str(copy_scripts(tmp_path / "root") / "run-tests.sh")
     words = run(env, script, "-m", "slow").stdout.split("/scripts/install.py ")[1]
     assert words == (
-        "--dev -- .venv-dev/bin/python -m pytest -n 2 --dist loadgroup -m not slow -m slow\n"
+        "--dev -- .venv-dev/bin/python -m pytest -n 2 --dist worksteal -m not slow -m slow\n"
     )
 
 
