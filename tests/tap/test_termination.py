@@ -120,9 +120,10 @@ def test_more_signals_do_not_break_off_the_ending(tmp_path):
         started(tmp_path, server.url) as tap,
     ):
         read_until(tap, "STATE")
-        while tap.poll() is None:
-            tap.send_signal(signal.SIGTERM)
-            tap.send_signal(signal.SIGINT)
+        with in_time(tap):
+            while tap.poll() is None:
+                tap.send_signal(signal.SIGTERM)
+                tap.send_signal(signal.SIGINT)
         read_rest(tap)
     # Which of the two the kernel hands over first is its own affair.
     assert tap.returncode in {130, 143}

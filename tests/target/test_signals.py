@@ -78,9 +78,13 @@ def test_more_signals_do_not_change_the_exit_code(database: Database, tmp_path: 
         target.stdin.write(lines([*schemas(), record("events", event(1)), state_message(1)]))
         target.stdin.flush()
         target.stdout.readline()
-        while target.poll() is None:
+
+        def ends_by_more_signals() -> bool:
             target.send_signal(signal.SIGTERM)
             target.send_signal(signal.SIGINT)
+            return target.poll() is not None
+
+        wait_until(ends_by_more_signals)
         _, errors = target.communicate()
     assert target.returncode in {130, 143}
     assert b"Traceback" not in errors

@@ -37,7 +37,7 @@ from singer_sdk.singerlib import Message, RecordMessage, SchemaMessage
 from typing_extensions import override
 
 from tap_datasync.config import UsageError
-from tap_datasync.signals import SIGNALS, TerminatedError
+from tap_datasync.signals import SIGNALS, TerminatedError, ignore_signals
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -297,9 +297,5 @@ def read_json_object(file: IO[str], option: str) -> tuple[str, dict[str, Any]]:
 
 
 def _terminate(signum: int) -> NoReturn:
-    # A second signal would break off the ending of the first. It is not set to SIG_IGN: Python
-    # prints a traceback for one that has come already.
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+    ignore_signals()
     raise TerminatedError(signum)

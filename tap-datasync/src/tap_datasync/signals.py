@@ -36,15 +36,11 @@ def exit_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """Let nothing break off the last lines of the process."""
-    numbers = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-    for number in numbers:
-        signal.signal(number, lambda *_: None)
-    # The interpreter's end restores the default action of every handler but SIG_IGN. Blocked
-    # first: of a signal that has arrived and is then ignored, Python writes a traceback.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
+    """Let no further signal break off the end of the process."""
+    for number in SIGNALS:
+        # Not SIG_IGN: Python prints a traceback for a signal that has come already.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import msgspec
@@ -139,7 +140,11 @@ def run() -> NoReturn:
         # Requests raise errors of their own, so it is standard output that failed.
         _exit_without_output(error)
     except TerminatedError as error:
-        _exit(str(error), error.exit_code, level=logging.WARNING)
+        _log_exit(str(error), error.exit_code, level=logging.WARNING)
+        with suppress(OSError):
+            sys.stdout.flush()
+        # At its own end the interpreter would let the next signal kill it.
+        os._exit(error.exit_code)
     except Exception as error:
         logger.exception("Unexpected error")
         _exit(f"Internal error: {type(error).__name__}. Please report it.", EXIT_RETRY)
@@ -160,7 +165,11 @@ def _exit_without_output(error: OSError) -> NoReturn:
     _exit(f"Cannot write to standard output: {error.strerror}. Try again later.", EXIT_RETRY)
 
 
-def _exit(message: str, code: int, *, level: int = logging.CRITICAL) -> NoReturn:
+def _exit(message: str, code: int) -> NoReturn:
+    _log_exit(message, code)
+    sys.exit(code)
+
+
+def _log_exit(message: str, code: int, *, level: int = logging.CRITICAL) -> None:
     # Meltano passes the exit code on as a field of the log line.
     logging.getLogger(TapDataSync.name).log(level, message, extra={"exit_code": code})
-    sys.exit(code)

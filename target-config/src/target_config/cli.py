@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import textwrap
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from target_config.errors import TargetError
-from target_config.shutdown import ignore_signals
 from target_config.target import TargetPostgresCheckpoint
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         )
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > 128:  # noqa: PLR2004
-            ignore_signals()
             name = signal.Signals(end.code - 128).name
             logger.warning("Stopped by %s; everything up to the last STATE is committed.", name)
+            # At its own end the interpreter would let the next signal kill it.
+            os._exit(end.code)
         raise
     except click.ClickException as error:
         error.show()

@@ -17,18 +17,6 @@ GRACE_SECONDS = 8.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def ignore_signals() -> None:
-    """Let nothing break off the last lines of the process."""
-    numbers = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-    for number in numbers:
-        signal.signal(number, lambda *_: None)
-    # The interpreter's end restores the default action of every handler but SIG_IGN. Blocked
-    # first: of a signal that has arrived and is then ignored, Python writes a traceback.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    for number in numbers:
-        signal.signal(number, signal.SIG_IGN)
-
-
 class Shutdown:
     """Defers signals while work is in progress.
 
