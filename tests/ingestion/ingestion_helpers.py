@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from datasync_ingestion.config import MELTANO_NAMES, NAMES, SECRETS, UNSUPPORTED_NAMES
+from datasync_ingestion.config import MELTANO_NAMES, NAMES, UNSUPPORTED_NAMES
 from datasync_ingestion.meltano import pipeline_processes
 from datasync_monitor.database import DatabaseSettings
+from datasync_monitor.environment import SECRETS
 
 if TYPE_CHECKING:
     import signal

@@ -15,11 +15,11 @@ from datasync_ingestion.config import (
     merge,
     pipeline_environment,
     plugin_settings,
-    read_env_file,
     resolve,
 )
 from datasync_ingestion.errors import ConfigError
 from datasync_monitor.database import DatabaseSettings
+from datasync_monitor.environment import read_env_file
 
 ROOT = Path(__file__).parents[2]
 API = {"API_KEY": "k-1", "API_BASE_URL": "https://api.test/api/v1"}
@@ -149,33 +149,6 @@ def test_names_secret_file_that_cannot_be_read(
     with pytest.raises(ConfigError, match=message) as caught:
         merge({"API_KEY_FILE": str(path)}, {})
     assert f"API_KEY_FILE: {path}" in str(caught.value)
-
-
-def test_single_quoted_values_in_env_file_are_literal(tmp_path: Path) -> None:
-    path = tmp_path / ".env"
-    path.write_text(
-        "A='p${HOME}$x \"#'\n"
-        'export B="a b${X}"  # a comment\n'
-        "X=1\n"
-        "C=${X}'s\n"
-        "NO_VALUE\n"
-        "DB_PASSWORD='it\\'s'\n"
-    )
-    values = read_env_file(path)
-    assert values == {
-        "A": 'p${HOME}$x "#',
-        "B": "a b",
-        "X": "1",
-        "C": "1's",
-        "DB_PASSWORD": "it's",
-    }
-    assert read_env_file(tmp_path / "missing") == {}
-
-
-def test_unreadable_env_file_is_exit_code_2(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"A=\xff\n")
-    with pytest.raises(ConfigError, match=r"\.env cannot be read"):
-        read_env_file(tmp_path / ".env")
 
 
 def test_refuses_meltano_names_and_suggests_the_supported_ones() -> None:

@@ -22,7 +22,6 @@ from datasync_monitor.database import (
     DatabaseUnavailable,
     ReconnectingConnection,
     connection_error_reason,
-    read_secret,
     table_size,
 )
 from datasync_monitor.snapshot import read_snapshot, read_totals
@@ -49,72 +48,57 @@ def one(connection: psycopg.Connection[Any]) -> int:
     return connection.execute("SELECT 1").fetchone()[0]
 
 
-def test_settings_come_from_the_environment() -> None:
+def test_settings_come_from_the_environment(tmp_path: Path) -> None:
     environ = dict(zip(NAMES, ("h", "1", "u", "p", "n"), strict=True))
-    settings = DatabaseSettings.from_environment(environ, schema="s")
+    settings = DatabaseSettings.from_environment(environ, directory=tmp_path, schema="s")
     assert settings == DatabaseSettings("h", 1, "u", "p", "n", "s")
 
 
-def test_only_the_host_is_required() -> None:
-    settings = DatabaseSettings.from_environment({"DB_HOST": "db.test", "DB_PORT": ""})
+def test_only_the_host_is_required(tmp_path: Path) -> None:
+    environ = {"DB_HOST": "db.test", "DB_PORT": ""}
+    settings = DatabaseSettings.from_environment(environ, directory=tmp_path)
     assert settings == DatabaseSettings("db.test", 5432, "datasync", "", "events")
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "5432.0", "four", "9" * 5000])
-def test_a_port_is_a_number_from_1_to_65535(port: str) -> None:
+def test_a_port_is_a_number_from_1_to_65535(tmp_path: Path, port: str) -> None:
+    environ = {"DB_HOST": "db.test", "DB_PORT": port}
     with pytest.raises(ValueError, match="DB_PORT must be a port number from 1 to 65535, not '"):
-        DatabaseSettings.from_environment({"DB_HOST": "db.test", "DB_PORT": port})
+        DatabaseSettings.from_environment(environ, directory=tmp_path)
+
+
+def test_the_environment_wins_over_the_file_env(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "API_KEY=k\nDB_HOST=db.test\nDB_PORT=4321\nDB_USER=loader\nDB_PASSWORD='a ${b} \\'c'\n"
+    )
+    environ = {"DB_PORT": "5433", "DB_USER": ""}
+    settings = DatabaseSettings.from_environment(environ, directory=tmp_path)
+    assert settings == DatabaseSettings("db.test", 5433, "loader", "a ${b} 'c", "events")
+
+
+def sandbox_env(directory: Path, content: str) -> None:
+    (directory / ".sandbox").mkdir()
+    (directory / ".sandbox/env").write_text(content)
 
 
 def test_without_a_host_the_database_is_the_sandbox_of_this_directory(tmp_path: Path) -> None:
-    env = tmp_path / "env"
-    env.write_text(
-        "API_KEY=k\nDB_HOST=127.0.0.1\nDB_PORT=4321\nDB_USER=datasync\n"
-        "DB_PASSWORD='it'\"'\"'s $secret'\nDB_NAME=events\n"
+    (tmp_path / ".env").write_text("DB_HOST=\nDB_PORT=1\n")
+    sandbox_env(
+        tmp_path,
+        "API_KEY=k\nDB_HOST=127.0.0.1\nDB_PORT=4321\nDB_USER=datasync\nDB_PASSWORD=p\nDB_NAME=events\n",
     )
-    settings = DatabaseSettings.from_environment({"DB_PORT": "5432"}, sandbox_env=env)
-    assert settings == DatabaseSettings("127.0.0.1", 4321, "datasync", "it's $secret", "events")
+    settings = DatabaseSettings.from_environment({"DB_PORT": "5432"}, directory=tmp_path)
+    assert settings == DatabaseSettings("127.0.0.1", 4321, "datasync", "p", "events")
 
 
 @pytest.mark.parametrize("content", [None, "", "API_KEY=k\n"])
 def test_without_a_host_and_a_sandbox_the_message_names_both(
     tmp_path: Path, content: str | None
 ) -> None:
-    env = tmp_path / "env"
     if content is not None:
-        env.write_text(content)
-    with pytest.raises(ValueError, match="set DB_HOST, or start the sandbox"):
-        DatabaseSettings.from_environment({}, sandbox_env=env)
-
-
-def test_a_damaged_sandbox_file_is_named(tmp_path: Path) -> None:
-    env = tmp_path / "env"
-    env.write_text("DB_HOST='127.0.0.1\n")
-    with pytest.raises(ValueError, match=f"{env} cannot be read"):
-        DatabaseSettings.from_environment({}, sandbox_env=env)
-
-
-def test_the_password_may_be_in_a_file(tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_text(" it's $secret\n")
-    environ = {"DB_PASSWORD_FILE": str(file)}
-    assert read_secret(environ, "DB_PASSWORD") == " it's $secret"
-    assert read_secret({**environ, "DB_PASSWORD": ""}, "DB_PASSWORD") == " it's $secret"
-    assert read_secret({**environ, "DB_PASSWORD": "set"}, "DB_PASSWORD") == "set"
-
-
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [(None, "No such file or directory"), (b"\n", "is empty"), (b"\xff", "not a text file")],
-)
-def test_a_password_file_that_cannot_be_used_is_named(
-    tmp_path: Path, content: bytes | None, problem: str
-) -> None:
-    file = tmp_path / "password"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"DB_PASSWORD_FILE: {file} .*{problem}"):
-        DatabaseSettings.from_environment({"DB_HOST": "db.test", "DB_PASSWORD_FILE": str(file)})
+        sandbox_env(tmp_path, content)
+    with pytest.raises(ValueError, match=r"set DB_HOST in \.env, or start the sandbox"):
+        DatabaseSettings.from_environment({}, directory=tmp_path)
 
 
 def test_meltano_passes_on_what_is_set_and_no_values_of_its_own() -> None:

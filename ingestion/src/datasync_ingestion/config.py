@@ -6,19 +6,16 @@ counts as unset. The module has no side effects.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from datasync_monitor.database import DatabaseSettings, read_secret
-from dotenv import dotenv_values
-from dotenv.parser import parse_stream
+from datasync_monitor.database import DatabaseSettings
+from datasync_monitor.environment import read_settings
 
 from datasync_ingestion.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 # The values of `.env.example`; a test compares them.
 PLACEHOLDER_KEY = "put-your-api-key-here"
@@ -34,8 +31,6 @@ NAMES = (
     "DB_PASSWORD",
     "DB_NAME",
 )
-# Secrets that may be given as the path of a file instead, in NAME_FILE. NAME wins.
-SECRETS = ("API_KEY", "DB_PASSWORD")
 # Meltano's own names of the same settings. Meltano fails when both are set.
 MELTANO_NAMES = {
     "TAP_DATASYNC_API_URL": "API_BASE_URL",
@@ -95,32 +90,6 @@ class RunConfig:
         return self.api is None
 
 
-def read_env_file(path: Path) -> dict[str, str]:
-    """Read a `.env` file; one that does not exist is empty.
-
-    Single quotes make a value literal, as in a shell and in Docker Compose. python-dotenv alone
-    would expand `${NAME}` there too, and corrupt a password that contains it.
-
-    Raises:
-        ConfigError: The file cannot be read.
-    """
-    try:
-        expanded, literal = dotenv_values(path), dotenv_values(path, interpolate=False)
-        with path.open(encoding="utf-8") as file:
-            quoted = {
-                binding.key
-                for binding in parse_stream(file)
-                if binding.key and re.search(r"=\s*'", binding.original.string)
-            }
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
-        message = f"{path.name} cannot be read: {error}."
-        raise ConfigError(message) from None
-    values = {name: literal[name] if name in quoted else expanded[name] for name in expanded}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def merge(environ: Mapping[str, str], env_file: Mapping[str, str]) -> dict[str, str]:
     """Return the settings: from the environment, or else from `.env`; secrets also from files.
 
@@ -128,15 +97,10 @@ def merge(environ: Mapping[str, str], env_file: Mapping[str, str]) -> dict[str, 
         ConfigError: A name is set that is not supported here, or a file cannot be read.
     """
     _refuse_other_names({*environ, *env_file})
-    first, second = _with_secret_files(environ), _with_secret_files(env_file)
-    merged = {}
-    for name in NAMES:
-        value = first.get(name) or second.get(name) or ""
-        # A password may begin or end with a space.
-        value = value if name == "DB_PASSWORD" else value.strip()
-        if value:
-            merged[name] = value
-    return merged
+    try:
+        return read_settings(NAMES, environ, env_file)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _refuse_other_names(names: set[str]) -> None:
@@ -148,14 +112,6 @@ def _refuse_other_names(names: set[str]) -> None:
         if name in names:
             message = f"run-ingestion.sh does not support {name}: unset it."
             raise ConfigError(message)
-
-
-def _with_secret_files(source: Mapping[str, str]) -> dict[str, str]:
-    try:
-        secrets = {name: read_secret(source, name) for name in SECRETS}
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    return {**source, **secrets}
 
 
 def plugin_settings(names: Iterable[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from datasync_monitor.database import (
     DatabaseUnavailable,
     ReconnectingConnection,
 )
+from datasync_monitor.environment import read_env_file
 from datasync_monitor.snapshot import read_checkpoint
 
 from datasync_ingestion import config, database, output
@@ -131,7 +132,10 @@ class Ingestion:
             yield
 
     def _resolve(self) -> RunConfig:
-        env_file = config.read_env_file(self._root / ".env")
+        try:
+            env_file = read_env_file(self._root / ".env")
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
         settings = config.merge(os.environ, env_file)
         selected = config.resolve(settings, in_container=self._hints.in_container)
         if self._options.sandbox and not selected.uses_sandbox:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 from psycopg import sql
 from psycopg.rows import class_row, dict_row
+
+from datasync_monitor.environment import read_env_file, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,10 +32,10 @@ Result = TypeVar("Result")
 CONNECT_TIMEOUT_SECONDS = 5
 RECONNECT_DELAY_SECONDS = 2.0
 SANDBOX_ENV = Path(".sandbox/env")
-"""Where `datasync-sandbox up` writes the address of its database, from the project's root."""
+"""Where `datasync-sandbox up` writes the address of its database."""
 
+_NAMES = ("DB_HOST", "DB_PORT", "DB_USER", "DB_PASSWORD", "DB_NAME")
 _HIGHEST_PORT = 65535
-_SECRET_FILE_SIZE = 4096
 
 # The error of a failed connection carries no SQLSTATE: the text is the only way to tell a server
 # that refuses from one that cannot be reached.
@@ -77,32 +78,39 @@ class DatabaseSettings:
         cls,
         environ: Mapping[str, str] | None = None,
         *,
-        sandbox_env: Path = SANDBOX_ENV,
+        directory: Path = Path(),
         schema: str = "public",
     ) -> Self:
         """Read `DB_HOST`, `DB_PORT`, `DB_USER`, `DB_PASSWORD` or `DB_PASSWORD_FILE`, `DB_NAME`.
 
-        An empty value counts as unset. Without `DB_HOST`, the database is the sandbox's.
+        The environment wins over `.env`, and an empty value counts as unset. Without `DB_HOST`,
+        the database is the sandbox's.
+
+        Args:
+            environ: Instead of the environment of the process.
+            directory: The project's, with `.env` and `.sandbox`.
+            schema: Schema of the tables.
 
         Raises:
             ValueError: a value cannot be used; the message names it.
         """
-        values = os.environ if environ is None else environ
-        if not values.get("DB_HOST"):
-            values = _read_env_file(sandbox_env)
+        environ = os.environ if environ is None else environ
+        values = read_settings(_NAMES, environ, read_env_file(directory / ".env"))
+        if "DB_HOST" not in values:
+            values = read_settings(_NAMES, read_env_file(directory / SANDBOX_ENV))
         host = values.get("DB_HOST")
         if not host:
             message = (
-                "No database: set DB_HOST, or start the sandbox with `datasync-sandbox up` in the "
-                "current directory."
+                "No database: set DB_HOST in .env, or start the sandbox with `datasync-sandbox up`;"
+                " both are looked for in the current directory."
             )
             raise ValueError(message)
         return cls(
             host=host,
-            port=parse_port("DB_PORT", values.get("DB_PORT") or "5432"),
-            user=values.get("DB_USER") or "datasync",
-            password=read_secret(values, "DB_PASSWORD"),
-            name=values.get("DB_NAME") or "events",
+            port=parse_port("DB_PORT", values.get("DB_PORT", "5432")),
+            user=values.get("DB_USER", "datasync"),
+            password=values.get("DB_PASSWORD", ""),
+            name=values.get("DB_NAME", "events"),
             schema=schema,
         )
 
@@ -122,40 +130,6 @@ def parse_port(setting: str, text: str) -> int:
         return int(text[:6])
     message = f"{setting} must be a port number from 1 to {_HIGHEST_PORT}, not {text[:40]!r}."
     raise ValueError(message)
-
-
-def read_secret(environ: Mapping[str, str], name: str) -> str:
-    """Return a setting, or else the content of the file that `<name>_FILE` names, or else "".
-
-    Raises:
-        ValueError: the file cannot be read, or is empty.
-    """
-    path = environ.get(f"{name}_FILE")
-    if environ.get(name) or not path:
-        return environ.get(name, "")
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            secret = file.read(_SECRET_FILE_SIZE).rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        message = f"{name}_FILE: {path} cannot be read: {reason}."
-        raise ValueError(message) from None
-    if not secret:
-        message = f"{name}_FILE: {path} is empty."
-        raise ValueError(message)
-    return secret
-
-
-def _read_env_file(path: Path) -> dict[str, str]:
-    """Read lines `NAME=value`, quoted for the shell; a file that does not exist has none."""
-    try:
-        words = shlex.split(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        message = f"{path} cannot be read ({error}); `datasync-sandbox up` writes it again."
-        raise ValueError(message) from None
-    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 class ReconnectingConnection:
