@@ -247,7 +247,7 @@ def run(connection: ReconnectingConnection) -> PipelineRun:
     return connection.run(lambda conn: database.begin_run(conn, settings, "sandbox"))
 
 
-def test_sandbox_that_does_not_restart_is_retried(
+def test_sandbox_that_does_not_restart_is_retried_with_its_reason(
     checkout: Checkout, connection: ReconnectingConnection, run: PipelineRun
 ) -> None:
     def ensure_sandbox() -> bool:
@@ -255,11 +255,17 @@ def test_sandbox_that_does_not_restart_is_retried(
         raise IngestionError(message)
 
     checkout.plan(failure(1, "The API does not respond."), FINISH)
+    display = Display()
     runner, _ = make_runner(
-        checkout, connection, run, Policy(restarts=1), ensure_sandbox=ensure_sandbox
+        checkout,
+        connection,
+        run,
+        Policy(restarts=1),
+        display=display,
+        ensure_sandbox=ensure_sandbox,
     )
     assert runner.run().action is Action.FINISH
-    assert runner.restarts == 1
+    assert display.messages == ["Port 8765 is taken. Restarting now (restart 1)."]
 
 
 def test_sandbox_at_another_address_ends_load(

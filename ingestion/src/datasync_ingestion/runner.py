@@ -256,15 +256,16 @@ class LoadRunner:
             own_lock = outcome.exit_code == EXIT_BUSY and self.restarts > 0
             if self._policy is None or not (outcome.action is Action.RETRY or own_lock):
                 return outcome
-            self._ensure_sandbox()
+            # Why the sandbox does not start says more than that its database is not reached.
+            failure = self._ensure_sandbox() or outcome.message
             progressed = marker.update(self._read_checkpoint(attempts=1))
             delay = self._policy.next_delay(progressed=progressed)
             if delay is None:
-                message = f"{outcome.message} No progress over {self.restarts} restarts."
+                message = f"{failure} No progress over {self.restarts} restarts."
                 return Outcome(Action.FAIL, message, outcome.exit_code)
             self.restarts += 1
             when = f"in {delay:.0f} s" if delay else "now"
-            self._report(f"{outcome.message} Restarting {when} (restart {self.restarts}).")
+            self._report(f"{failure} Restarting {when} (restart {self.restarts}).")
             self._write(lambda conn: database.record_restart(conn, self._run, self.restarts))
             self._wait(delay)
 
@@ -329,14 +330,16 @@ class LoadRunner:
             self._sandbox_checked_at = now
             self._ensure_sandbox()
 
-    def _ensure_sandbox(self) -> None:
-        same_address = True
-        # A sandbox that does not start is retried like any other failure.
-        with suppress(IngestionError):
+    def _ensure_sandbox(self) -> str:
+        """Restart what has ended of the sandbox; returns why it does not start, else ""."""
+        try:
             same_address = self._context.ensure_sandbox()
+        except IngestionError as error:
+            return str(error)  # retried like any other failure
         if not same_address:
             message = "The sandbox was restarted at another address: run this again."
             raise IngestionError(message)
+        return ""
 
     def _wait(self, seconds: float) -> None:
         display = self._context.display
