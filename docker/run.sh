@@ -91,7 +91,8 @@ progress="--progress quiet"
 # shellcheck disable=SC2086 # several words, or none
 {
     run docker compose $progress build ingestion dashboard
-    run docker compose $progress up --detach --wait dashboard $sandbox
+    run docker compose $progress up --detach --wait dashboard $sandbox ||
+        fail 1 "The services do not start. If a port is in use, set DB_PORT or DASHBOARD_PORT to a free one; for everything else see \`docker compose logs\`."
     echo "Dashboard: http://$(docker compose port dashboard 8501)"
     docker compose rm --force ingestion >/dev/null 2>&1
     started=yes

@@ -170,6 +170,15 @@ def test_stops_the_containers(checkout: Checkout) -> None:
     assert checkout.commands()[-1] == "compose --profile sandbox --profile metrics stop"
 
 
+def test_names_the_ports_when_the_services_do_not_start(checkout: Checkout) -> None:
+    docker = checkout.bin / "docker"
+    docker.write_text(DOCKER.replace("esac", '*" up --detach --wait "*) exit 17 ;;\nesac'))
+    code, errors = checkout.run()
+    assert code == 1
+    assert "set DB_PORT or DASHBOARD_PORT to a free one" in errors
+    assert not any("--no-recreate ingestion" in command for command in checkout.commands())
+
+
 def test_refuses_a_second_load(checkout: Checkout) -> None:
     (checkout.bin / "running").write_text("0123456789ab\n")
     code, errors = checkout.run()
