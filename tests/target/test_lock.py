@@ -6,6 +6,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy
 from target_config.connector import LOCK_CLASS
 from target_config.connector import Database as TargetDatabase
 from target_config.errors import DatabaseUnavailableError, LockedError
@@ -64,6 +65,23 @@ def test_second_load_is_refused_until_the_first_one_ends(
             first.communicate()
         wait_until(lambda: not database.rows(HOLDER))
     make_target().load(stdin(scan(1)))
+
+
+def test_lock_is_released_before_its_connection_is_closed(
+    database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server may notice the end of a connection only later."""
+    holders = []
+    with database.connect() as observer:
+
+        def invalidate(self: sqlalchemy.Connection) -> None:
+            holders.append(observer.execute(HOLDER.encode()).fetchone())
+            close(self)
+
+        close = sqlalchemy.Connection.invalidate
+        monkeypatch.setattr(sqlalchemy.Connection, "invalidate", invalidate)
+        make_target().load(stdin(scan(1)))
+    assert holders == [None]
 
 
 def test_refused_load_has_exit_code_75(

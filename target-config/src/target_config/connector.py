@@ -6,7 +6,7 @@ import itertools
 import logging
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -264,6 +264,10 @@ class LoadLock:
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
+        if self._connection is not None:
+            # Now, and not when the server notices that the connection has ended.
+            with suppress(sqlalchemy.exc.DBAPIError):
+                self._connection.rollback()
         self._release()
 
     def hold(self) -> None:
