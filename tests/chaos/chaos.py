@@ -44,7 +44,7 @@ SHOWN = 20
 
 _RATE_LIMIT = 10
 _WINDOW_SECONDS = 3.0
-_SECONDS_PER_KILL = 5.0
+_SECONDS_PER_KILL = 1.5
 """Start of Meltano, first request, and the pause before the kill; measured."""
 
 
