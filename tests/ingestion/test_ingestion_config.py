@@ -136,21 +136,6 @@ def test_reads_secrets_from_files(tmp_path: Path) -> None:
     assert merge({"API_KEY": "k-4"}, files)["API_KEY"] == "k-4"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(None, "No such file or directory"), (b"\n", "is empty"), (b"\xff", "not a text file")],
-)
-def test_names_secret_file_that_cannot_be_read(
-    tmp_path: Path, content: bytes | None, message: str
-) -> None:
-    path = tmp_path / "key"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(ConfigError, match=message) as caught:
-        merge({"API_KEY_FILE": str(path)}, {})
-    assert f"API_KEY_FILE: {path}" in str(caught.value)
-
-
 def test_refuses_meltano_names_and_suggests_the_supported_ones() -> None:
     with pytest.raises(ConfigError, match=r"TAP_DATASYNC_API_KEY is set, but .* uses API_KEY"):
         merge({"TAP_DATASYNC_API_KEY": "k"}, {})

@@ -386,6 +386,23 @@ def test_hints_in_container_use_compose(ready: Checkout, empty: Cluster) -> None
     assert "docker compose --profile sandbox up" in output
 
 
+@pytest.mark.parametrize(
+    ("env_file", "message"),
+    [
+        (b"API_KEY=\xff", ".env cannot be read"),
+        (b"API_KEY_FILE=missing", "API_KEY_FILE: missing cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_exit_code_2(
+    ready: Checkout, env_file: bytes, message: str
+) -> None:
+    (ready.root / ".env").write_bytes(env_file)
+    code, output = ready.run()
+    assert code == 2
+    assert message in output
+    assert ready.sandbox_calls() == []
+
+
 def test_special_characters_in_env_file_reach_meltano_unchanged(
     ready: Checkout, empty: Cluster
 ) -> None:

@@ -94,13 +94,11 @@ def merge(environ: Mapping[str, str], env_file: Mapping[str, str]) -> dict[str, 
     """Return the settings: from the environment, or else from `.env`; secrets also from files.
 
     Raises:
-        ConfigError: A name is set that is not supported here, or a file cannot be read.
+        ConfigError: A name is set that is not supported here.
+        ValueError: The file of a secret cannot be read, or is empty.
     """
     _refuse_other_names({*environ, *env_file})
-    try:
-        return read_settings(NAMES, environ, env_file)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    return read_settings(NAMES, environ, env_file)
 
 
 def _refuse_other_names(names: set[str]) -> None:

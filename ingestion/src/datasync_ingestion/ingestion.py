@@ -134,9 +134,9 @@ class Ingestion:
     def _resolve(self) -> RunConfig:
         try:
             env_file = read_env_file(self._root / ".env")
+            settings = config.merge(os.environ, env_file)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        settings = config.merge(os.environ, env_file)
         selected = config.resolve(settings, in_container=self._hints.in_container)
         if self._options.sandbox and not selected.uses_sandbox:
             message = (

@@ -101,8 +101,8 @@ class DatabaseSettings:
         host = values.get("DB_HOST")
         if not host:
             message = (
-                "No database: set DB_HOST in .env, or start the sandbox with `datasync-sandbox up`;"
-                " both are looked for in the current directory."
+                "No database: set DB_HOST in the environment or in .env, or start the sandbox with "
+                "`datasync-sandbox up`. Run this in the project's directory."
             )
             raise ValueError(message)
         return cls(

@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Mapping
 
 SECRETS = ("API_KEY", "DB_PASSWORD")
 """They may be given as the path of a file instead, in NAME_FILE. NAME wins."""
@@ -18,7 +18,7 @@ SECRETS = ("API_KEY", "DB_PASSWORD")
 _SECRET_FILE_SIZE = 4096
 
 
-def read_settings(names: Iterable[str], *sources: Mapping[str, str]) -> dict[str, str]:
+def read_settings(names: Collection[str], *sources: Mapping[str, str]) -> dict[str, str]:
     """Return the settings that are not empty, each from the first source that has it.
 
     Raises:
