@@ -7,13 +7,13 @@ set -eu
 
 has_compose() { docker compose version >/dev/null 2>&1 && docker buildx version >/dev/null 2>&1; }
 
-install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; }
+apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; }
 command -v dockerd >/dev/null || {
     apt-get update -qq
-    install docker.io iptables
+    apt_install docker.io iptables
 }
 # The client is a package of its own since trixie.
-command -v docker >/dev/null || install docker-cli
+command -v docker >/dev/null || apt_install docker-cli
 has_compose || {
     # Debian has Compose v2 and buildx since trixie. Their programs run on
     # an older Debian too, and the machine's package sources stay as they are.

@@ -125,7 +125,7 @@ def test_more_signals_do_not_break_off_the_ending(tmp_path):
                 tap.send_signal(signal.SIGTERM)
                 tap.send_signal(signal.SIGINT)
         read_rest(tap)
-    # Which of the two the kernel hands over first is its own affair.
+    # Either may be delivered first.
     assert tap.returncode in {130, 143}
     assert "Traceback" not in (tmp_path / "log").read_text()
 

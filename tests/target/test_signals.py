@@ -79,12 +79,12 @@ def test_more_signals_do_not_change_the_exit_code(database: Database, tmp_path: 
         target.stdin.flush()
         target.stdout.readline()
 
-        def ends_by_more_signals() -> bool:
+        def ended_after_more_signals() -> bool:
             target.send_signal(signal.SIGTERM)
             target.send_signal(signal.SIGINT)
             return target.poll() is not None
 
-        wait_until(ends_by_more_signals)
+        wait_until(ended_after_more_signals)
         _, errors = target.communicate()
     assert target.returncode in {130, 143}
     assert b"Traceback" not in errors
