@@ -19,41 +19,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 EVENTS = "20000"
 FOREIGN = ("API_", "BATCH_", "DB_", "MELTANO_", "TAP_", "TARGET_", "UV_CACHE", "XDG_")
-# Run by the clone's Python: waits until the sandbox's database has a row.
-WAIT_FOR_ROW = """
-import pathlib, shlex, time
-import psycopg
-
-while True:
-    try:
-        text = pathlib.Path(".sandbox/env").read_text()
-        env = dict(word.split("=", 1) for word in shlex.split(text) if "=" in word)
-        names = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD"}
-        place = {name: env[f"DB_{variable}"] for name, variable in names.items()}
-        with psycopg.connect(dbname=env["DB_NAME"], **place) as connection:
-            if connection.execute("SELECT 1 FROM events LIMIT 1").fetchone():
-                break
-    except (OSError, KeyError, psycopg.Error):
-        pass
-    time.sleep(0.02)
-"""
 
 
-def run(clone: Path, env: dict[str, str], *, wait_for_row: bool) -> tuple[float, float | None]:
-    """Run the ingestion; returns the seconds to its end, and to the first row."""
+def run(clone: Path, env: dict[str, str]) -> float:
+    """Run the ingestion; returns its seconds."""
     command = ["sh", "run-ingestion.sh", "--events", EVENTS, "--port", "0", "--db-port", "0"]
-    started, first = time.monotonic(), None
-    with (clone / "output").open("ab") as output:
-        process = subprocess.Popen(command, cwd=clone, env=env, stdout=output, stderr=output)
-    if wait_for_row:
-        python = clone / ".venv" / "bin" / "python"
-        while not python.exists() and process.poll() is None:
-            time.sleep(0.02)
-        subprocess.run([python, "-c", WAIT_FOR_ROW], cwd=clone, env=env, check=True, timeout=120)
-        first = time.monotonic() - started
-    if process.wait() != 0:
-        raise SystemExit((clone / "output").read_text())
-    return time.monotonic() - started, first
+    started = time.monotonic()
+    done = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return time.monotonic() - started
+
+
+def first_row_at(clone: Path, env: dict[str, str]) -> float:
+    """Return when the first row was inserted, as Unix time."""
+    query = "SELECT extract(epoch FROM min(ingested_at)) FROM events"
+    command = [".venv/bin/datasync-sandbox", "db", "psql", "--", "--no-align", "--tuples-only"]
+    done = subprocess.run(
+        [*command, f"--command={query}"], cwd=clone, env=env, capture_output=True, check=True
+    )
+    return float(done.stdout)
 
 
 def main() -> None:
@@ -70,8 +55,10 @@ def main() -> None:
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)  # noqa: S607
         cloned = time.monotonic() - started
         try:
-            done, first = run(clone, env, wait_for_row=True)
-            again, _ = run(clone, env, wait_for_row=False)
+            run_at = time.time()
+            done = run(clone, env)
+            first = first_row_at(clone, env) - run_at
+            again = run(clone, env)
         finally:
             stop = ["sh", "run-ingestion.sh", "--stop-sandbox"]
             subprocess.run(stop, cwd=clone, env=env, check=True, stdout=subprocess.DEVNULL)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasync_bench import processes
-from datasync_bench.environment import BENCH, BIN, ROOT, WORK, scratch
+from datasync_bench.environment import BENCH, BIN, ROOT, WORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,49 +31,45 @@ STOCK_SETTINGS = {
 }
 """The stock target with the settings of meltano.yml; its defaults take twice as long."""
 
-_serial = itertools.count(1)
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One row of the comparison.
 
     Attributes:
-        name: Name on the command line.
         title: Name in the report.
         run: Loads the feed of an environment into its empty database.
         loads: Whether the table is filled.
-        is_baseline: Whether it leaves out work that every load has to do.
     """
 
-    name: str
     title: str
     run: Callable[[Environment], Usage]
     loads: bool = True
-    is_baseline: bool = False
 
 
-def tap_config(environment: Environment, page_size: int = 5000) -> dict[str, object]:
-    """Return the settings of a tap."""
-    variables = environment.variables()
-    return {
-        "api_url": variables["API_BASE_URL"],
-        "api_key": variables["API_KEY"],
-        "page_size": page_size,
-    }
-
-
-def target_config(environment: Environment) -> dict[str, object]:
-    """Return the settings of a target."""
-    variables = environment.variables()
-    names = {name: f"DB_{name.upper()}" for name in ("host", "user", "password")}
-    config: dict[str, object] = {key: variables[name] for key, name in names.items()}
-    return {**config, "port": int(variables["DB_PORT"]), "database": variables["DB_NAME"]}
-
-
-def _write(path: Path, document: object) -> Path:
+def _write(name: str, document: object) -> Path:
+    path = WORK / name
     path.write_text(json.dumps(document))
     return path
+
+
+def tap_config(environment: Environment) -> Path:
+    """Write the settings of a tap."""
+    env = environment.variables
+    return _write("tap.json", {"api_url": env["API_BASE_URL"], "api_key": env["API_KEY"]})
+
+
+def target_config(environment: Environment, **settings: object) -> Path:
+    """Write the settings of a target."""
+    env = environment.variables
+    connection = {
+        "host": env["DB_HOST"],
+        "port": int(env["DB_PORT"]),
+        "user": env["DB_USER"],
+        "password": env["DB_PASSWORD"],
+        "database": env["DB_NAME"],
+    }
+    return _write("target.json", {**connection, **settings})
 
 
 def pipe(environment: Environment, state: str | None = None) -> Usage:
@@ -84,103 +79,72 @@ def pipe(environment: Environment, state: str | None = None) -> Usage:
         environment: API and database.
         state: A Singer state, as JSON, to continue from.
     """
-    directory = scratch("pipe")
-    config = _write(directory / "tap.json", tap_config(environment))
-    tap: Command = [BIN / "tap-datasync", "--config", config]
+    tap: Command = [BIN / "tap-datasync", "--config", tap_config(environment)]
     if state is not None:
-        (directory / "state.json").write_text(state)
-        tap += ["--state", directory / "state.json"]
-    config = _write(directory / "target.json", target_config(environment))
-    target: Command = [BIN / "target-postgres-checkpoint", "--config", config]
-    return processes.run([tap, target], env=environment.variables(), directory=directory)
+        tap += ["--state", _write("state.json", json.loads(state))]
+    target: Command = [BIN / "target-postgres-checkpoint", "--config", target_config(environment)]
+    return environment.run({"tap": tap, "target": target})
 
 
 def meltano(environment: Environment) -> Usage:
     """Run ``meltano run tap-datasync target-postgres`` with the meltano.yml of this checkout."""
-    directory = scratch("meltano")
-    # A separate database, so that the state of a real load in this checkout is not changed.
-    env = {
-        **environment.variables(),
-        "MELTANO_DATABASE_URI": f"sqlite:///{WORK / 'meltano.db'}",
-        "MELTANO_PROJECT_ROOT": str(ROOT),
-    }
-    suffix = f"--state-id-suffix=bench-{next(_serial)}-{time.time_ns()}"
+    suffix = f"--state-id-suffix=bench-{time.time_ns()}"
     command: Command = [
         *(BIN / "meltano", "--log-format=json", "--environment=dev", "run", "--no-install"),
         *("--force", suffix, "tap-datasync", "target-postgres"),
     ]
-    return processes.run([command], env=env, directory=directory)
+    return environment.run(
+        {"meltano": command},
+        # A separate database, so that the state of a real load in this checkout is not changed.
+        MELTANO_DATABASE_URI=f"sqlite:///{WORK / 'meltano.db'}",
+        MELTANO_PROJECT_ROOT=str(ROOT),
+    )
 
 
 def sdk_tap(environment: Environment) -> Usage:
     """Run a tap made from the SDK's template, piped into the stock target."""
-    directory = scratch("sdk-tap")
-    config = _write(directory / "tap.json", tap_config(environment))
-    tap: Command = [PYTHON, PEERS / "sdk_tap.py", "--config", config]
-    config = _write(directory / "target.json", {**target_config(environment), **STOCK_SETTINGS})
+    tap: Command = [PYTHON, PEERS / "sdk_tap.py", "--config", tap_config(environment)]
+    config = target_config(environment, **STOCK_SETTINGS)
     target: Command = [BIN / "target-postgres", "--config", config]
-    return processes.run([tap, target], env=environment.variables(), directory=directory)
+    return environment.run({"tap": tap, "target": target})
 
 
 def dlt(environment: Environment, disposition: str) -> Usage:
     """Run dlt with its REST source and its PostgreSQL destination."""
-    directory = scratch("dlt")
-    env = environment.variables() | {
-        "BENCH_DLT_DIR": str(directory / "pipelines"),
-        "RUNTIME__DLTHUB_TELEMETRY": "false",
-    }
-    command: Command = [PYTHON, PEERS / "dlt_pipeline.py", disposition, "insert_values"]
-    return processes.run([command], env=env, directory=directory)
+    command: Command = [PYTHON, PEERS / "dlt_pipeline.py", disposition]
+    return environment.run({"dlt": command}, RUNTIME__DLTHUB_TELEMETRY="false")
 
 
 def hand_loop(environment: Environment, pause_seconds: float = 0.0) -> Usage:
     """Run a hand-written loop: request, multi-row INSERT, pause."""
-    command: Command = [PYTHON, PEERS / "hand_loop.py", str(pause_seconds)]
-    return processes.run([command], env=environment.variables(), directory=scratch("hand-loop"))
+    return environment.run({"loop": [PYTHON, PEERS / "hand_loop.py", str(pause_seconds)]})
 
 
 def baseline(environment: Environment, step: str) -> Usage:
     """Run a baseline; COPY text is prepared once per feed and not measured."""
-    command: Command = [PYTHON, PEERS / "baselines.py", step]
-    env = environment.variables()
-    if step != "fetch":
-        path = WORK / f"rows-{environment.events}.copy"
-        if not path.exists():
-            part = path.with_suffix(".part")
-            prepare: Command = [PYTHON, PEERS / "baselines.py", "prepare", part]
-            processes.run([prepare], env=env, directory=scratch("prepare"))
-            part.rename(path)
-        command.append(path)
-    return processes.run([command], env=env, directory=scratch("baseline"))
+    rows = WORK / f"rows-{environment.events}"
+    if step != "fetch" and not rows.exists():
+        part = rows.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        feed: Command = [BIN / "datasync-sandbox", "feed", f"--events={environment.events}"]
+        prepare: Command = [PYTHON, PEERS / "baselines.py", "prepare", part]
+        environment.run({"feed": feed, "prepare": prepare})
+        part.rename(rows)
+    return environment.run({"baseline": [PYTHON, PEERS / "baselines.py", step, rows]})
 
 
 CANDIDATES = {
-    candidate.name: candidate
-    for candidate in (
-        Candidate("pipe", "tap-datasync \\| target-postgres-checkpoint", pipe),
-        Candidate("meltano", "meltano run tap-datasync target-postgres", meltano),
-        Candidate("sdk-tap", "plain SDK tap \\| stock target-postgres", sdk_tap),
-        Candidate("dlt-append", "dlt, append", partial(dlt, disposition="append")),
-        Candidate("dlt-merge", "dlt, merge", partial(dlt, disposition="merge")),
-        Candidate("hand-loop", "hand-written loop", hand_loop),
-        Candidate(
-            "fetch",
-            "baseline: requests only",
-            partial(baseline, step="fetch"),
-            loads=False,
-            is_baseline=True,
-        ),
-        Candidate(
-            "copy",
-            "baseline: COPY of prepared rows",
-            partial(baseline, step="copy"),
-            is_baseline=True,
-        ),
-        Candidate(
-            "upsert",
-            "baseline: COPY and INSERT … ON CONFLICT of prepared rows",
-            partial(baseline, step="upsert"),
-            is_baseline=True,
-        ),
-    )
+    "pipe": Candidate("tap-datasync \\| target-postgres-checkpoint", pipe),
+    "meltano": Candidate("meltano run tap-datasync target-postgres", meltano),
+    "sdk-tap": Candidate("plain SDK tap \\| stock target-postgres", sdk_tap),
+    "dlt-append": Candidate("dlt, append", partial(dlt, disposition="append")),
+    "dlt-merge": Candidate("dlt, merge", partial(dlt, disposition="merge")),
+    "hand-loop": Candidate("hand-written loop", hand_loop),
+    "fetch": Candidate("baseline: requests only", partial(baseline, step="fetch"), loads=False),
+    "copy": Candidate("baseline: COPY of prepared rows", partial(baseline, step="copy")),
+    "upsert": Candidate(
+        "baseline: COPY and INSERT … ON CONFLICT of prepared rows",
+        partial(baseline, step="upsert"),
+    ),
 }

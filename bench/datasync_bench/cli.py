@@ -65,7 +65,7 @@ def main(  # noqa: PLR0913 - one argument per option
     sizes, windows = [100_000, 1_000_000, 3_000_000], 6
     if smoke:
         events, repeat, sizes, windows = SMOKE_EVENTS, 1, [SMOKE_EVENTS], 1
-    chosen = [candidate for name, candidate in CANDIDATES.items() if not only or name in only]
+    chosen = [name for name in CANDIDATES if not only or name in only]
     measure: dict[str, Callable[[], list[measurements.Result]]] = {
         "comparison": lambda: measurements.comparison(chosen, events, repeat),
         "size": lambda: measurements.size(sizes),
@@ -109,7 +109,3 @@ def _machine() -> dict[str, object]:
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -11,22 +11,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 from dotenv import dotenv_values
-from psycopg import sql
+
+from datasync_bench import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasync_bench.processes import Usage
+    from datasync_bench.processes import Command, Usage
 
 BENCH = Path(__file__).resolve().parents[1]
 ROOT = BENCH.parent
 WORK = BENCH / ".work"
 BIN = ROOT / ".venv" / "bin"
-DATABASE = "bench"
 
 UNLIMITED = {"limit": 1_000_000, "window": 1}
 """A rate limit that no candidate reaches."""
@@ -34,56 +33,29 @@ UNLIMITED = {"limit": 1_000_000, "window": 1}
 _SETTING_PREFIXES = ("API_", "DB_", "BATCH_SIZE", "MELTANO_", "TAP_", "TARGET_", "PG", "PYTHON")
 
 
-def _sandbox(*arguments: object) -> None:
-    command = [str(BIN / "datasync-sandbox"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        message = f"{' '.join(command)} failed: {done.stderr.strip()}"
-        raise RuntimeError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Contents of the table ``events`` after a load.
-
-    Attributes:
-        rows: Number of rows.
-        complete: Rows with a distinct id, a timestamp and both objects.
-        table_bytes: Size of the table with its index.
-        writes: Rows inserted or updated since the table was created, from PostgreSQL's statistics.
-    """
-
-    rows: int
-    complete: int
-    table_bytes: int
-    writes: int
-
-
 @dataclass(frozen=True, slots=True)
 class Environment:
     """One API and one database.
 
     Attributes:
-        settings: ``API_BASE_URL``, ``API_KEY`` and ``DB_*`` for a candidate.
+        variables: The whole environment of a candidate's processes, with the names of ``.env`` and
+            ``DATABASE_URL``.
         events: Events in the feed of the API.
     """
 
-    settings: dict[str, str]
+    variables: dict[str, str]
     events: int
 
-    def variables(self) -> dict[str, str]:
-        """Return the whole environment of a candidate's processes."""
-        inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(_SETTING_PREFIXES) and "proxy" not in name.lower()
-        }
-        return {**inherited, **self.settings, "BATCH_SIZE": "5000", "DB_NAME": DATABASE}
+    def run(self, commands: dict[str, Command], **variables: str) -> Usage:
+        """Run the commands of a candidate in an empty directory, with additional variables."""
+        directory = WORK / "run"
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
+        return processes.run(commands, env={**self.variables, **variables}, directory=directory)
 
     def stats(self) -> dict[str, Any]:
         """Return the request log and the counters of the API."""
-        url = urlsplit(self.settings["API_BASE_URL"])
-        address = urlunsplit(url._replace(path="/__sandbox__/stats"))
+        address = self.variables["API_BASE_URL"].removesuffix("/api/v1") + "/__sandbox__/stats"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(address, timeout=30) as response:
             stats: dict[str, Any] = json.load(response)
@@ -96,78 +68,61 @@ class Environment:
 
     def clear(self) -> None:
         """Replace the database by an empty one; PostgreSQL writes out the old one first."""
-        with self._connect(self.settings["DB_NAME"]) as connection:
-            connection.autocommit = True
-            name = sql.Identifier(DATABASE)
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(name))
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        url = self.variables["DATABASE_URL"]
+        with psycopg.connect(url, dbname="postgres", autocommit=True) as connection:
+            connection.execute("DROP DATABASE IF EXISTS bench")
+            connection.execute("CREATE DATABASE bench")
 
-    def loaded(self) -> Loaded:
-        """Count what a candidate has loaded."""
-        with self._connect(DATABASE) as connection:
-            row = connection.execute(
-                "SELECT count(*), count(DISTINCT id) FILTER (WHERE timestamp IS NOT NULL"
-                " AND properties IS NOT NULL AND session IS NOT NULL),"
-                " pg_total_relation_size('events'),"
-                " (SELECT n_tup_ins + n_tup_upd FROM pg_stat_user_tables"
-                " WHERE relid = 'events'::regclass)"
-                " FROM events"
-            ).fetchone()
-        assert row is not None  # noqa: S101 - an aggregate returns one row
-        return Loaded(*row)
-
-    def _connect(self, database: str) -> psycopg.Connection[Any]:
-        return psycopg.connect(
-            host=self.settings["DB_HOST"],
-            port=int(self.settings["DB_PORT"]),
-            user=self.settings["DB_USER"],
-            password=self.settings["DB_PASSWORD"],
-            dbname=database,
+    def complete_rows(self) -> int:
+        """Count the rows with a distinct id, a timestamp and both objects."""
+        return self._count(
+            "SELECT count(DISTINCT id) FILTER (WHERE timestamp IS NOT NULL"
+            " AND properties IS NOT NULL AND session IS NOT NULL) FROM events"
         )
 
+    def written_rows(self) -> int:
+        """Count the rows inserted or updated since the table was created."""
+        return self._count(
+            "SELECT n_tup_ins + n_tup_upd FROM pg_stat_user_tables WHERE relid = 'events'::regclass"
+        )
 
-@contextmanager
-def database() -> Iterator[dict[str, str]]:
-    """Run the embedded PostgreSQL, durable as the sandbox sets it up.
-
-    Yields:
-        Its ``DB_*`` settings.
-    """
-    directory = WORK / "database"
-    _sandbox("up", "--db-only", "--db-port", 0, "--dir", directory)
-    try:
-        yield _settings(directory)
-    finally:
-        _sandbox("down", "--db-only", "--dir", directory)
+    def _count(self, query: str) -> int:
+        with psycopg.connect(self.variables["DATABASE_URL"]) as connection:
+            row = connection.execute(query.encode()).fetchone()
+        assert row is not None  # noqa: S101 - an aggregate returns one row
+        return int(row[0])
 
 
 @contextmanager
-def environment(settings: dict[str, str], events: int, **options: object) -> Iterator[Environment]:
-    """Serve a feed beside a database, without a rate limit unless ``options`` set one.
+def environment(events: int, **options: object) -> Iterator[Environment]:
+    """Serve a feed beside a durable database, without a rate limit unless ``options`` set one.
 
     Args:
-        settings: From :func:`database`.
         events: Size of the feed.
-        **options: Options of ``datasync-sandbox api``.
+        **options: Options of ``datasync-sandbox up``.
     """
-    directory = WORK / "api"
-    arguments: list[object] = []
-    for name, value in {"port": 0, "events": events, **UNLIMITED, **options}.items():
-        arguments += [f"--{name.replace('_', '-')}", value]
-    _sandbox("up", "--api-only", "--dir", directory, *arguments)
+    directory = WORK / "sandbox"
+    options = {"port": 0, "db-port": 0, "events": events, **UNLIMITED, **options}
+    _sandbox("up", directory, *(f"--{name}={value}" for name, value in options.items()))
     try:
-        yield Environment({**settings, **_settings(directory)}, events)
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(_SETTING_PREFIXES) and "proxy" not in name.lower()
+        }
+        found = {name: value or "" for name, value in dotenv_values(directory / "env").items()}
+        variables = {**inherited, **found, "BATCH_SIZE": "5000", "DB_NAME": "bench"}
+        variables["DATABASE_URL"] = (
+            "postgresql://{DB_USER}:{DB_PASSWORD}@{DB_HOST}:{DB_PORT}/{DB_NAME}"
+        ).format_map(variables)
+        yield Environment(variables, events)
     finally:
-        _sandbox("down", "--api-only", "--dir", directory)
+        _sandbox("down", directory)
 
 
-def _settings(directory: Path) -> dict[str, str]:
-    return {name: value or "" for name, value in dotenv_values(directory / "env").items()}
-
-
-def scratch(name: str) -> Path:
-    """Return an empty directory for one run."""
-    directory = WORK / "runs" / name
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
-    return directory
+def _sandbox(verb: str, directory: Path, *options: str) -> None:
+    command = [str(BIN / "datasync-sandbox"), verb, f"--dir={directory}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        message = f"{' '.join(command)} failed: {done.stderr.strip()}"
+        raise RuntimeError(message)

@@ -6,12 +6,11 @@ Every result is a plain dictionary that goes into ``results.json`` and the repor
 from __future__ import annotations
 
 import statistics
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from datasync_bench import candidates
-from datasync_bench.environment import database, environment
-from datasync_bench.processes import MEBIBYTE
+from datasync_bench.candidates import CANDIDATES
+from datasync_bench.environment import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,46 +30,36 @@ HTTP_OK = 200
 Result = dict[str, Any]
 
 
-def comparison(chosen: Sequence[Candidate], events: int, repeat: int) -> list[Result]:
+def comparison(names: Sequence[str], events: int, repeat: int) -> list[Result]:
     """Load the same feed with every candidate, in alternating order.
 
     Args:
-        chosen: The candidates.
+        names: The candidates.
         events: Size of the feed.
         repeat: Counted runs of each, after one that warms up.
     """
-    runs: dict[str, list[Result]] = {candidate.name: [] for candidate in chosen}
-    with ExitStack() as stack:
-        settings = stack.enter_context(database())
-        target = stack.enter_context(environment(settings, events))
+    runs: dict[str, list[Result]] = {name: [] for name in names}
+    with environment(events) as target:
         candidates.baseline(target, "fetch")
         for number in range(repeat + 1):
-            order = chosen if number % 2 == 0 else list(reversed(chosen))
-            for candidate in order:
-                result = _load(candidate, target)
-                print(f"  {number}/{repeat} {candidate.name}: {_short(result)}", flush=True)
+            for name in names if number % 2 == 0 else reversed(names):
+                result = _load(CANDIDATES[name], target)
+                print(f"  {number}/{repeat} {name}: {_short(result)}", flush=True)
                 if number:
-                    runs[candidate.name].append(result)
+                    runs[name].append(result)
     return [
-        {
-            "name": candidate.name,
-            "title": candidate.title,
-            "is_baseline": candidate.is_baseline,
-            **_summary(runs[candidate.name]),
-        }
-        for candidate in chosen
+        {"name": name, "title": CANDIDATES[name].title, **_summary(runs[name])} for name in names
     ]
 
 
 def size(sizes: Iterable[int]) -> list[Result]:
     """Load feeds of several sizes with ``tap | target``, to show that memory does not grow."""
     results = []
-    with database() as settings:
-        for events in sizes:
-            with environment(settings, events) as target:
-                result = _load(candidates.CANDIDATES["pipe"], target)
-            print(f"  {events:,}: {_short(result)}", flush=True)
-            results.append({"events": events, **_summary([result])})
+    for events in sizes:
+        with environment(events) as target:
+            result = _load(CANDIDATES["pipe"], target)
+        print(f"  {events:,}: {_short(result)}", flush=True)
+        results.append({"events": events, **_summary([result])})
     return results
 
 
@@ -84,71 +73,64 @@ def rate_limit(factor: float, windows: int) -> list[Result]:
     """
     page = round(PAGE_EVENTS / factor)
     events = page * (windows * LIMIT + 1)
+    window = WINDOW_SECONDS / factor
     pause = HAND_LOOP_PAUSE_SECONDS / factor
     runs: dict[str, Callable[[Environment], Usage]] = {
         "tap-datasync": candidates.pipe,
         "dlt, append": lambda target: candidates.dlt(target, "append"),
         "hand-written loop": lambda target: candidates.hand_loop(target, pause),
     }
+    options = {
+        "limit": LIMIT,
+        "window": window,
+        "latency": LATENCY_SECONDS / factor,
+        "cursor-lifetime": CURSOR_LIFETIME_SECONDS / factor,
+        "max-page": page,
+    }
     results = []
-    with database() as settings:
-        for title, run in runs.items():
-            # One API for each: a window must not contain requests of the candidate before.
-            with environment(
-                settings,
-                events,
-                limit=LIMIT,
-                window=WINDOW_SECONDS / factor,
-                latency=LATENCY_SECONDS / factor,
-                cursor_lifetime=CURSOR_LIFETIME_SECONDS / factor,
-                max_page=page,
-            ) as target:
-                target.clear()
-                run(target)
-                stats = target.stats()
-                served = [each["at"] for each in stats["log"] if each["result"] == HTTP_OK]
-                results.append(
-                    {
-                        "title": title,
-                        "factor": factor,
-                        "share": share_of_limit(served, LIMIT, WINDOW_SECONDS / factor),
-                        "rate_limited": stats["rate_limited"],
-                        "pages": len(served),
-                        "seconds": served[-1] - served[0],
-                        "valid": target.loaded().complete == events,
-                    }
-                )
-            print(f"  {results[-1]}", flush=True)
+    for title, run in runs.items():
+        # One API for each: a window must not contain requests of the candidate before.
+        with environment(events, **options) as target:
+            target.clear()
+            run(target)
+            stats = target.stats()
+            served = [each["at"] for each in stats["log"] if each["result"] == HTTP_OK]
+            result = {
+                "title": title,
+                "factor": factor,
+                "share": share_of_limit(served, LIMIT, window),
+                "rate_limited": stats["rate_limited"],
+                "pages": len(served),
+                "seconds": served[-1] - served[0],
+                "valid": target.complete_rows() == events,
+            }
+        print(f"  {result}", flush=True)
+        results.append(result)
     return results
 
 
 def later_runs(events: int) -> list[Result]:
     """Load a feed, load it again with the state of the first run, and again without it."""
     results = []
-    with ExitStack() as stack:
-        settings = stack.enter_context(database())
-        target = stack.enter_context(environment(settings, events))
+    with environment(events) as target:
         target.clear()
         state: str | None = None
-        written = 0
+        requests = written = 0
         for title in ("first load", "second run, nothing new", "full refresh of loaded rows"):
-            requests = target.stats()["requests"]
             usage = candidates.pipe(target, state if "second" in title else None)
             state = state or usage.output.splitlines()[-1]
-            seconds = target.active_seconds(usage)
-            loaded = target.loaded()
-            results.append(
-                {
-                    "title": title,
-                    "requests": target.stats()["requests"] - requests,
-                    "rows_written": loaded.writes - written,
-                    "seconds": usage.seconds,
-                    "events_per_second": events / seconds,
-                    "valid": loaded.complete == events,
-                }
-            )
-            written = loaded.writes
-            print(f"  {results[-1]}", flush=True)
+            requests_before, written_before = requests, written
+            requests, written = target.stats()["requests"], target.written_rows()
+            result = {
+                "title": title,
+                "requests": requests - requests_before,
+                "rows_written": written - written_before,
+                "seconds": usage.seconds,
+                "events_per_second": events / target.active_seconds(usage),
+                "valid": target.complete_rows() == events,
+            }
+            print(f"  {result}", flush=True)
+            results.append(result)
     return results
 
 
@@ -175,31 +157,26 @@ def share_of_limit(arrivals: Sequence[float], limit: int, window_seconds: float)
 def _load(candidate: Candidate, target: Environment) -> Result:
     target.clear()
     usage = candidate.run(target)
-    loaded = target.loaded() if candidate.loads else None
-    return _result(usage, target, rows=loaded.complete if loaded else target.events)
-
-
-def _result(usage: Usage, target: Environment, rows: int) -> Result:
-    seconds = target.active_seconds(usage)
     return {
-        "valid": rows == target.events,
+        "valid": not candidate.loads or target.complete_rows() == target.events,
         "seconds": usage.seconds,
-        "events_per_second": target.events / seconds,
+        "events_per_second": target.events / target.active_seconds(usage),
         "cpu_seconds_per_million": usage.cpu_seconds * 1_000_000 / target.events,
-        "peak_mib": {name: peak / MEBIBYTE for name, peak in usage.peak_bytes.items()},
+        "peak_mib": usage.peak_mib,
     }
 
 
 def _summary(runs: Sequence[Result]) -> Result:
     names = ("seconds", "events_per_second", "cpu_seconds_per_million")
-    summary: Result = {name: statistics.median(run[name] for run in runs) for name in names}
     rates = [run["events_per_second"] for run in runs]
-    peaks: dict[str, float] = {}
-    for run in runs:
-        for name, peak in run["peak_mib"].items():
-            peaks[name] = max(peaks.get(name, 0.0), peak)
-    valid = all(run["valid"] for run in runs)
-    return {**summary, "range": (min(rates), max(rates)), "peak_mib": peaks, "valid": valid}
+    return {
+        **{name: statistics.median(run[name] for run in runs) for name in names},
+        "range": (min(rates), max(rates)),
+        "peak_mib": {
+            name: max(run["peak_mib"][name] for run in runs) for name in runs[0]["peak_mib"]
+        },
+        "valid": all(run["valid"] for run in runs),
+    }
 
 
 def _short(result: Result) -> str:

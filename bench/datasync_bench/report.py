@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from datasync_bench.environment import BENCH, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -15,6 +15,57 @@ PEAK_MIB = 150
 SHARE = 0.99
 REQUESTS = 2
 REFRESH = 0.3
+
+RATIOS = {"hand-loop": 4.0, "dlt-append": 8.0, "upsert": 0.6}
+"""Throughput of ``tap | target``, as a multiple of another candidate's."""
+
+ALTERNATIVES = {
+    "meltano": "tap-datasync",
+    "sdk-tap": None,
+    "dlt-append": "dlt, append",
+    "dlt-merge": None,
+    "hand-loop": "hand-written loop",
+}
+"""Rows of ``docs/comparison.md``, each with its row of the rate limit."""
+
+_RATE = {"events/s": "{events_per_second:,.0f}"}
+_SECONDS = {"seconds": "{seconds:.1f}"}
+_PEAKS = {"peak memory, MiB": "{peaks}"}
+_RATE_LIMIT = {
+    "": "{title}",
+    "share of the rate limit": "{share:.3f}",
+    "429s": "{rate_limited}",
+    "pages": "{pages}",
+    **_SECONDS,
+}
+TABLES = (
+    (
+        "comparison",
+        "Throughput",
+        {
+            "": "{title}{void}",
+            **_RATE,
+            "range": "{range[0]:,.0f} to {range[1]:,.0f}",
+            **_SECONDS,
+            "CPU s per million events": "{cpu_seconds_per_million:.1f}",
+            **_PEAKS,
+        },
+    ),
+    ("size", "Size of the feed", {"events": "{events:,}", **_RATE, **_SECONDS, **_PEAKS}),
+    ("rate_limit_scaled", "Rate limit, time scaled by 10", _RATE_LIMIT),
+    ("rate_limit", "Rate limit, real time", _RATE_LIMIT),
+    (
+        "later_runs",
+        "Later runs",
+        {
+            "": "{title}",
+            "requests": "{requests}",
+            "rows written": "{rows_written:,}",
+            **_SECONDS,
+        },
+    ),
+)
+"""Part, title, and columns: the heading and the text of a cell from its row."""
 
 
 class Threshold(NamedTuple):
@@ -26,18 +77,10 @@ class Threshold(NamedTuple):
     is_met: bool
 
 
-RATIOS = (
-    ("hand-loop", 4.0),
-    ("dlt-append", 8.0),
-    ("upsert", 0.6),
-)
-"""Throughput of ``tap | target``, as a multiple of another candidate's."""
-
-
 def thresholds(results: Mapping[str, Any]) -> Iterator[Threshold]:
     """Compare results with the thresholds; parts that were not measured are left out."""
     rows = {row["name"]: row for row in results.get("comparison", ()) if row["valid"]}
-    for name, factor in RATIOS:
+    for name, factor in RATIOS.items():
         if name in rows and "pipe" in rows:
             ratio = rows["pipe"]["events_per_second"] / rows[name]["events_per_second"]
             title = f"throughput against {rows[name]['title']}"
@@ -69,11 +112,14 @@ def markdown(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     hardware = f"{machine['cores']} cores, {machine['memory_gib']} GiB, Python {machine['python']}"
     lines = [f"{hardware}. Load average before the start: {machine['load']}.", ""]
-    for part, (title, headings, cells) in _TABLES.items():
+    for part, title, columns in TABLES:
         if rows := results.get(part):
-            lines += [f"### {title}", "", *_table(headings, map(cells, rows)), ""]
-    rows = [[*each[:3], "yes" if each.is_met else "no"] for each in thresholds(results)]
-    lines += ["### Thresholds", "", *_table(("", "wanted", "found", "met"), rows)]
+            lines += [f"### {title}", "", *_table(columns, rows), ""]
+    rows = [
+        {**each._asdict(), "met": "yes" if each.is_met else "no"} for each in thresholds(results)
+    ]
+    columns = {"": "{title}", "wanted": "{wanted}", "found": "{found}", "met": "{met}"}
+    lines += ["### Thresholds", "", *_table(columns, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -104,24 +150,24 @@ def alternatives(results: Mapping[str, Any]) -> str:
     Raises:
         KeyError: A part was not measured.
     """
-    shares = {row["title"]: row for row in results["rate_limit"]}
-    paced_as = {"meltano": "tap-datasync", "dlt-append": "dlt, append"}
-    rows = []
-    for row in results["comparison"]:
-        if row["is_baseline"] or row["name"] == "pipe":
-            continue
-        paced = shares.get(paced_as.get(row["name"], row["title"]))
-        rows.append(
-            [
-                row["title"],
-                f"{row['events_per_second']:,.0f}",
-                f"{row['cpu_seconds_per_million']:.0f}",
-                f"{max(row['peak_mib'].values()):.0f}",
-                f"{paced['share']:.3f}" if paced else "",
-            ]
-        )
-    headings = ("", "events/s", "CPU s per million", "largest process, MiB", "share of rate limit")
-    return "\n".join(_table(headings, rows))
+    shares = {row["title"]: f"{row['share']:.3f}" for row in results["rate_limit"]}
+    rows = [
+        {
+            **row,
+            "largest": max(row["peak_mib"].values()),
+            "share": shares.get(ALTERNATIVES[row["name"]], ""),
+        }
+        for row in results["comparison"]
+        if row["name"] in ALTERNATIVES
+    ]
+    columns = {
+        "": "{title}",
+        **_RATE,
+        "CPU s per million": "{cpu_seconds_per_million:.0f}",
+        "largest process, MiB": "{largest:.0f}",
+        "share of rate limit": "{share}",
+    }
+    return "\n".join(_table(columns, rows))
 
 
 def update_pages(results: Mapping[str, Any]) -> list[Path]:
@@ -156,55 +202,19 @@ def insert(page: str, text: str) -> str:
     return f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}"
 
 
-def _table(headings: Sequence[str], rows: Any) -> Iterator[str]:
-    yield f"| {' | '.join(headings)} |"
-    yield "|---|" + "---:|" * (len(headings) - 1)
+def _table(columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield "|---|" + "---:|" * (len(columns) - 1)
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        values = {
+            **row,
+            "peaks": _peaks(row.get("peak_mib", {})),
+            "void": "" if row.get("valid", True) else " (incomplete: void)",
+        }
+        yield f"| {' | '.join(column.format_map(values) for column in columns.values())} |"
 
 
-def _peaks(row: Mapping[str, Any]) -> str:
-    peaks = row["peak_mib"]
-    names = [name for name in peaks if name != "program" or len(peaks) == 1]
-    return ", ".join(f"{name} {peaks[name]:.0f}".removeprefix("program ") for name in sorted(names))
-
-
-def _comparison(row: Mapping[str, Any]) -> list[str]:
-    low, high = row["range"]
-    return [
-        row["title"] if row["valid"] else f"{row['title']} (incomplete: void)",
-        f"{row['events_per_second']:,.0f}",
-        f"{low:,.0f} to {high:,.0f}",
-        f"{row['seconds']:.1f}",
-        f"{row['cpu_seconds_per_million']:.1f}",
-        _peaks(row),
-    ]
-
-
-def _size(row: Mapping[str, Any]) -> list[str]:
-    rate = f"{row['events_per_second']:,.0f}"
-    return [f"{row['events']:,}", rate, f"{row['seconds']:.1f}", _peaks(row)]
-
-
-def _rate_limit(row: Mapping[str, Any]) -> list[str]:
-    counts = [f"{row['rate_limited']}", f"{row['pages']}"]
-    return [row["title"], f"{row['share']:.3f}", *counts, f"{row['seconds']:.1f}"]
-
-
-def _later_run(row: Mapping[str, Any]) -> list[str]:
-    counts = [f"{row['requests']}", f"{row['rows_written']:,}"]
-    return [row["title"], *counts, f"{row['seconds']:.1f}"]
-
-
-_SHARE = ("", "share of the rate limit", "429s", "pages", "seconds")
-_TABLES: dict[str, tuple[str, Sequence[str], Any]] = {
-    "comparison": (
-        "Throughput",
-        ("", "events/s", "range", "seconds", "CPU s per million events", "peak memory, MiB"),
-        _comparison,
-    ),
-    "size": ("Size of the feed", ("events", "events/s", "seconds", "peak memory, MiB"), _size),
-    "rate_limit_scaled": ("Rate limit, time scaled by 10", _SHARE, _rate_limit),
-    "rate_limit": ("Rate limit, real time", _SHARE, _rate_limit),
-    "later_runs": ("Later runs", ("", "requests", "rows written", "seconds"), _later_run),
-}
+def _peaks(peaks: Mapping[str, float]) -> str:
+    if len(peaks) == 1:
+        return "".join(f"{peak:.0f}" for peak in peaks.values())
+    return ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items())

@@ -1,9 +1,10 @@
 """Baselines: loads that leave out most of the work.
 
 * ``fetch``: request page after page and discard them.
-* ``prepare FILE``: fetch the feed and write its rows as COPY text, page by page; not measured.
-* ``copy FILE``: COPY the prepared rows into the table.
-* ``upsert FILE``: COPY them into a temporary table, then ``INSERT ... ON CONFLICT DO NOTHING``.
+* ``copy DIRECTORY``: COPY prepared rows into the table.
+* ``upsert DIRECTORY``: COPY them into a temporary table, then ``INSERT ... ON CONFLICT``.
+* ``prepare DIRECTORY``: write the rows of ``datasync-sandbox feed`` as COPY text, a file for each
+  page; not measured.
 
 ``copy`` and ``upsert`` commit after every page, durably, as this project does. Addresses come from
 the environment.
@@ -11,20 +12,17 @@ the environment.
 
 from __future__ import annotations
 
+import json
 import os
-import struct
 import sys
-from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import psycopg
 import requests
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+PAGE_EVENTS = 5000
 COLUMNS = "id, session_id, user_id, type, name, properties, timestamp, session"
 TABLE = """
 CREATE TABLE events (
@@ -38,7 +36,6 @@ CREATE TEMPORARY TABLE staging ON COMMIT DELETE ROWS AS SELECT {COLUMNS} FROM ev
 INSERT = f"""
 INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM staging ON CONFLICT (id) DO NOTHING
 """  # noqa: S608 - constants
-_LENGTH = struct.Struct("<I")
 _ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
@@ -46,104 +43,65 @@ class _Pagination(msgspec.Struct, rename="camel"):
     next_cursor: str | None = None
 
 
-class _Cursor(msgspec.Struct):
+class _Page(msgspec.Struct):
     pagination: _Pagination
 
 
-class _Event(msgspec.Struct, rename="camel"):
-    id: str
-    session_id: str
-    user_id: str
-    type: str
-    name: str
-    properties: msgspec.Raw
-    timestamp: int | str
-    session: msgspec.Raw
-
-
-class _Page(msgspec.Struct):
-    data: list[_Event]
-
-
-def bodies() -> Iterator[bytes]:
-    """Yield the bodies of all pages."""
+def fetch() -> None:
+    """Request every page."""
     session = requests.Session()
     session.headers["X-API-Key"] = os.environ["API_KEY"]
     url = os.environ["API_BASE_URL"] + "/events"
-    cursor = None
+    params: dict[str, str | int] = {"limit": PAGE_EVENTS}
     while True:
-        params: dict[str, str | int] = {"limit": 5000}
-        if cursor:
-            params["cursor"] = cursor
         response = session.get(url, params=params, timeout=60)
         response.raise_for_status()
-        body = response.content
-        yield body
-        cursor = msgspec.json.decode(body, type=_Cursor).pagination.next_cursor
+        cursor = msgspec.json.decode(response.content, type=_Page).pagination.next_cursor
         if not cursor:
             return
+        params["cursor"] = cursor
 
 
-def copy_text(body: bytes) -> bytes:
-    """Return a page as COPY text."""
-    lines = []
-    for event in msgspec.json.decode(body, type=_Page).data:
-        timestamp = event.timestamp
-        if isinstance(timestamp, int):
-            timestamp = datetime.fromtimestamp(timestamp / 1000, timezone.utc).isoformat()
-        values = (event.id, event.session_id, event.user_id, event.type, event.name)
-        objects = (bytes(event.properties).decode(), timestamp, bytes(event.session).decode())
-        lines.append("\t".join(value.translate(_ESCAPES) for value in (*values, *objects)))
-    return "".join(f"{line}\n" for line in lines).encode()
+def copy_line(line: str) -> str:
+    """Return a row, an object in JSON, as a line of COPY text."""
+    row = json.loads(line)
+    values = (row[name] for name in COLUMNS.split(", "))
+    texts = (value if isinstance(value, str) else json.dumps(value) for value in values)
+    return "\t".join(text.translate(_ESCAPES) for text in texts) + "\n"
 
 
-def prepare(path: Path) -> None:
-    """Write every page of the feed as COPY text, preceded by its length."""
-    with path.open("wb") as file:
-        for body in bodies():
-            text = copy_text(body)
-            file.write(_LENGTH.pack(len(text)) + text)
+def prepare(directory: Path) -> None:
+    """Write rows from stdin as COPY text."""
+    number = 0
+    while page := list(islice(sys.stdin, PAGE_EVENTS)):
+        number += 1
+        (directory / f"{number:06}").write_text("".join(map(copy_line, page)))
 
 
-def pages(path: Path) -> Iterator[bytes]:
-    """Yield the pages of a prepared file."""
-    with path.open("rb") as file:
-        while head := file.read(_LENGTH.size):
-            yield file.read(_LENGTH.unpack(head)[0])
-
-
-def load(path: Path, step: str) -> None:
+def load(directory: Path, step: str) -> None:
     """Load prepared rows with ``copy`` or ``upsert``."""
-    env = os.environ
-    with psycopg.connect(
-        host=env["DB_HOST"],
-        port=int(env["DB_PORT"]),
-        user=env["DB_USER"],
-        password=env["DB_PASSWORD"],
-        dbname=env["DB_NAME"],
-    ) as connection:
+    with psycopg.connect(os.environ["DATABASE_URL"]) as connection:
         connection.execute(TABLE)
         connection.execute(STAGING)
         connection.commit()
         table = "events" if step == "copy" else "staging"
         cursor = connection.cursor()
-        for text in pages(path):
+        for path in sorted(directory.iterdir()):
             with cursor.copy(f"COPY {table} ({COLUMNS}) FROM STDIN".encode()) as stream:
-                stream.write(text)
+                stream.write(path.read_bytes())
             if step == "upsert":
                 cursor.execute(INSERT)
             connection.commit()
 
 
-def main(step: str, path: str = "") -> None:
+def main(step: str, directory: str) -> None:
     """Run one step."""
     if step == "fetch":
-        for _ in bodies():
-            pass
+        fetch()
     elif step == "prepare":
-        prepare(Path(path))
+        prepare(Path(directory))
     else:
-        load(Path(path), step)
+        load(Path(directory), step)
 
 
 if __name__ == "__main__":

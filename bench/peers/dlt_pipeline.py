@@ -1,6 +1,6 @@
 """dlt with its declarative REST source and its PostgreSQL destination.
 
-Usage: ``dlt_pipeline.py append|merge FILE_FORMAT``; addresses come from the environment.
+Usage: ``dlt_pipeline.py append|merge``; addresses come from the environment.
 
 The source is ``rest_api`` with a header key and a cursor paginator. The two objects are hinted as
 JSON, otherwise dlt makes columns or tables of their keys; the timestamps, which this API mixes, are
@@ -27,7 +27,7 @@ def with_datetime(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def main(disposition: str, file_format: Any) -> None:
+def main(disposition: str) -> None:
     """Load the whole feed."""
     env = os.environ
     client: Any = {
@@ -57,18 +57,14 @@ def main(disposition: str, file_format: Any) -> None:
         "processing_steps": [{"map": with_datetime}],
     }
     (events,) = rest_api_resources({"client": client, "resources": [resource]})
-    credentials = (
-        f"postgresql://{env['DB_USER']}:{env['DB_PASSWORD']}"
-        f"@{env['DB_HOST']}:{env['DB_PORT']}/{env['DB_NAME']}"
-    )
     pipeline = dlt.pipeline(
         "bench",
-        destination=postgres(credentials),
+        destination=postgres(env["DATABASE_URL"]),
         dataset_name="public",
-        pipelines_dir=env["BENCH_DLT_DIR"],
+        pipelines_dir="pipelines",
     )
-    pipeline.run(events, loader_file_format=file_format).raise_on_failed_jobs()
+    pipeline.run(events, loader_file_format="insert_values").raise_on_failed_jobs()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(sys.argv[1])

@@ -3,7 +3,7 @@
 One request, one multi-row ``INSERT ... ON CONFLICT DO NOTHING``, the checkpoint in the same
 transaction, the next request. Events are not validated.
 
-Usage: ``hand_loop.py [PAUSE]``: seconds between two requests (6 keep it below the rate limit).
+Usage: ``hand_loop.py PAUSE``: seconds between two requests (6 keep it below the rate limit).
 Addresses come from the environment.
 """
 
@@ -81,15 +81,8 @@ def main(pause: float) -> None:
     env = os.environ
     session = requests.Session()
     session.headers["X-API-Key"] = env["API_KEY"]
-    with psycopg.connect(
-        host=env["DB_HOST"],
-        port=int(env["DB_PORT"]),
-        user=env["DB_USER"],
-        password=env["DB_PASSWORD"],
-        dbname=env["DB_NAME"],
-        # Interpolating 40,000 values on the client is faster than binding them.
-        cursor_factory=psycopg.ClientCursor,
-    ) as connection:
+    # Interpolating 40,000 values on the client is faster than binding them.
+    with psycopg.connect(env["DATABASE_URL"], cursor_factory=psycopg.ClientCursor) as connection:
         connection.execute(TABLES)
         connection.commit()
         cursor = None
@@ -107,4 +100,4 @@ def main(pause: float) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.0)
+    main(float(sys.argv[1]))

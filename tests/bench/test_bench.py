@@ -18,18 +18,17 @@ sys.path.insert(0, str(ROOT / "bench"))
 from datasync_bench import cli, measurements, processes, report  # noqa: E402
 
 
-def full_use(requests: int, limit: int, window: float) -> list[float]:
-    return [number // limit * window + number % limit * 0.1 for number in range(requests)]
-
-
-@pytest.mark.parametrize("requests", [31, 37])
-def test_share_counts_whole_windows(requests):
-    share = measurements.share_of_limit(full_use(requests, 10, 6.0), 10, 6.0)
-    assert share == pytest.approx(1.0)
-
-
-def test_share_of_a_client_that_sends_one_request_per_window():
-    assert measurements.share_of_limit([6.0 * n for n in range(21)], 10, 6.0) == pytest.approx(0.1)
+@pytest.mark.parametrize(
+    ("arrivals", "share"),
+    [
+        ([number // 10 * 6.0 + number % 10 * 0.1 for number in range(31)], 1.0),
+        # The last requests do not fill a window.
+        ([number // 10 * 6.0 + number % 10 * 0.1 for number in range(37)], 1.0),
+        ([number * 6.0 for number in range(21)], 0.1),
+    ],
+)
+def test_share_counts_whole_windows(arrivals, share):
+    assert measurements.share_of_limit(arrivals, 10, 6.0) == pytest.approx(share)
 
 
 def test_share_needs_a_full_window():
@@ -37,42 +36,28 @@ def test_share_needs_a_full_window():
         measurements.share_of_limit([0.0] * 10, 10, 6.0)
 
 
-def test_measures_every_command_of_pipe(tmp_path):
-    commands = [
-        [sys.executable, "-c", "print('x' * 100_000)"],
-        [sys.executable, "-c", "import sys; print(len(sys.stdin.read()))"],
-    ]
+def test_measures_every_command_of_a_pipe(tmp_path):
+    commands = {
+        "tap": [sys.executable, "-c", "print('x' * 100_000)"],
+        "target": [sys.executable, "-c", "import sys; b' ' * 2**27; print(len(sys.stdin.read()))"],
+    }
     usage = processes.run(commands, env=os.environ, directory=tmp_path)
     assert usage.output == "100001\n"
     assert usage.seconds > 0
     assert usage.cpu_seconds > 0
+    assert usage.peak_mib["tap"] < 128 <= usage.peak_mib["target"]
 
 
 def test_failure_of_a_measured_command_shows_its_log(tmp_path):
-    command = [sys.executable, "-c", "raise SystemExit('disk full')"]
+    commands = {"tap": [sys.executable, "-c", "raise SystemExit('disk full')"]}
     with pytest.raises(processes.CommandError, match="disk full"):
-        processes.run([command], env=os.environ, directory=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "role"),
-    [
-        (["/x/bin/python", "/x/bin/tap-datasync"], "tap"),
-        (["python", "peers/sdk_tap.py"], "tap"),
-        (["/x/python", "/x/target-postgres-checkpoint"], "target"),
-        (["/x/python", "/x/meltano", "run"], "meltano"),
-        (["python", "hand_loop.py"], "program"),
-    ],
-)
-def test_groups_processes_by_role(arguments, role):
-    assert processes.role(arguments) == role
+        processes.run(commands, env=os.environ, directory=tmp_path)
 
 
 def row(name: str, rate: float, **more: object) -> dict:
     return {
         "name": name,
         "title": name,
-        "is_baseline": name == "upsert",
         "events_per_second": rate,
         "range": (rate, rate),
         "seconds": 1.0,
@@ -129,83 +114,74 @@ def test_incomplete_load_is_void(results):
     assert not any("throughput" in each.title for each in report.thresholds(results))
 
 
-def test_pages_quote_the_results(results):
-    assert "0.997 of it with no 429" in report.summary(results)
-    assert "| meltano | 80,000 | 5 | 90 | 0.997 |" in report.alternatives(results)
+PAGES = ("bench/README.md", "README.md", "docs/comparison.md")
+EMPTY = f"before\n{report.BEGIN}\noutdated\n{report.END}\nafter"
 
 
-def test_results_replace_the_text_between_the_markers():
-    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter"
-    assert report.insert(page, "new") == (f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter")
-    with pytest.raises(ValueError, match="has no"):
-        report.insert("no markers", "new")
+def pages(root):
+    return [(root / name).read_text() for name in PAGES]
 
 
 @pytest.fixture
-def pages(tmp_path, monkeypatch):
-    """The pages that quote results, in a directory of their own."""
-    paths = [tmp_path / name for name in ("bench/README.md", "README.md", "docs/comparison.md")]
-    for path in paths:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{report.BEGIN}{report.END}")
+def bench(tmp_path, results, monkeypatch):
+    """Return a function that runs the command with `results`, in a project of its own."""
+    for name in PAGES:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(EMPTY)
     monkeypatch.setattr(report, "ROOT", tmp_path)
-    monkeypatch.setattr(report, "BENCH", tmp_path / "bench")
-    return paths
-
-
-def texts(pages):
-    return [path.read_text() for path in pages]
-
-
-@pytest.fixture
-def bench(pages, results, monkeypatch):
-    """Return a function that runs the command with `results` for measurements."""
-    monkeypatch.setattr(cli, "BENCH", pages[0].parent)
-    monkeypatch.setattr(cli, "WORK", pages[0].parent / ".work")
+    for module in (cli, report):
+        monkeypatch.setattr(module, "BENCH", tmp_path / "bench")
+    monkeypatch.setattr(cli, "WORK", tmp_path / "bench" / ".work")
     for part in ("comparison", "size", "rate_limit", "later_runs"):
         monkeypatch.setattr(measurements, part, lambda *_, part=part: results[part])
     return lambda *arguments: CliRunner().invoke(cli.main, arguments)
 
 
-def test_pages_are_updated_from_a_complete_run(bench, pages):
+def test_pages_are_updated_from_a_complete_run(bench, tmp_path, results):
+    results["comparison"][1]["peak_mib"] = {"meltano": 130.0}
     assert bench("--update-pages").exit_code == 0
-    assert ["0.997" in text for text in texts(pages)] == [True] * 3
+    report_page, readme, comparison = pages(tmp_path)
+    for page in (report_page, readme, comparison):
+        assert page.startswith(f"before\n{report.BEGIN}\n\n")
+        assert page.endswith(f"\n\n{report.END}\nafter")
+        assert "outdated" not in page
+    assert "| pipe | 100,000 | 100,000 to 100,000 | 1.0 | 5.0 | tap 60, target 90 |" in report_page
+    assert "| meltano | 80,000 | 80,000 to 80,000 | 1.0 | 5.0 | 130 |" in report_page
+    assert "0.997 of it with no 429" in readme
+    assert "| meltano | 80,000 | 5 | 130 | 0.997 |" in comparison
+    assert "upsert" not in comparison
 
 
 @pytest.mark.parametrize("part", ["comparison", "size", "rate_limit", "later_runs"])
-def test_no_page_quotes_a_void_row(bench, pages, results, part):
-    before = texts(pages)
+def test_no_page_quotes_a_void_row(bench, tmp_path, results, part):
     results[part][-1]["valid"] = False
     done = bench("--update-pages")
     assert done.exit_code == 1
     assert "its row is void, and the pages stay as they are." in done.stderr
-    assert texts(pages) == before
+    assert pages(tmp_path) == [EMPTY] * 3
 
 
-def test_no_page_is_updated_without_all_that_is_quoted(bench, pages):
-    before = texts(pages)
+def test_no_page_is_updated_without_all_that_is_quoted(bench, tmp_path):
     done = bench("--part", "comparison", "--part", "size", "--update-pages")
     assert done.exit_code == 1
     assert done.stderr == "Error: The pages quote a part that was not measured: 'rate_limit'.\n"
-    assert texts(pages) == before
+    assert pages(tmp_path) == [EMPTY] * 3
 
 
-def test_no_page_is_updated_where_one_has_no_markers(bench, pages):
-    pages[-1].write_text("no markers")
-    before = texts(pages)
+def test_no_page_is_updated_where_one_has_no_markers(bench, tmp_path):
+    (tmp_path / PAGES[-1]).write_text("no markers")
     assert bench("--update-pages").exit_code == 1
-    assert texts(pages) == before
+    assert pages(tmp_path) == [EMPTY, EMPTY, "no markers"]
 
 
-def test_a_smoke_run_updates_no_page_and_no_measured_results(bench, pages, tmp_path):
-    before = texts(pages)
+def test_a_smoke_run_updates_no_page_and_no_measured_results(bench, tmp_path):
     done = bench("--smoke", "--update-pages")
     assert done.exit_code == 2
     assert "Error: --smoke measures nothing" in done.stderr
     assert bench("--smoke").exit_code == 0
     assert (tmp_path / "bench" / ".work" / "smoke" / "results.json").exists()
     assert not (tmp_path / "bench" / "out").exists()
-    assert texts(pages) == before
+    assert pages(tmp_path) == [EMPTY] * 3
 
 
 @pytest.mark.parametrize(
