@@ -34,7 +34,7 @@ SERVICES: dict[str, dict[str, Any]] = {
 PLUGINS: dict[str, dict[str, Any]] = {
     plugin["name"]: plugin for kind in MELTANO["plugins"].values() for plugin in kind
 }
-PACKAGES = ("tap_datasync", "target_config", "datasync_ingestion", "datasync_sandbox")
+PACKAGES = {path.name for path in ROOT.glob("*/src/*")}
 OTHER_PROGRAMS = {"apt-get", "createdb", "cp", "echo", "export", "pg_dump", "pip", "psql", "set"}
 _FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
@@ -86,9 +86,8 @@ def test_links_resolve(path):
 
 @cache
 def scripts() -> set[str]:
-    names = (*PACKAGES, "datasync_monitor")
     found = entry_points(group="console_scripts")
-    return {script.name for script in found if script.module.partition(".")[0] in names}
+    return {script.name for script in found if script.module.partition(".")[0] in PACKAGES}
 
 
 @cache
@@ -97,8 +96,9 @@ def help_of(*words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def options(words: list[str]) -> set[str]:
-    return {word.partition("=")[0] for word in words if word.startswith("--")}
+def check_options(arguments: list[str], text: str) -> None:
+    options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    assert not [option for option in options if option not in text]
 
 
 def words_of(command: str) -> list[str]:
@@ -120,7 +120,7 @@ def check_script(path: Path, name: str, arguments: list[str]) -> None:
         text += (ROOT / "ingestion/src/datasync_ingestion/help.txt").read_text()
     elif name == "bench/run.sh":
         text = (ROOT / "bench/datasync_bench/cli.py").read_text() + "--help"
-    assert not [option for option in options(arguments) if option not in text]
+    check_options(arguments, text)
 
 
 def check_meltano(verb: str, arguments: list[str]) -> None:
@@ -162,7 +162,7 @@ def test_documented_command_exists(path, command):
     assert place.as_posix() in {".", ".venv/bin", ".venv-dev/bin"}
     if program in scripts():
         text = help_of(program, *takewhile(lambda word: not word.startswith("-"), arguments))
-        assert not [option for option in options(arguments) if option not in text]
+        check_options(arguments, text)
     elif program == "sh":
         check_script(path, arguments[0], arguments[1:])
     elif program == "meltano":
@@ -173,7 +173,7 @@ def test_documented_command_exists(path, command):
         module = arguments[arguments.index("-m") + 1] if "-m" in arguments else None
         source = f"{module.replace('.', '/')}/__main__.py" if module else arguments[0]
         text = (ROOT / source).read_text()
-        assert not [option for option in options(arguments) if option not in text]
+        check_options(arguments, text)
     else:
         assert program in OTHER_PROGRAMS, f"no check for {program}"
 
@@ -246,18 +246,7 @@ def text_of(node: ast.AST) -> str | None:
 
 def code_strings() -> str:
     """Return all strings of the packages, and the shell scripts, with `…` for variables."""
-    sources = [
-        path
-        for name in (
-            "tap-datasync",
-            "target-config",
-            "ingestion",
-            "sandbox",
-            "monitoring",
-            "scripts",
-        )
-        for path in (ROOT / name).rglob("*.py")
-    ]
+    sources = [*ROOT.glob("*/src/*/**/*.py"), *ROOT.glob("scripts/*.py")]
     nodes = (node for path in sources for node in ast.walk(ast.parse(path.read_text())))
     scripts = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("docker/*.sh")]
     texts = [re.sub(r"\$\{?\w+\}?", "…", path.read_text()) for path in scripts]
