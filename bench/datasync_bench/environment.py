@@ -102,8 +102,9 @@ def environment(events: int, **options: object) -> Iterator[Environment]:
         **options: Options of ``datasync-sandbox up``.
     """
     directory = WORK / "sandbox"
-    options = {"port": 0, "db-port": 0, "events": events, **UNLIMITED, **options}
-    _sandbox("up", directory, *(f"--{name}={value}" for name, value in options.items()))
+    options = {"port": 0, "db_port": 0, "events": events, **UNLIMITED, **options}
+    arguments = (f"--{name.replace('_', '-')}={value}" for name, value in options.items())
+    _sandbox("up", directory, *arguments)
     try:
         inherited = {
             name: value

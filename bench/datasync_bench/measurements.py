@@ -84,8 +84,8 @@ def rate_limit(factor: float, windows: int) -> list[Result]:
         "limit": LIMIT,
         "window": window,
         "latency": LATENCY_SECONDS / factor,
-        "cursor-lifetime": CURSOR_LIFETIME_SECONDS / factor,
-        "max-page": page,
+        "cursor_lifetime": CURSOR_LIFETIME_SECONDS / factor,
+        "max_page": page,
     }
     results = []
     for title, run in runs.items():
