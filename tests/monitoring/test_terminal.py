@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pyte
 import pytest
 from datasync_monitor import formatting
-from datasync_monitor.health import STALL_TIMEOUT
+from datasync_monitor.progress import STALL_TIMEOUT
 from datasync_monitor.terminal import LiveView, LogLines, ProgressView, is_live
 from rich.console import Console
 
