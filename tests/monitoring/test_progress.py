@@ -262,12 +262,16 @@ def test_a_load_after_a_failed_run_is_running(writer: TableWriter, read) -> None
 def test_without_the_table_pages_the_checkpoint_gives_the_completion(
     writer: TableWriter, read
 ) -> None:
+    writer.start_run()
     writer.page()
     writer.connection.execute("DROP TABLE pages")
-    writer.advance(10)
     progress = read()
     assert (progress.rate, progress.time_left) == (None, None)
     assert progress.headline == "running: 5,000 of 100,000 events, 5.0 %, no rate limit"
+    writer.bookmark |= {"cursor": None, "scan_newest_at": None}
+    writer.write_checkpoint()
+    progress = read()
+    assert (progress.activity, progress.time_left) == ("completing the run", None)
 
 
 def test_a_scan_is_counted_by_its_pages_where_the_target_writes_no_checkpoint(

@@ -16,6 +16,7 @@ from datasync_monitor.web import charts, queries
 from datasync_monitor.web.queries import (
     MAX_BUCKETS,
     EventStats,
+    Timeline,
     read_event_stats,
     read_rejected,
     read_syncs,
@@ -152,6 +153,20 @@ def test_a_chart_without_waits_or_retries_is_left_out(
     timeline = database.run(lambda c: read_timeline(c, "public", LONG_AGO, writer.now))
     assert charts.rate_limit_waits(timeline) is None
     assert charts.retries(timeline) is None
+
+
+@pytest.mark.parametrize(
+    ("length", "time_format"),
+    [
+        (timedelta(minutes=9), "%H:%M:%S"),
+        (timedelta(days=1), "%H:%M"),
+        (timedelta(days=2), "%d %b"),
+    ],
+)
+def test_a_longer_time_has_a_coarser_axis(length: timedelta, time_format: str) -> None:
+    timeline = Timeline(timedelta(0), [{"at": T0, "rate": 1}, {"at": T0 + length, "rate": 1}])
+    (layer,) = charts.throughput(timeline)["layer"]
+    assert layer["encoding"]["x"]["axis"]["format"] == time_format
 
 
 def test_neither_progress_nor_history_reads_events(

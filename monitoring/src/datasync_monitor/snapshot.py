@@ -170,14 +170,15 @@ class Snapshot:
     def rate_limit(self) -> RateLimit | None:
         """The rate limit after the newest page; None where the API names none."""
         page = self.last_page
-        if page is None or page.rate_limit is None or page.rate_limit_remaining is None:
+        if page is None:
             return None
+        limit, remaining = page.rate_limit, page.rate_limit_remaining
         reset = page.rate_limit_reset_seconds
-        if reset is None:
+        if limit is None or remaining is None or reset is None:
             return None
         return RateLimit(
-            limit=max(page.rate_limit, 1),
-            remaining=page.rate_limit_remaining,
+            limit=max(limit, 1),
+            remaining=remaining,
             reset_at=page.received_at + timedelta(seconds=reset),
             window_seconds=float(max(self.rate_limit_window_seconds or 0, reset)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING
 
@@ -41,16 +42,15 @@ def is_live(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
 
 
+@dataclass(frozen=True, slots=True)
 class ProgressView:
     """A rich renderable of one `Progress`, with an optional note below it.
 
     Narrow terminals get the same values in more lines, broken between values.
     """
 
-    def __init__(self, progress: Progress, note: str | None = None) -> None:
-        """Store what is shown."""
-        self.progress = progress
-        self.note = note
+    progress: Progress
+    note: str | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the values out for the console's width."""
