@@ -260,11 +260,12 @@ def test_rejected_events_come_newest_first_with_their_errors(
 def test_the_newest_rejected_events_are_found_without_reading_all(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
-    """Of 1,500 blocks the last 512 are read."""
+    """Of 1,500 blocks the last 512 are read: not the first one, whose row has the latest time."""
     writer.connection.execute(
         """INSERT INTO rejected_events (rejection_id, errors, raw_event, rejected_at)
            SELECT n::text, to_jsonb(ARRAY[CASE WHEN n <= 5000 THEN 'old' ELSE 'new' END]),
-                  repeat(md5(n::text), 50), %s::timestamptz + n * interval '1 second'
+                  repeat(md5(n::text), 50),
+                  %s::timestamptz + CASE n WHEN 1 THEN 9000 ELSE n END * interval '1 second'
            FROM generate_series(1, 6000) AS n""",
         (T0,),
     )

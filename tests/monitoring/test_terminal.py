@@ -260,6 +260,18 @@ def test_the_live_view_shows_no_state_of_a_database_that_never_answered(
     assert "idle" not in out
 
 
+def test_watch_follows_a_load_after_the_end_of_a_scan(
+    settings: DatabaseSettings, writer: TableWriter
+) -> None:
+    write_load(writer, "finished")
+
+    def pause() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        terminal.watch(settings, stall_timeout=STALL_TIMEOUT, pause=pause, follow=True)
+
+
 @pytest.mark.parametrize("columns", [60, 200])
 def test_watch_on_a_terminal_shows_the_bar_and_ends_with_the_load(
     settings: DatabaseSettings, writer: TableWriter, columns: int
