@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -194,13 +193,6 @@ def environment(settings: DatabaseSettings) -> dict[str, str]:
         "DB_PASSWORD": settings.password,
         "DB_NAME": settings.name,
     }
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def write_load(writer: TableWriter, state: str) -> None:

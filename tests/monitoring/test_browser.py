@@ -8,16 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 from datasync_monitor.database import DatabaseSettings
-from table_writer import environment, free_port, write_load
+from server_process import free_port, server_process
+from table_writer import environment, write_load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -68,21 +67,10 @@ def url(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
     )
     command = [sys.executable, "-m", "datasync_monitor.cli", "web"]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--interval", "0.5"],
-        env={**os.environ, **environment(settings), "PYTHONPATH": str(directory)},
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.2)
+    options = ["--port", str(port), "--interval", "0.5"]
+    variables = {**os.environ, **environment(settings), "PYTHONPATH": str(directory)}
+    with server_process([*command, *options], port, env=variables):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture

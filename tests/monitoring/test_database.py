@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +20,8 @@ from datasync_monitor.database import (
     table_size,
 )
 from datasync_monitor.snapshot import read_snapshot
-from table_writer import free_port, partition_events
+from server_process import free_port, server_process
+from table_writer import partition_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,17 +86,8 @@ def pgbouncer(cluster: Cluster, directory: Path) -> Iterator[DatabaseSettings]:
     if os.getuid() == 0:
         # It refuses to run as root, and reads its files before it changes the user.
         command[1:1] = ["-u", "nobody"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
+    with server_process(command, port):
         yield DatabaseSettings("127.0.0.1", port, cluster.user, cluster.password, cluster.database)
-    finally:
-        process.kill()  # SIGTERM waits for the clients, since version 1.23
-        process.wait()
 
 
 @pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")

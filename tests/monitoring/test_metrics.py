@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from table_writer import free_port, write_load
+from server_process import free_port, server_process
+from table_writer import write_load
 
 pytest.importorskip(
     "prometheus_client", reason="the extra `metrics` of datasync-monitoring is not installed"
@@ -164,17 +165,16 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(
         encoding="utf-8",
     )
     port = free_port()
-    prometheus = subprocess.Popen(
-        ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}",
-         f"--storage.tsdb.path={tmp_path / 'data'}",
-         f"--web.listen-address=127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    command = [
+        "prometheus",
+        f"--config.file={tmp_path / 'prometheus.yml'}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
     try:
-        assert [query for query in queries() if not has_answer(port, query)] == []
+        with server_process(command, port):
+            assert [query for query in queries() if not has_answer(port, query)] == []
     finally:
-        prometheus.terminate()
-        prometheus.wait()
         server.shutdown()
         server.server_close()
         thread.join()
