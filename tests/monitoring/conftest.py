@@ -1,31 +1,29 @@
-"""A real PostgreSQL for the session, and a database for each test."""
+"""A real PostgreSQL for the session, whose database each test finds empty."""
 
 from __future__ import annotations
 
-import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 from datasync_sandbox.testing import temporary_postgres
 
 # Tests are imported by their path, so the directory of their helpers has to be named.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from datasync_monitor.database import ReconnectingConnection
+from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
 from datasync_monitor.progress import compute_progress
 from datasync_monitor.snapshot import read_snapshot
-from table_writer import TableWriter, connect, create_database, create_tables
+from table_writer import TableWriter, create_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datasync_monitor.database import DatabaseSettings
     from datasync_monitor.progress import Progress
     from datasync_sandbox.testing import Cluster
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -36,14 +34,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def settings(cluster: Cluster) -> DatabaseSettings:
-    """Name a database without tables."""
-    return create_database(cluster, f"monitoring_{next(_numbers)}")
+    """Name the database, without tables."""
+    cluster.sql('DROP SCHEMA IF EXISTS public, "odd name" CASCADE; CREATE SCHEMA public')
+    return DatabaseSettings(
+        cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
+    )
 
 
 @pytest.fixture
-def writer(settings: DatabaseSettings) -> Iterator[TableWriter]:
+def writer(cluster: Cluster, settings: DatabaseSettings) -> Iterator[TableWriter]:  # noqa: ARG001
     """Create the project's tables, all empty."""
-    with connect(settings) as connection:
+    with psycopg.connect(cluster.url, autocommit=True) as connection:
         create_tables(connection)
         yield TableWriter(connection)
 
@@ -57,6 +58,9 @@ def database(settings: DatabaseSettings) -> Iterator[ReconnectingConnection]:
 @pytest.fixture
 def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[..., Progress]:
     """Return a function that reads the progress at the writer's time."""
-    return lambda schema="public": compute_progress(
-        database.run(lambda connection: read_snapshot(connection, schema)), writer.now
-    )
+
+    def read(schema: str = "public") -> Progress:
+        snapshot = database.run(lambda connection: read_snapshot(connection, schema))
+        return compute_progress(replace(snapshot, now=writer.now))
+
+    return read

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-from datasync_monitor.database import DatabaseSettings
+from datasync_ingestion.database import PIPELINE_RUNS
+from datasync_monitor.database import in_schema
 
 if TYPE_CHECKING:
-    from datasync_sandbox.testing import Cluster
+    import psycopg
+    from datasync_monitor.database import DatabaseSettings
 
 SQL_FILES = Path(__file__).parents[2] / "target-config" / "sql"
 
@@ -21,14 +22,7 @@ T0 = datetime(2026, 1, 27, 19, 0, 0, tzinfo=timezone.utc)
 
 SECONDS_PER_EVENT = 0.864
 
-# As datasync_ingestion creates it.
-PIPELINE_RUNS = """
-    CREATE TABLE IF NOT EXISTS pipeline_runs (
-        id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, started_at TIMESTAMPTZ,
-        ended_at TIMESTAMPTZ, source TEXT, outcome TEXT, restarts INTEGER, events_before BIGINT,
-        events_after BIGINT, message TEXT
-    )
-"""
+_NO_SCAN = dict.fromkeys(("cursor", "cursor_expires_at", "scan_newest_at", "scan_oldest_at"))
 
 
 @dataclass
@@ -61,6 +55,7 @@ class TableWriter:
         retries: dict[str, int] | None = None,
         limit: int | None = 10,
         checkpoint: bool = True,
+        last: bool = False,
     ) -> None:
         """Receive and load one page in `took` seconds, and write the checkpoint."""
         requested, self.now = self.now, self.now + timedelta(seconds=took)
@@ -83,7 +78,7 @@ class TableWriter:
             "rate_limit": limit,
             "rate_limit_remaining": None if limit is None else remaining,
             "rate_limit_reset_seconds": None if limit is None else reset,
-            "cursor_expires_at": expires,
+            "cursor_expires_at": None if last else expires,
             "oldest_event_at": oldest,
             "newest_event_at": oldest + timedelta(seconds=events * SECONDS_PER_EVENT),
             "events_seen": self.events_seen,
@@ -121,24 +116,14 @@ class TableWriter:
         """Receive the first page of a scan, on which the sync fails: the state stays before it."""
         self.new_scan()
         before = dict(self.bookmark)
-        self.page(events=events, checkpoint=False)
-        self.connection.execute(
-            "UPDATE pages SET cursor_expires_at = NULL WHERE sync_id = %s AND page = %s",
-            (self.sync_id, self.page_number),
-        )
+        self.page(events=events, checkpoint=False, last=True)
         self.bookmark = before
         self.events_seen = 0
         self.write_checkpoint()
 
     def finish(self) -> None:
         """End the scan, as the state after its last page does."""
-        self.bookmark |= {
-            "high_watermark": self.bookmark["scan_newest_at"],
-            "cursor": None,
-            "cursor_expires_at": None,
-            "scan_newest_at": None,
-            "scan_oldest_at": None,
-        }
+        self.bookmark |= {"high_watermark": self.bookmark["scan_newest_at"], **_NO_SCAN}
         self.connection.execute(
             "UPDATE pages SET cursor_expires_at = NULL WHERE sync_id = %s AND page = %s",
             (self.sync_id, self.page_number),
@@ -153,10 +138,7 @@ class TableWriter:
         """Start at the newest event again."""
         self.events_seen = 0
         self.bookmark |= {
-            "cursor": None,
-            "cursor_expires_at": None,
-            "scan_newest_at": None,
-            "scan_oldest_at": None,
+            **_NO_SCAN,
             "events_seen": 0,
             "events_emitted": 0,
             "events_expected": None,
@@ -165,7 +147,9 @@ class TableWriter:
 
     def start_run(self) -> None:
         """Start a run of the pipeline."""
-        self.connection.execute("INSERT INTO pipeline_runs (started_at) VALUES (%s)", (self.now,))
+        self.connection.execute(
+            "INSERT INTO pipeline_runs (started_at, source) VALUES (%s, 'the API')", (self.now,)
+        )
 
     def end_run(self, outcome: str, message: str | None = None) -> None:
         """End the newest run."""
@@ -181,45 +165,23 @@ def create_tables(connection: psycopg.Connection) -> None:
     with connection.transaction():
         for file in sorted(SQL_FILES.glob("*.sql")):
             connection.execute(file.read_text(encoding="utf-8"))
-        connection.execute(PIPELINE_RUNS)
+        connection.execute(in_schema("public", PIPELINE_RUNS))
 
 
-def partition_events(connection: psycopg.Connection, partitions: int = 4) -> None:
-    """Replace `events` by a table partitioned by hash(id), as a user may create it beforehand."""
+def partition_events(connection: psycopg.Connection) -> None:
+    """Replace `events` by four partitions by hash(id), as a user may create them beforehand."""
     connection.execute("ALTER TABLE events RENAME TO events_before")
     connection.execute(
         """CREATE TABLE events (LIKE events_before INCLUDING DEFAULTS, PRIMARY KEY (id))
            PARTITION BY HASH (id)"""
     )
-    for number in range(partitions):
+    for number in range(4):
         connection.execute(
             f"""CREATE TABLE events_{number} PARTITION OF events
-                FOR VALUES WITH (MODULUS {partitions}, REMAINDER {number})"""
+                FOR VALUES WITH (MODULUS 4, REMAINDER {number})"""
         )
     connection.execute("INSERT INTO events SELECT * FROM events_before ORDER BY timestamp DESC")
     connection.execute("DROP TABLE events_before")
-
-
-def create_database(cluster: Cluster, name: str) -> DatabaseSettings:
-    """Create an empty database."""
-    settings = DatabaseSettings(
-        cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
-    )
-    with connect(settings) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return replace(settings, name=name)
-
-
-def connect(settings: DatabaseSettings) -> psycopg.Connection:
-    """Connect with the right to write."""
-    return psycopg.connect(
-        host=settings.host,
-        port=settings.port,
-        user=settings.user,
-        password=settings.password,
-        dbname=settings.name,
-        autocommit=True,
-    )
 
 
 def environment(settings: DatabaseSettings) -> dict[str, str]:

@@ -1,21 +1,31 @@
-"""The live bar at any width, and log lines where there is no terminal."""
+"""The live bar at any width, log lines where there is no terminal, and `watch` with both."""
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
-from datetime import timedelta
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+import psycopg
 import pyte
 import pytest
-from datasync_monitor import formatting
-from datasync_monitor.health import STALL_TIMEOUT
+from datasync_monitor import formatting, terminal
+from datasync_monitor.database import DatabaseSettings
+from datasync_monitor.progress import STALL_TIMEOUT
 from datasync_monitor.terminal import LiveView, LogLines, ProgressView, is_live
 from rich.console import Console
+from table_writer import environment, write_load
 
 if TYPE_CHECKING:
     from datasync_monitor.progress import Progress
+    from datasync_sandbox.testing import Cluster
     from table_writer import TableWriter
 
 
@@ -35,24 +45,36 @@ def busy(writer: TableWriter, read) -> Progress:
     return read()
 
 
+def console_of(width: int) -> Console:
+    return Console(
+        file=io.StringIO(), width=width, force_terminal=True, color_system="standard",
+        legacy_windows=False,
+    )  # fmt: skip
+
+
+def screen(console: Console) -> list[str]:
+    """Return what a user sees on a terminal of the console's width."""
+    screen = pyte.Screen(console.width, 24)
+    pyte.Stream(screen).feed(console.file.getvalue().replace("\n", "\r\n"))
+    return [line.rstrip() for line in screen.display if line.strip()]
+
+
 def frame(progress: Progress, width: int, note: str | None = None) -> list[str]:
-    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     console.print(ProgressView(progress, note))
     return console.file.getvalue().splitlines()
 
 
-VALUES = [
-    "50.0 %", "50,000 of 100,000 events", "1,250 events/s", "31 s left",
-    "waiting 21 s for the rate limit",
-    "10 pages", "cursor 1 min 29 s", "1 rejected", "1 restart", "2 retries", "checkpoint 30 s old",
-]  # fmt: skip
-
-
 @pytest.mark.parametrize("width", [60, 80, 119, 120, 200])
 def test_every_value_is_complete_at_any_usual_width(busy: Progress, width: int) -> None:
+    values = [
+        "50.0 %", "50,000 of 100,000 events", "1,250 events/s", "31 s left",
+        "waiting 21 s for the rate limit", "10 pages", "cursor 1 min 29 s", "1 rejected",
+        "1 restart", "2 retries", "checkpoint 30 s old",
+    ]  # fmt: skip
     lines = frame(busy, width)
     assert all(len(line) <= width for line in lines)
-    assert [value for value in VALUES if not any(value in line for line in lines)] == []
+    assert [value for value in values if not any(value in line for line in lines)] == []
 
 
 def test_a_wide_terminal_needs_two_lines(busy: Progress) -> None:
@@ -73,16 +95,14 @@ def test_a_terminal_without_unicode_gets_ascii(busy: Progress) -> None:
     assert " | 10 pages" in text
 
 
-@pytest.mark.parametrize("width", [1, 5, 12, 20, 40])
-def test_no_line_is_wider_than_a_narrow_terminal(busy: Progress, width: int) -> None:
-    assert all(len(line) <= width for line in frame(busy, width, note="starting again"))
-
-
-def test_a_long_note_is_wrapped(busy: Progress) -> None:
+@pytest.mark.parametrize("width", [1, 5, 12, 20, 40, 60])
+def test_no_line_is_wider_than_the_terminal_and_a_long_note_is_wrapped(
+    busy: Progress, width: int
+) -> None:
     note = " ".join(f"word{number}" for number in range(40))
-    lines = frame(busy, 60, note=note)
-    assert all(len(line) <= 60 for line in lines)
-    assert " ".join(line.strip() for line in lines).endswith(note)
+    lines = frame(busy, width, note=note)
+    assert all(len(line) <= width for line in lines)
+    assert "".join("".join(lines).split()).endswith(note.replace(" ", ""))
 
 
 def test_an_expired_cursor_is_shown(writer: TableWriter, read) -> None:
@@ -91,74 +111,33 @@ def test_an_expired_cursor_is_shown(writer: TableWriter, read) -> None:
     assert any("cursor expired" in line for line in frame(read(), 100))
 
 
-class Screen:
-    """A terminal of a given width, and what a user sees on it."""
-
-    def __init__(self, columns: int) -> None:
-        self.screen = pyte.Screen(columns, 24)
-        self.stream = pyte.Stream(self.screen)
-        self.console = Console(
-            file=self,
-            width=columns,
-            force_terminal=True,
-            color_system="standard",
-            legacy_windows=False,
-        )
-
-    def write(self, text: str) -> int:
-        self.stream.feed(text.replace("\n", "\r\n"))
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: every write is shown at once."""
-
-    @property
-    def lines(self) -> list[str]:
-        return [line.rstrip() for line in self.screen.display if line.strip()]
-
-
 @pytest.mark.parametrize("columns", [60, 80, 200])
-def test_a_new_frame_replaces_the_previous_one(writer: TableWriter, read, columns: int) -> None:
-    screen = Screen(columns)
-    with LiveView(screen.console) as view:
-        for _ in range(3):
+def test_a_new_frame_replaces_the_previous_one_below_the_messages(
+    writer: TableWriter, read, columns: int
+) -> None:
+    console = console_of(columns)
+    with LiveView(console) as view:
+        for number in range(3):
             writer.page()
             view.update(read())
-    assert sum("running" in line for line in screen.lines) == 1
-    assert any("15,000 of 100,000 events" in line for line in screen.lines), "it stays at the end"
-
-
-def test_a_printed_message_stays_above_the_bar(busy: Progress) -> None:
-    screen = Screen(80)
-    with LiveView(screen.console) as view:
-        view.update(busy)
-        view.print("tap-datasync: the cursor expired")
-        view.update(busy)
-    assert screen.lines[0] == "tap-datasync: the cursor expired"
-    assert [line.startswith("waiting  ") for line in screen.lines].index(True) == 1
-    assert sum(line.startswith("waiting  ") for line in screen.lines) == 1
-
-
-def test_before_the_first_reading_the_note_is_shown_alone(busy: Progress) -> None:
-    screen = Screen(60)
-    note = f"Cannot connect to the database: {'timeout ' * 8}expired. Trying again."
-    with LiveView(screen.console) as view:
-        view.update(None, note=note)
-        view.update(None, note=note)
-        assert " ".join(screen.lines) == note
-        view.update(busy)
-    assert screen.lines[0].startswith("waiting")
+            if number == 1:
+                view.print("tap-datasync: the cursor expired")
+    lines = screen(console)
+    assert lines[0] == "tap-datasync: the cursor expired"
+    assert [line.startswith("running ") for line in lines].index(True) == 1
+    assert sum("running" in line for line in lines) == 1
+    assert any("15,000 of 100,000 events" in line for line in lines), "it stays at the end"
 
 
 def test_no_color_is_respected(busy: Progress, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, color_system="standard", width=80)
+    console = console_of(80)
     with LiveView(console) as view:
         view.update(busy)
-    assert "50,000 of 100,000 events" in file.getvalue()
+    text = console.file.getvalue()
+    assert "50,000 of 100,000 events" in text
     colours = [f"\x1b[{code}m" for code in (*range(30, 38), *range(90, 98))]
-    assert not any(colour in file.getvalue() for colour in colours)
+    assert not any(colour in text for colour in colours)
 
 
 def test_pipes_and_dumb_terminals_are_not_live(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,3 +209,107 @@ def test_plurals() -> None:
         "1,000 restarts",
     ]
     assert formatting.plural(2, "retry", "retries") == "2 retries"
+
+
+def test_watch_without_a_terminal_prints_lines_and_an_error_once(
+    cluster: Cluster,
+    settings: DatabaseSettings,
+    writer: TableWriter,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port, pauses = cluster.port, 0
+    writer.now = datetime.now(timezone.utc) - timedelta(seconds=60)
+    writer.total = 10_000
+
+    def pause() -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 1:
+            writer.page()
+        elif pauses == 2:
+            cluster.stop("immediate")
+        elif pauses == 5:
+            cluster.start(port)
+            writer.connection = psycopg.connect(cluster.url, autocommit=True)
+        elif pauses == 6:
+            writer.page()
+            writer.finish()
+
+    terminal.watch(settings, stall_timeout=STALL_TIMEOUT, pause=pause)
+    writer.connection.close()
+    captured = capsys.readouterr()
+    assert captured.err.count("Cannot connect") == captured.err.count("\n") == 1
+    assert captured.err.endswith("Trying again.\n")
+    first, *_, last = captured.out.splitlines()
+    assert " idle " in first
+    assert " finished pages=2 events=10000 expected=10000 percent=100.0 " in last
+
+
+def test_the_live_view_shows_no_state_of_a_database_that_never_answered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pause() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal, "is_live", lambda _: True)
+    unused = DatabaseSettings("127.0.0.1", port=1)
+    with pytest.raises(KeyboardInterrupt):
+        terminal.watch(unused, stall_timeout=STALL_TIMEOUT, pause=pause)
+    out = capsys.readouterr().out
+    assert "Connection refused. Trying again." in " ".join(out.split())
+    assert "idle" not in out
+
+
+def test_watch_follows_a_load_after_the_end_of_a_scan(
+    settings: DatabaseSettings, writer: TableWriter
+) -> None:
+    write_load(writer, "finished")
+
+    def pause() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        terminal.watch(settings, stall_timeout=STALL_TIMEOUT, pause=pause, follow=True)
+
+
+@pytest.mark.parametrize("columns", [60, 200])
+def test_watch_on_a_terminal_shows_the_bar_and_ends_with_the_load(
+    settings: DatabaseSettings, writer: TableWriter, columns: int
+) -> None:
+    write_load(writer, "running")
+    screen = pyte.Screen(columns, 24)
+    stream = pyte.ByteStream(screen)
+    variables = {**os.environ, **environment(settings), "TERM": "xterm-256color"}
+    # pytest-xdist sets it, and it hides the width of the terminal.
+    variables.pop("COLUMNS", None)
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    watch = subprocess.Popen(
+        [sys.executable, "-m", "datasync_monitor.cli", "watch", "--interval", "0.05"],
+        env=variables,
+        stdin=slave,
+        stdout=slave,
+    )
+    os.close(slave)
+
+    def shown(text: str) -> bool:
+        """Read from the terminal until a text is shown, or the command has closed it."""
+        with suppress(OSError):
+            while not any(text in line for line in screen.display):
+                stream.feed(os.read(master, 65536))
+        return any(text in line for line in screen.display)
+
+    try:
+        for text in ("85,000 of 100,000 events", "85.0 %", "3 rejected", "1 restart"):
+            assert shown(text), screen.display
+        for number in range(3):
+            writer.page(remaining=2 - number)
+        writer.finish()
+        assert shown("finished"), screen.display
+        assert shown("loaded up to 2026-01-27 19:00:00 UTC"), screen.display
+        assert not shown("never shown"), "the command has closed the terminal"
+        assert watch.wait() == 0
+    finally:
+        watch.kill()
+        watch.wait()
+        os.close(master)

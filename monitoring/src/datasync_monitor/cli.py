@@ -18,7 +18,7 @@ from datasync_monitor.database import (
     DatabaseUnavailable,
     ReconnectingConnection,
 )
-from datasync_monitor.health import STALL_TIMEOUT
+from datasync_monitor.progress import STALL_TIMEOUT, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,8 +111,6 @@ def watch(schema: str, stall_timeout: timedelta, interval: timedelta, follow: bo
 @click.pass_context
 def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None:
     """Check the load: one line, exit code 0 (healthy) or 1."""
-    from datasync_monitor.progress import read_progress  # noqa: PLC0415 - with the others
-
     try:
         with ReconnectingConnection(DatabaseSettings.from_environment(schema=schema)) as database:
             progress = database.run(

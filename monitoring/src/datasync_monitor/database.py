@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row
 
 from datasync_monitor.environment import read_env_file, read_settings
 
@@ -107,7 +107,7 @@ class DatabaseSettings:
             raise ValueError(message)
         return cls(
             host=host,
-            port=parse_port("DB_PORT", values.get("DB_PORT", "5432")),
+            port=_parse_port(values.get("DB_PORT", "5432")),
             user=values.get("DB_USER", "datasync"),
             password=values.get("DB_PASSWORD", ""),
             name=values.get("DB_NAME", "events"),
@@ -120,15 +120,10 @@ class DatabaseSettings:
         return f"{self.name} at {self.host}:{self.port}"
 
 
-def parse_port(setting: str, text: str) -> int:
-    """Return the number of a TCP port.
-
-    Raises:
-        ValueError: the text is not a number from 1 to 65535.
-    """
+def _parse_port(text: str) -> int:
     if text.isascii() and text.isdecimal() and 0 < int(text[:6]) <= _HIGHEST_PORT:
         return int(text[:6])
-    message = f"{setting} must be a port number from 1 to {_HIGHEST_PORT}, not {text[:40]!r}."
+    message = f"DB_PORT must be a port number from 1 to {_HIGHEST_PORT}, not {text[:40]!r}."
     raise ValueError(message)
 
 
@@ -297,25 +292,6 @@ def in_schema(schema: str, query: str, **parts: sql.Composable) -> sql.Composed:
     return sql.SQL(query).format(schema=sql.Identifier(schema), **parts)
 
 
-def read_rows(
-    connection: psycopg.Connection[Any],
-    kind: type[Result],
-    query: sql.Composed,
-    values: Mapping[str, Any] | None = None,
-) -> list[Result]:
-    """Return the rows of a query as objects of a class with fields of the columns' names."""
-    with connection.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query, values).fetchall()
-
-
-def read_dicts(
-    connection: psycopg.Connection[Any], query: sql.Composed, values: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """Return the rows of a query as dictionaries."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(query, values).fetchall()
-
-
 @dataclass(frozen=True, slots=True)
 class TableSize:
     """The size of a table, with all its partitions.
@@ -353,5 +329,5 @@ _TABLE_SIZE = """
 
 def table_size(connection: psycopg.Connection[Any], schema: str, table: str) -> TableSize | None:
     """Return the size of a table, without reading it; None where it does not exist."""
-    values = {"schema": schema, "table": table}
-    return next(iter(read_rows(connection, TableSize, sql.SQL(_TABLE_SIZE).format(), values)), None)
+    cursor = connection.cursor(row_factory=class_row(TableSize))
+    return cursor.execute(_TABLE_SIZE, {"schema": schema, "table": table}).fetchone()

@@ -53,25 +53,26 @@ def log_line(progress: Progress) -> str:
 
     Durations are in seconds; a value that is not known is left out.
     """
-    page, limit = progress.snapshot.last_page, progress.rate_limit
+    snapshot = progress.snapshot
+    page, limit = snapshot.last_page, snapshot.rate_limit
     fields: dict[str, object | None] = {
-        "pages": progress.totals.pages,
-        "events": progress.events_seen,
-        "expected": progress.events_expected,
+        "pages": snapshot.totals.pages,
+        "events": snapshot.events_seen,
+        "expected": snapshot.events_expected,
         "percent": None if progress.fraction is None else percent(progress.fraction)[:-2],
         "rate": None if progress.rate is None else f"{progress.rate:.1f}/s",
         "time_left": _seconds(progress.time_left),
         "rate_limit": limit and f"{limit.remaining}/{limit.limit}",
         "wait": _seconds(progress.wait),
         "cursor": _seconds(progress.cursor_lifetime),
-        "rejected": progress.totals.rejected,
+        "rejected": snapshot.totals.rejected,
         "restarts": progress.restarts,
         "retries": progress.retried_requests,
         "checkpoint_age": _seconds(progress.checkpoint_age),
         "sync": page and page.sync_id,
     }
     known = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-    return f"{progress.now:%Y-%m-%dT%H:%M:%SZ} {progress.state} {known} | {progress.activity}"
+    return f"{snapshot.now:%Y-%m-%dT%H:%M:%SZ} {progress.state} {known} | {progress.activity}"
 
 
 def _seconds(length: timedelta | None) -> str | None:

@@ -7,7 +7,7 @@ restart of this exporter, and start from 0 again only when the table is emptied.
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -15,8 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from datasync_monitor.database import DatabaseUnavailable, ReconnectingConnection
-from datasync_monitor.health import State
-from datasync_monitor.progress import Progress, read_progress
+from datasync_monitor.progress import Progress, State, read_progress
 from datasync_monitor.snapshot import PageTotals, read_totals
 
 if TYPE_CHECKING:
@@ -73,40 +72,43 @@ def _load_state(progress: Progress) -> Metric:
 
 
 def _gauges(progress: Progress) -> Iterator[Metric]:
-    scan, limit, page = progress.scan, progress.rate_limit, progress.snapshot.last_page
-    wait = limit.wait(progress.now) or timedelta(0) if limit else None
+    snapshot = progress.snapshot
+    scan, limit, page = snapshot.scan, snapshot.rate_limit, snapshot.last_page
+    wait = limit.wait(snapshot.now) or timedelta(0) if limit else None
     for name, text, value in (
-        ("scan_events_seen", "Events seen by the newest scan.", progress.events_seen),
+        ("scan_events_seen", "Events seen by the newest scan.", snapshot.events_seen),
         ("scan_events_emitted", "Events of the newest scan sent to the target.",
          scan.events_emitted),
         ("scan_events_expected", "Events that the newest scan has to see.",
-         progress.events_expected),
-        ("scan_pages", "Pages of the newest scan.", progress.totals.pages),
+         snapshot.events_expected),
+        ("scan_pages", "Pages of the newest scan.", snapshot.totals.pages),
         ("scan_restarts", "Restarts of the tap within the newest scan.", progress.restarts),
         ("scan_progress_ratio", "Completed part of the newest scan, 0 to 1.", progress.fraction),
-        ("scan_remaining_seconds", "Estimated time to the end of the scan.",
-         _seconds(progress.time_left)),
+        ("scan_remaining_seconds", "Estimated time to the end of the scan.", progress.time_left),
         ("total_events", "Events in the API, by its own count.", scan.total_events),
         ("table_events_estimate", "Rows of the table events, from PostgreSQL's statistics.",
-         progress.snapshot.events_in_table),
+         snapshot.events_in_table),
         ("rate_limit", "Requests that the API allows in a window.", limit.limit if limit else None),
         ("rate_limit_remaining", "Requests left after the last page.",
          limit.remaining if limit else None),
-        ("rate_limit_reset_seconds", "Time until the API allows the next request.",
-         _seconds(wait)),
-    ):  # fmt: skip
-        if value is not None:
-            yield GaugeMetricFamily(f"datasync_{name}", text, float(value))
-    for name, text, at in (
-        ("checkpoint", "When the checkpoint was last written.", scan.updated_at),
-        ("last_page", "When the last page was received.", page.received_at if page else None),
-        ("cursor_expires", "When the cursor of the scan in progress expires.",
+        ("rate_limit_reset_seconds", "Time until the API allows the next request.", wait),
+        ("checkpoint_timestamp_seconds", "When the checkpoint was last written.", scan.updated_at),
+        ("last_page_timestamp_seconds", "When the last page was received.",
+         page.received_at if page else None),
+        ("cursor_expires_timestamp_seconds", "When the cursor of the scan in progress expires.",
          scan.cursor_expires_at),
-        ("high_watermark", "All events up to this event time are loaded.",
+        ("high_watermark_timestamp_seconds", "All events up to this event time are loaded.",
          scan.high_watermark),
     ):  # fmt: skip
-        if at is not None:
-            yield GaugeMetricFamily(f"datasync_{name}_timestamp_seconds", text, at.timestamp())
+        if value is not None:
+            yield GaugeMetricFamily(f"datasync_{name}", text, _number(value))
+
+
+def _number(value: float | timedelta | datetime) -> float:
+    """Return a duration in seconds, and a time in seconds since 1970."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return value.timestamp() if isinstance(value, datetime) else float(value)
 
 
 def _counters(totals: PageTotals) -> Iterator[Metric]:
@@ -132,10 +134,6 @@ def _counters(totals: PageTotals) -> Iterator[Metric]:
     for cause, count in totals.retries.items():
         retries.add_metric([cause], count)
     yield retries
-
-
-def _seconds(length: timedelta | None) -> float | None:
-    return None if length is None else length.total_seconds()
 
 
 def registry(settings: DatabaseSettings, stall_timeout: timedelta) -> CollectorRegistry:

@@ -7,13 +7,16 @@ The table `events` is not read: the checkpoint and one row per page are enough, 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
-from datasync_monitor.database import has_table, in_schema, read_rows, table_size
+from psycopg.rows import class_row
+
+from datasync_monitor.database import has_table, in_schema, table_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     import psycopg
 
@@ -26,7 +29,6 @@ class Checkpoint:
     """The row of `checkpoint`: how far the scan is. `state` is the whole Singer STATE."""
 
     updated_at: datetime | None = None
-    next_cursor: str | None = field(default=None, repr=False)
     cursor_expires_at: datetime | None = None
     scan_in_progress: bool = False
     scan_newest_at: datetime | None = None
@@ -36,7 +38,6 @@ class Checkpoint:
     events_emitted: int | None = None
     events_expected: int | None = None
     total_events: int | None = None
-    loaded_range_count: int | None = None
     state: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -94,6 +95,22 @@ class PipelineRun:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """The API's rate limit after its last reply."""
+
+    limit: int
+    remaining: int
+    reset_at: datetime
+    window_seconds: float
+
+    def wait(self, now: datetime) -> timedelta | None:
+        """Return how long no request is allowed, in whole seconds; None when one is."""
+        if self.remaining > 0 or now >= self.reset_at:
+            return None
+        return timedelta(seconds=ceil((self.reset_at - now).total_seconds()))
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that the progress is computed from; a table that does not exist counts as empty.
 
@@ -139,12 +156,72 @@ class Snapshot:
         times = (self.scan.updated_at, page.received_at if page else None)
         return max((at for at in times if at is not None), default=None)
 
+    @property
+    def events_seen(self) -> int:
+        """Events that the scan has seen."""
+        return self.scan.events_seen or 0
+
+    @property
+    def events_expected(self) -> int | None:
+        """Events that the scan has to see."""
+        return self.scan.events_expected or self.scan.total_events
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """The rate limit after the newest page; None where the API names none."""
+        page = self.last_page
+        if page is None:
+            return None
+        limit, remaining = page.rate_limit, page.rate_limit_remaining
+        reset = page.rate_limit_reset_seconds
+        if limit is None or remaining is None or reset is None:
+            return None
+        return RateLimit(
+            limit=max(limit, 1),
+            remaining=remaining,
+            reset_at=page.received_at + timedelta(seconds=reset),
+            window_seconds=float(max(self.rate_limit_window_seconds or 0, reset)),
+        )
+
+    @property
+    def run_in_progress(self) -> PipelineRun | None:
+        """The run that has started and not ended."""
+        return self.run if self.run and self.run.ended_at is None else None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the run in progress has loaded a page; True where no run is known."""
+        run, loaded_at = self.run_in_progress, self.scan.updated_at
+        # Both by the database's clock; the tap's may differ.
+        return run is None or (loaded_at is not None and loaded_at >= run.started_at)
+
+    @property
+    def unsuccessful_run(self) -> PipelineRun | None:
+        """The newest run if it failed or left a scan unfinished, with nothing loaded since."""
+        run, loaded_at = self.run, self.scan.updated_at
+        if run is None or run.ended_at is None or (loaded_at and loaded_at > run.ended_at):
+            return None
+        interrupted = run.outcome in {"stopped", "killed"} and self.scan.scan_in_progress
+        return run if run.outcome == "failed" or interrupted else None
+
+    @property
+    def scan_ended(self) -> bool:
+        """Whether the last scan reached its end.
+
+        Otherwise it is in progress, or failed on its first page: then the page is in `pages`, but
+        not counted by the checkpoint, which still describes a scan without pages.
+        """
+        scan, page = self.scan, self.last_page
+        if scan.scan_in_progress:
+            return False
+        counted = (scan.events_seen, scan.total_events)
+        return page is None or (page.events_seen, page.total_events) == counted
+
 
 _CHECKPOINT = """
-    SELECT updated_at, next_cursor, cursor_expires_at,
-           coalesce(scan_in_progress, false) AS scan_in_progress, scan_newest_at, scan_oldest_at,
-           high_watermark, events_seen, events_emitted, events_expected,
-           total_events, loaded_range_count, state
+    SELECT updated_at, cursor_expires_at, coalesce(scan_in_progress, false) AS scan_in_progress,
+           scan_newest_at, scan_oldest_at, high_watermark, events_seen, events_emitted,
+           events_expected, total_events, state
     FROM {schema}.checkpoint WHERE id = 1
 """
 
@@ -195,17 +272,19 @@ def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -
     """Read the tables, in a few milliseconds. Call it through `ReconnectingConnection.run`."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
-    pages, window, run = tuple[Page, ...](), None, None
+    pages, window, run = list[Page](), None, None
     if has_table(connection, schema, "pages"):
-        pages = tuple(reversed(read_rows(connection, Page, in_schema(schema, _PAGES))))
+        cursor = connection.cursor(row_factory=class_row(Page))
+        pages = cursor.execute(in_schema(schema, _PAGES)).fetchall()
         window = connection.execute(in_schema(schema, _WINDOW)).fetchone()
     if has_table(connection, schema, "pipeline_runs"):
-        run = next(iter(read_rows(connection, PipelineRun, in_schema(schema, _RUN))), None)
+        runs = connection.cursor(row_factory=class_row(PipelineRun))
+        run = runs.execute(in_schema(schema, _RUN)).fetchone()
     events = table_size(connection, schema, "events")
     return Snapshot(
         now=row[0],
         checkpoint=read_checkpoint(connection, schema),
-        pages=pages,
+        pages=tuple(reversed(pages)),
         totals=read_totals(connection, schema, newest_scan=True),
         rate_limit_window_seconds=window[0] if window else None,
         run=run,
@@ -220,7 +299,9 @@ def read_totals(
     if not has_table(connection, schema, "pages"):
         return PageTotals()
     condition = in_schema(schema, _OF_SCAN if newest_scan else "true")
-    return read_rows(connection, PageTotals, in_schema(schema, _TOTALS, condition=condition))[0]
+    cursor = connection.cursor(row_factory=class_row(PageTotals))
+    query = in_schema(schema, _TOTALS, condition=condition)
+    return cursor.execute(query).fetchone() or PageTotals()
 
 
 def read_checkpoint(
@@ -229,4 +310,5 @@ def read_checkpoint(
     """Read the checkpoint; None where nothing was ever loaded."""
     if not has_table(connection, schema, "checkpoint"):
         return None
-    return next(iter(read_rows(connection, Checkpoint, in_schema(schema, _CHECKPOINT))), None)
+    cursor = connection.cursor(row_factory=class_row(Checkpoint))
+    return cursor.execute(in_schema(schema, _CHECKPOINT)).fetchone()

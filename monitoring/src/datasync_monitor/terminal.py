@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import IO, TYPE_CHECKING
 
@@ -14,8 +15,7 @@ from rich.text import Text
 
 from datasync_monitor import formatting
 from datasync_monitor.database import DatabaseUnavailable, ReconnectingConnection
-from datasync_monitor.health import State
-from datasync_monitor.progress import read_progress
+from datasync_monitor.progress import State, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -42,16 +42,15 @@ def is_live(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in {"dumb", "unknown", ""}
 
 
+@dataclass(frozen=True, slots=True)
 class ProgressView:
     """A rich renderable of one `Progress`, with an optional note below it.
 
     Narrow terminals get the same values in more lines, broken between values.
     """
 
-    def __init__(self, progress: Progress, note: str | None = None) -> None:
-        """Store what is shown."""
-        self.progress = progress
-        self.note = note
+    progress: Progress
+    note: str | None = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lay the values out for the console's width."""
@@ -87,7 +86,7 @@ class ProgressView:
     def _details(self) -> Iterator[Text]:
         progress = self.progress
         yield Text(progress.activity, style=_STYLES[progress.state])
-        totals = progress.totals
+        totals = progress.snapshot.totals
         if totals.pages:
             yield Text(formatting.plural(totals.pages, "page"))
         lifetime = progress.cursor_lifetime
@@ -160,12 +159,12 @@ class LogLines:
 
     def next(self, progress: Progress, *, last: bool = False) -> str | None:
         """Return the line for this progress, or None where none is due; the last one always is."""
-        page = progress.snapshot.last_page
-        content = (progress.state, progress.events_seen, page and (page.sync_id, page.page))
-        early = self._printed_at is not None and progress.now - self._printed_at < _LINE_INTERVAL
+        snapshot, page = progress.snapshot, progress.snapshot.last_page
+        content = (progress.state, snapshot.events_seen, page and (page.sync_id, page.page))
+        early = self._printed_at is not None and snapshot.now - self._printed_at < _LINE_INTERVAL
         if not last and (early or content == self._printed):
             return None
-        self._printed_at, self._printed = progress.now, content
+        self._printed_at, self._printed = snapshot.now, content
         return formatting.log_line(progress)
 
 
@@ -180,7 +179,7 @@ def watch(
 
     Args:
         settings: where the tables are.
-        stall_timeout: see `health`.
+        stall_timeout: see `progress`.
         pause: waits between two readings.
         follow: continue after the end of a scan, for loads that run on a schedule.
     """

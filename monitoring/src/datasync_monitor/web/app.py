@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import html
 import sys
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import streamlit as st
 
@@ -19,17 +19,20 @@ from datasync_monitor.database import (
     DatabaseUnavailable,
     ReconnectingConnection,
 )
-from datasync_monitor.event_stats import REJECTED, EventStats, read_event_stats, read_rejected
-from datasync_monitor.health import State
-from datasync_monitor.history import read_syncs, read_timeline
-from datasync_monitor.progress import read_progress
+from datasync_monitor.progress import Progress, State, read_progress
 from datasync_monitor.web import charts
+from datasync_monitor.web.queries import (
+    REJECTED,
+    EventStats,
+    Timeline,
+    read_event_stats,
+    read_rejected,
+    read_syncs,
+    read_timeline,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from datasync_monitor.history import Timeline
-    from datasync_monitor.progress import Progress
 
 # The script's arguments; see `launch.serve`.
 _SCHEMA = sys.argv[1]
@@ -37,7 +40,8 @@ _INTERVAL, _STALL_TIMEOUT = (timedelta(seconds=float(argument)) for argument in 
 _SLOW_INTERVAL = 7.5 * _INTERVAL
 """Between queries of `events` and `rejected_events`: 15 s by default."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_Result = TypeVar("_Result")
+
 _THIS_SCAN = "this scan"
 _PERIODS = {
     _THIS_SCAN: None,
@@ -81,14 +85,20 @@ def _database() -> ReconnectingConnection:
 
 # Cached a little shorter than the interval, so that a refresh finds no result of the previous one.
 @st.cache_data(ttl=0.8 * _INTERVAL, show_spinner=False)
-def _progress() -> Progress:
+def _current_progress() -> Progress:
     return _database().run(
         lambda connection: read_progress(connection, schema=_SCHEMA, stall_timeout=_STALL_TIMEOUT)
     )
 
 
 @st.cache_data(ttl=0.8 * _INTERVAL, show_spinner=False)
-def _timeline(since: datetime, until: datetime) -> Timeline:
+def _timeline(period: str, _progress: Progress) -> Timeline:
+    """Read a timeline up to now. The cache has one for each period, whatever the progress."""
+    snapshot, length = _progress.snapshot, _PERIODS[period]
+    since = snapshot.now - length if length else snapshot.totals.started_at or snapshot.now
+    until = snapshot.now
+    if _progress.state is State.FINISHED and snapshot.last_page:
+        until = snapshot.last_page.received_at
     return _database().run(lambda connection: read_timeline(connection, _SCHEMA, since, until))
 
 
@@ -107,7 +117,7 @@ def _rejected() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return _database().run(lambda connection: read_rejected(connection, _SCHEMA))
 
 
-def _read(name: str, query: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+def _read(name: str, query: Callable[..., _Result], *arguments: Any) -> tuple[_Result | None, str]:
     """Return a result and no error, or this visitor's last result (or None) and the error."""
     try:
         st.session_state[name] = query(*arguments)
@@ -118,8 +128,7 @@ def _read(name: str, query: Callable[..., Any], *arguments: Any) -> tuple[Any, s
 
 @st.fragment(run_every=_INTERVAL)
 def _show_progress() -> None:
-    progress: Progress | None
-    progress, error = _read("progress", _progress)
+    progress, error = _read("progress", _current_progress)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.title("Events load", anchor=False, width="content")
         if error:
@@ -127,7 +136,9 @@ def _show_progress() -> None:
         elif progress:
             st.badge(str(progress.state), color=_COLOURS[progress.state])
         st.space("stretch")
-        as_of = f"as of {progress.now:%Y-%m-%d %H:%M:%S} UTC" if progress else "not read yet"
+        as_of = (
+            f"as of {progress.snapshot.now:%Y-%m-%d %H:%M:%S} UTC" if progress else "not read yet"
+        )
         st.caption(f"{_database().settings.location} · {as_of}", width="content")
     if error:
         st.error(f"{error} Trying again every {_INTERVAL.total_seconds():g} s.")
@@ -149,18 +160,18 @@ def _show_progress() -> None:
 
 def _metrics(progress: Progress) -> tuple[tuple[str, str | None, str], ...]:
     """Return label, value and remark of each metric; Streamlit shows None as a dash."""
-    limit, lifetime, totals = progress.rate_limit, progress.cursor_lifetime, progress.totals
-    expected, rate, age = progress.events_expected, progress.rate, progress.checkpoint_age
+    snapshot, lifetime, rate = progress.snapshot, progress.cursor_lifetime, progress.rate
+    limit, totals, expected = snapshot.rate_limit, snapshot.totals, snapshot.events_expected
     restarts = formatting.plural(progress.restarts, "restart")
     time_left = ("Time left", _duration(progress.time_left), "including waits for the rate limit")
     if progress.state is State.FINISHED:
-        last, first = progress.snapshot.last_activity_at, totals.started_at
+        last, first = snapshot.last_activity_at, totals.started_at
         took = last - first if last and first else None
         time_left = ("Duration", _duration(took), "from first request to last page")
     return (
         (
             "Events of this scan",
-            formatting.count(progress.events_seen),
+            formatting.count(snapshot.events_seen),
             "so far" if expected is None else f"of {formatting.count(expected)} expected",
         ),
         (
@@ -184,7 +195,7 @@ def _metrics(progress: Progress) -> tuple[tuple[str, str | None, str], ...]:
             _duration(lifetime) if lifetime or lifetime is None else "expired",
             "no scan in progress" if lifetime is None else "of the scan in progress",
         ),
-        ("Checkpoint age", _duration(age), "since it was last written"),
+        ("Checkpoint age", _duration(progress.checkpoint_age), "since it was last written"),
         (
             "Rejected events",
             formatting.count(totals.rejected),
@@ -200,8 +211,7 @@ def _duration(length: timedelta | None) -> str | None:
 @st.fragment(run_every=_INTERVAL)
 def _show_history() -> None:
     progress: Progress | None = st.session_state.get("progress")
-    last_page = progress.snapshot.last_page if progress else None
-    if progress is None or last_page is None:
+    if progress is None or not progress.snapshot.pages:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader("Over time", anchor=False, width="content")
@@ -214,12 +224,7 @@ def _show_history() -> None:
             label_visibility="collapsed",
             key="period",
         )
-    period = _PERIODS[chosen or _THIS_SCAN]
-    since = progress.now - period if period else progress.totals.started_at or progress.now
-    finished = progress.state is State.FINISHED
-    until = last_page.received_at if finished else progress.now
-    timeline: Timeline | None
-    timeline, _ = _read("timeline", _timeline, _round_down(since), _round_down(until))
+    timeline, _ = _read("timeline", _timeline, chosen or _THIS_SCAN, progress)
     if timeline is None or not timeline.buckets:
         st.caption("No page in this period.")
     else:
@@ -236,14 +241,8 @@ def _show_history() -> None:
         _show_table(st, syncs)
 
 
-def _round_down(at: datetime) -> datetime:
-    """Round to a whole interval, so that visitors at almost the same time share a result."""
-    return at - (at - _EPOCH) % _INTERVAL
-
-
 @st.fragment(run_every=_SLOW_INTERVAL)
 def _show_events() -> None:
-    stats: EventStats | None
     stats, error = _read("event_stats", _event_stats)
     if error:
         st.caption(error)

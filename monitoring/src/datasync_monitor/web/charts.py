@@ -11,8 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from datasync_monitor.event_stats import EventStats
-    from datasync_monitor.history import Timeline
+    from datasync_monitor.web.queries import EventStats, Timeline
 
 Spec: TypeAlias = dict[str, Any]
 
