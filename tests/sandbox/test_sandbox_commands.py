@@ -19,10 +19,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from datasync_sandbox import background, ports, sandbox
+from datasync_sandbox.api.config import KEY_VARIABLE
 from datasync_sandbox.background import BackgroundApi, fetch_stats
 from datasync_sandbox.cli import main
 from datasync_sandbox.data.malformed import MALFORMED_KINDS
-from datasync_sandbox.options import KEY_VARIABLE
 from datasync_sandbox.sandbox import Sandbox
 from datasync_sandbox.testing import FAULTS, ApiOptions, Cluster, Feed, FeedDefects, SandboxError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datasync_sandbox.api.cursors import Cursor, CursorCodec
+from datasync_sandbox.api.access import Cursor, CursorCodec
 from datasync_sandbox.data.feed import Place
 from hypothesis import example, given
 from hypothesis import strategies as st

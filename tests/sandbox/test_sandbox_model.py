@@ -83,7 +83,7 @@ def test_cursor_may_be_used_again_while_it_lives(unlimited):
 
 
 def test_cursor_lives_from_the_arrival_of_its_request():
-    model = ApiModel(Feed(50), ApiConfig(latency=(4.2, 4.2)))
+    model = ApiModel(Feed(50), ApiConfig(latency="4.2"))
     first = page(model, limit=10)["pagination"]
     assert first["cursorExpiresIn"] == 115  # 120 less the reply time, in whole seconds
     cursor = first["nextCursor"]

@@ -85,7 +85,7 @@ class ServiceWorld:
             window=self.window,
             window_kind=draw.choice(["sliding", "sliding", "fixed", "aligned"]),
             cursor_lifetime=draw.choice([120.0, 120.0, 90.0]),
-            latency=(0.0, draw.choice([0.0, 1.0, 5.0])),
+            latency=draw.choice(["0", "0-1", "0-5"]),
             max_page=self.page_size,
             last_page=draw.choice(["exact", "empty"]),
         )

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import psutil
 
 from datasync_sandbox import ports
-from datasync_sandbox.api.config import BASE, HOST, STATS_PATH
+from datasync_sandbox.api.config import BASE, HOST, KEY_VARIABLE, STATS_PATH
 from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.options import KEY_VARIABLE, ApiOptions
+from datasync_sandbox.options import ApiOptions
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from datasync_sandbox.api.config import ApiConfig, LastPage, WindowKind
-from datasync_sandbox.api.fault_catalog import FAULTS
-from datasync_sandbox.api.faults import Faults
+from datasync_sandbox.api.config import KEY_VARIABLE, ApiConfig, option, parse
+from datasync_sandbox.api.faults import FAULTS
 from datasync_sandbox.api.model import ApiModel
 from datasync_sandbox.data.events import FeedDefects
 from datasync_sandbox.data.feed import NEWEST, ArrivalRate, Feed
@@ -22,20 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEFAULT_PORT = 8765
-KEY_VARIABLE = "DATASYNC_SANDBOX_KEY"
 
-_LATENCY = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
 _LATE = re.compile(r"([01]|0?\.\d+):(\d*\.?\d+)")
 _SHARE = click.FloatRange(0, 1)
-_POSITIVE = click.FloatRange(0, min_open=True)
-_COUNT = click.IntRange(1)
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
-
-
-def _option(default: Any, kind: Any, help_text: str) -> Any:
-    """Declare an option: default, type and help text."""
-    return field(default=default, metadata={"type": kind, "help": help_text})
 
 
 @dataclass(frozen=True)
@@ -43,27 +33,27 @@ class FeedOptions:
     """The options that describe the feed, in the notation of the command line."""
 
     # 18 pages: a first load leaves two requests of its last window to the next.
-    events: int = _option(90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.")
-    seed: int = _option(1, int, "Seed: the same seed gives the same feed.")
-    newest: str = _option(
+    events: int = option(90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.")
+    seed: int = option(1, int, "Seed: the same seed gives the same feed.")
+    newest: str = option(
         NEWEST,
         str,
         "Timestamp of the newest event, ISO 8601, or `now`; the default never changes.",
     )
-    arrivals: float = _option(0.0, click.FloatRange(0), "Events that arrive each second.")
-    late: str = _option(
+    arrivals: float = option(0.0, click.FloatRange(0), "Events that arrive each second.")
+    late: str = option(
         "0:0", str, "SHARE:SECONDS: this share of arriving events is up to so many seconds old."
     )
-    unsorted: float = _option(
+    unsorted: float = option(
         0.0, _SHARE, "Share of events whose timestamp is up to two hours from its place."
     )
-    shards: int = _option(
+    shards: int = option(
         1,
         click.IntRange(1, 1000),
         "Parts of the feed that follow one another, each newest first.",
     )
-    malformed: float = _option(0.0, _SHARE, "Share of malformed events; see --list-malformed.")
-    malformed_kinds: str = _option(
+    malformed: float = option(0.0, _SHARE, "Share of malformed events; see --list-malformed.")
+    malformed_kinds: str = option(
         "", str, "Only these kinds of malformed events, separated by commas."
     )
 
@@ -73,7 +63,7 @@ class FeedOptions:
         Raises:
             ValueError: If an option is wrong; the message is for the user.
         """
-        late = _parse(_LATE, self.late, "late is SHARE:SECONDS, such as 0.05:600")
+        late = parse(_LATE, self.late, "late is SHARE:SECONDS, such as 0.05:600")
         kinds = tuple(filter(None, map(str.strip, self.malformed_kinds.split(","))))
         for kind in kinds:
             if kind not in MALFORMED_KINDS:
@@ -94,16 +84,16 @@ class FeedOptions:
 
     def feed_name(self) -> str:
         """Return a name of the frozen events: equal for options that give the same ones."""
-        frozen = [option for option in fields(FeedOptions) if option.name not in _NOT_FROZEN]
+        frozen = [field for field in fields(FeedOptions) if field.name not in _NOT_FROZEN]
         return " ".join([f"--events={self.events}", *self._to_args(frozen)])
 
     def _to_args(self, options: list[Field[Any]]) -> list[str]:
         args = []
-        for option in options:
-            value: Any = getattr(self, option.name)
-            if value != option.default:
+        for field in options:
+            value: Any = getattr(self, field.name)
+            if value != field.default:
                 values = value if isinstance(value, tuple) else (value,)
-                args += [f"--{option.name.replace('_', '-')}={each}" for each in values]
+                args += [f"--{field.name.replace('_', '-')}={each}" for each in values]
         return args
 
 
@@ -111,47 +101,14 @@ _NOT_FROZEN = ("events", "arrivals", "late")
 
 
 @dataclass(frozen=True)
-class ApiOptions(FeedOptions):
+class ApiOptions(ApiConfig, FeedOptions):
     """All options of ``datasync-sandbox api``, in the notation of the command line.
 
     The help text of each option describes it.
     """
 
-    port: int = _option(
+    port: int = option(
         DEFAULT_PORT, click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."
-    )
-    key: str = _option(
-        ApiConfig.key, str, f"API key; better given as {KEY_VARIABLE} in the environment."
-    )
-    limit: int = _option(ApiConfig.limit, _COUNT, "Requests per window.")
-    window: float = _option(ApiConfig.window, _POSITIVE, "Length of the window in seconds.")
-    window_kind: WindowKind = _option(  # noqa: RUF009 - it returns a field
-        ApiConfig.window_kind,
-        click.Choice(["sliding", "fixed", "aligned"]),
-        "sliding: the last requests; fixed: from the first request after the previous window; "
-        "aligned: from multiples of the window on the clock.",
-    )
-    cursor_lifetime: float = _option(
-        ApiConfig.cursor_lifetime, _POSITIVE, "Seconds a cursor lives."
-    )
-    latency: str = _option(
-        "0", str, "Seconds that a reply takes: 2, or a range such as 0-5 (drawn by the seed)."
-    )
-    max_page: int = _option(
-        ApiConfig.max_page,
-        _COUNT,
-        "Events per page at most; a greater limit is capped without notice.",
-    )
-    last_page: LastPage = _option(  # noqa: RUF009 - likewise
-        ApiConfig.last_page,
-        click.Choice(["exact", "empty"]),
-        "exact: the last page says hasMore: false; empty: an empty page follows it.",
-    )
-    key_lifetime: float = _option(
-        0.0, click.FloatRange(0), "Seconds from its first use until the key expires; 0 is never."
-    )
-    key_requests: int = _option(
-        0, click.IntRange(0), "Requests after which the key expires; 0 is never."
     )
     fault: tuple[str, ...] = ()
 
@@ -161,27 +118,14 @@ class ApiOptions(FeedOptions):
         Raises:
             ValueError: If an option is wrong; the message is for the user.
         """
-        latency = _parse(_LATENCY, self.latency, "latency is seconds or a range, such as 2 or 0-5")
-        config = ApiConfig(
-            key=self.key,
-            limit=self.limit,
-            window=self.window,
-            window_kind=self.window_kind,
-            cursor_lifetime=self.cursor_lifetime,
-            latency=(float(latency[1]), float(latency[2] or latency[1])),
-            max_page=self.max_page,
-            last_page=self.last_page,
-            key_lifetime=self.key_lifetime or None,
-            key_requests=self.key_requests or None,
-        )
-        return ApiModel(self.make_feed(), config, Faults(self.fault), started_at=started_at)
+        return ApiModel(self.make_feed(), self, self.fault, started_at=started_at)
 
     def to_args(self) -> list[str]:
         """Return the options as arguments of ``datasync-sandbox api``, without defaults.
 
         The key is left out: other users can see arguments.
         """
-        return self._to_args([option for option in fields(self) if option.name != "key"])
+        return self._to_args([field for field in fields(self) if field.name != "key"])
 
 
 def feed_options(command: Command) -> Command:
@@ -231,15 +175,15 @@ def _list_malformed() -> str:
 
 def _add_options(command: Command, options: type[FeedOptions]) -> Command:
     # In reverse, so that the help lists them in their order.
-    for option in reversed(fields(options)):
-        if option.metadata:
+    for field in reversed(fields(options)):
+        if field.metadata:
             command = click.option(
-                f"--{option.name.replace('_', '-')}",
-                type=option.metadata["type"],
-                default=option.default,
-                show_default=option.default not in {"", "0:0", 0},
-                envvar=KEY_VARIABLE if option.name == "key" else None,
-                help=option.metadata["help"],
+                f"--{field.name.replace('_', '-')}",
+                type=field.metadata["type"],
+                default=field.default,
+                show_default=field.default not in {"", "0:0", 0},
+                envvar=KEY_VARIABLE if field.name == "key" else None,
+                help=field.metadata["help"],
             )(command)
     return command
 
@@ -255,14 +199,6 @@ def _list_option(
     return click.option(
         name, is_flag=True, is_eager=True, expose_value=False, callback=callback, help=help_text
     )
-
-
-def _parse(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
-    match = pattern.fullmatch(text.strip())
-    if match is None:
-        message = f"{expected}, not {text!r}"
-        raise ValueError(message)
-    return match
 
 
 def _newest(text: str) -> int:

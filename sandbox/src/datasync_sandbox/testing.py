@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from datasync_sandbox.api.config import BASE, ApiConfig
-from datasync_sandbox.api.fault_catalog import FAULTS
-from datasync_sandbox.api.faults import Fault, Faults
+from datasync_sandbox.api.faults import FAULTS, Fault, Faults
 from datasync_sandbox.api.model import ApiModel
 from datasync_sandbox.api.responses import NoReply, Refused, Reset, Response
 from datasync_sandbox.api.server import ApiServer

@@ -8,7 +8,7 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasync_sandbox.data.events import INTERVAL_MILLIS, Event, EventGenerator, FeedDefects
 from datasync_sandbox.data.timestamps import from_millis, isoformat, to_millis
@@ -94,8 +94,7 @@ class ExpectedRow:
         return {**columns, "timestamp": self.timestamp and isoformat(to_millis(self.timestamp))}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A place between two events, which stays right while events arrive.
 
     Attributes:
