@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from datasync_sandbox import SandboxError
 from datasync_sandbox.api.config import HOST
-from datasync_sandbox.background import fetch_stats
-from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.options import ApiOptions, FeedOptions, api_options, feed_options, list_faults
-from datasync_sandbox.sandbox import Sandbox
+from datasync_sandbox.sandbox import Sandbox, fetch_stats
 
 if TYPE_CHECKING:
     from datasync_sandbox.api.server import ApiServer
@@ -146,8 +145,6 @@ def up(  # noqa: PLR0913 - options
         given = {name for name in options if source(name) not in defaults}
         sandbox.up(ApiOptions(**options), given, **halves, db_port=db_port)
     status = sandbox.status()
-    for notice in filter(None, (sandbox.api.notice, sandbox.database.notice)):
-        click.echo(notice, err=True)
     if as_json:
         click.echo(json.dumps(status))
         return

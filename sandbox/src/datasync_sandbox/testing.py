@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from datasync_sandbox import SandboxError
 from datasync_sandbox.api.config import BASE, ApiConfig
 from datasync_sandbox.api.faults import FAULTS, Fault, Faults
 from datasync_sandbox.api.model import ApiModel
@@ -15,7 +16,6 @@ from datasync_sandbox.api.responses import NoReply, Refused, Reset, Response
 from datasync_sandbox.api.server import ApiServer
 from datasync_sandbox.data.events import FeedDefects
 from datasync_sandbox.data.feed import ArrivalRate, ExpectedRow, Feed
-from datasync_sandbox.errors import SandboxError
 from datasync_sandbox.options import ApiOptions
 from datasync_sandbox.postgres.cluster import Cluster
 
