@@ -19,13 +19,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from datasync_sandbox import ports, sandbox
-from datasync_sandbox.api.config import KEY_VARIABLE
 from datasync_sandbox.cli import main
 from datasync_sandbox.data.malformed import MALFORMED_KINDS
+from datasync_sandbox.options import KEY_VARIABLE
 from datasync_sandbox.sandbox import ApiProcess, BackgroundApi, Sandbox, fetch_stats
-from datasync_sandbox.testing import FAULTS, ApiOptions, Cluster, Feed, FeedDefects, SandboxError
+from datasync_sandbox.testing import FAULTS, ApiOptions, Cluster, SandboxError
 
-from tests.sandbox.sandbox_helpers import request
+from tests.sandbox.sandbox_helpers import feed_of, request
 
 COMMAND = [sys.executable, "-m", "datasync_sandbox"]
 API_ONLY = ("up", "--api-only", "--port=0", "--events=10")
@@ -392,7 +392,7 @@ def test_signal_ends_the_api(number):
 
 def test_feed_prints_the_rows_with_an_id():
     done = invoke("feed", "--events=500", "--seed=3", "--arrived=2", "--malformed=0.5")
-    feed = Feed(500, seed=3, defects=FeedDefects(malformed=0.5))
+    feed = feed_of(500, seed=3, malformed=0.5)
     feed.arrive(2)
     expected = [row.to_dict() for row in feed.rows() if row.id is not None]
     assert [json.loads(line) for line in done.stdout.splitlines()] == expected

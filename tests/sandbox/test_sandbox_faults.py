@@ -10,24 +10,21 @@ from email.utils import parsedate_to_datetime
 import pytest
 from datasync_sandbox.testing import (
     FAULTS,
-    ApiConfig,
-    ApiModel,
     Fault,
     Faults,
-    Feed,
     NoReply,
     Refused,
     Reset,
     Response,
 )
 
-from tests.sandbox.sandbox_helpers import START, ask, code, page
+from tests.sandbox.sandbox_helpers import START, api, ask, code, page
 
 MIB = 1024 * 1024
 
 
-def model_with(*faults, limit=1000) -> ApiModel:
-    return ApiModel(Feed(50), ApiConfig(limit=limit), faults)
+def model_with(*faults, limit=1000):
+    return api(*faults, events=50, limit=limit)
 
 
 def request_page(model, cursor=None, now=START):

@@ -12,7 +12,7 @@ import click
 import psutil
 
 from datasync_sandbox import SandboxError
-from datasync_sandbox.api.config import HOST
+from datasync_sandbox.options import HOST
 
 
 def bind(host: str, port: int) -> socket.socket:

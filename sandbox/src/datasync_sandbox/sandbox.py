@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from datasync_sandbox import SandboxError, ports
-from datasync_sandbox.api.config import BASE, HOST, KEY_VARIABLE, STATS_PATH
-from datasync_sandbox.options import ApiOptions
+from datasync_sandbox.api.model import ApiModel
+from datasync_sandbox.options import BASE, HOST, KEY_VARIABLE, STATS_PATH, ApiOptions
 from datasync_sandbox.postgres.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ class Sandbox:
         return status
 
     def _start_api(self, options: ApiOptions, given: Collection[str]) -> None:
-        options.make_model()  # a wrong option is reported here, not in a log
+        ApiModel(options)  # a wrong option is reported here, not in a log
         running, last = self.api.find(), self.api.last()
         if "key" not in given:
             options = replace(options, key=last.options.key if last else secrets.token_urlsafe(12))

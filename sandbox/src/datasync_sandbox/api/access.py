@@ -16,8 +16,8 @@ from itsdangerous import BadData, URLSafeSerializer
 from datasync_sandbox.data.feed import Place
 
 if TYPE_CHECKING:
-    from datasync_sandbox.api.config import ApiConfig, WindowKind
     from datasync_sandbox.api.responses import Request, Response
+    from datasync_sandbox.options import ApiOptions, WindowKind
 
 
 class RateLimitStatus(NamedTuple):
@@ -86,24 +86,24 @@ class Access:
         blocked_until: All requests before it are refused, in seconds of the clock.
     """
 
-    def __init__(self, config: ApiConfig) -> None:
+    def __init__(self, options: ApiOptions) -> None:
         self.blocked_until = -math.inf
-        self._config = config
-        self._rate_limit = RateLimit(config.window_kind, config.limit, config.window)
+        self._options = options
+        self._rate_limit = RateLimit(options.window_kind, options.limit, options.window)
         self._first_use: float | None = None
         self._requests = 0
 
     def authenticate(self, request: Request) -> Response | None:
         """Return a refusal, or ``None`` for a valid key. A refusal does not count."""
-        config = self._config
+        options = self._options
         key = request.headers.get("x-api-key", request.query.get("api_key"))
-        if key != config.key:
+        if key != options.key:
             problem = "Missing" if key is None else "Invalid"
             return request.error(401, "UNAUTHORIZED", f"{problem} API key")
         if self._first_use is None:
             self._first_use = request.now
-        outlived = config.key_lifetime and request.now - self._first_use >= config.key_lifetime
-        if outlived or (config.key_requests and self._requests >= config.key_requests):
+        outlived = options.key_lifetime and request.now - self._first_use >= options.key_lifetime
+        if outlived or (options.key_requests and self._requests >= options.key_requests):
             return request.error(401, "API_KEY_EXPIRED", "API key expired")
         self._requests += 1
         return None
@@ -129,7 +129,7 @@ class Access:
             "RATE_LIMIT_EXCEEDED",
             f"Rate limit exceeded. Try again in {reset} seconds.",
             rateLimit={
-                "limit": self._config.limit,
+                "limit": self._options.limit,
                 "remaining": 0,
                 "reset": reset,
                 "retryAfter": reset,
@@ -137,7 +137,7 @@ class Access:
         )
 
     def _set_headers(self, request: Request, remaining: int, reset: int) -> None:
-        request.reply_headers["X-RateLimit-Limit"] = str(self._config.limit)
+        request.reply_headers["X-RateLimit-Limit"] = str(self._options.limit)
         request.reply_headers["X-RateLimit-Remaining"] = str(remaining)
         request.reply_headers["X-RateLimit-Reset"] = str(reset)
 

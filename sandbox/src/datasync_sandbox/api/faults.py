@@ -18,7 +18,6 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from datasync_sandbox.api.config import ELSEWHERE_PATH
 from datasync_sandbox.api.responses import (
     HTML_TYPE,
     NoReply,
@@ -32,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from datasync_sandbox.api.model import PageResponse
+
+ELSEWHERE_PATH = "/__sandbox__/elsewhere"
+"""Where redirects lead; the request log counts who follows them."""
 
 MIB = 1024 * 1024
 
@@ -237,7 +239,7 @@ FAULTS: dict[str, FaultKind] = {
     ),
     "429-long": FaultKind(
         "429 with Retry-After VALUE seconds longer than a cursor lives, enforced",
-        lambda page, value: _rate_limited(page, page.model.config.cursor_lifetime + value),
+        lambda page, value: _rate_limited(page, page.model.options.cursor_lifetime + value),
         5.0,
     ),
     "redirect": FaultKind(
@@ -419,13 +421,13 @@ class Faults:
         served: How many requests each fault has hit, by name.
     """
 
-    def __init__(self, faults: Iterable[Fault | str] = ()) -> None:
-        """Collect faults, parsed or not.
+    def __init__(self, faults: Iterable[str] = ()) -> None:
+        """Collect faults, in the notation of the command line.
 
         Raises:
             ValueError: If a text is not a fault.
         """
-        self.pending = [Fault.parse(f) if isinstance(f, str) else f for f in faults]
+        self.pending = [Fault.parse(text) for text in faults]
         self.served: Counter[str] = Counter()
 
     def next(self, page: int | None) -> Fault | None:

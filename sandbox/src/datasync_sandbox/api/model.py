@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from datasync_sandbox.api.access import Access, Cursor, CursorCodec
-from datasync_sandbox.api.config import BASE, ApiConfig
-from datasync_sandbox.api.faults import FAULTS, OMIT, Fault, Faults
+from datasync_sandbox.api.faults import FAULTS, OMIT, Faults
 from datasync_sandbox.api.responses import (
     NoReply,
     Outcome,
@@ -27,11 +26,13 @@ from datasync_sandbox.api.responses import (
     Response,
     to_json,
 )
+from datasync_sandbox.data.feed import Feed
+from datasync_sandbox.options import BASE, ApiOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
-    from datasync_sandbox.data.feed import Feed, Place
+    from datasync_sandbox.data.feed import Place
 
 DEFAULT_PAGE = 100
 """Events of a page without a valid ``limit``."""
@@ -73,8 +74,8 @@ class ApiModel:
     """The DataSync API.
 
     Attributes:
+        options: Its options.
         feed: Its events.
-        config: Its rules.
         faults: Its faults; another object may be assigned at any time.
         log: The last 100,000 requests.
         requests: All requests so far.
@@ -84,35 +85,28 @@ class ApiModel:
     """
 
     def __init__(
-        self,
-        feed: Feed,
-        config: ApiConfig | None = None,
-        faults: Faults | Iterable[Fault | str] = (),
-        *,
-        started_at: float | None = None,
+        self, options: ApiOptions | None = None, *, started_at: float | None = None
     ) -> None:
         """Create the API.
 
         Args:
-            feed: The events.
-            config: The rules.
-            faults: What goes wrong.
+            options: Its options; by default all defaults.
             started_at: When arrivals begin, in seconds of the clock; by default with the first
                 request.
 
         Raises:
-            ValueError: If a fault or the latency is wrong.
+            ValueError: If an option is wrong; the message is for the user.
         """
-        self.feed = feed
-        self.config: ApiConfig = config or ApiConfig()
-        self.faults = faults if isinstance(faults, Faults) else Faults(faults)
+        self.options: ApiOptions = options or ApiOptions()
+        self.feed = Feed(self.options)
+        self.faults = Faults(self.options.fault)
         self.log: deque[RequestLogEntry] = deque(maxlen=_LOG_ENTRIES)
         self.requests = 0
         self.started_at = started_at
-        self.access = Access(self.config)
-        self.cursors = CursorCodec(f"datasync-sandbox:{feed.seed}")
-        self._latency = self.config.latency_range
-        self._draw = random.Random(f"{feed.seed}:api")  # noqa: S311 - repeatable on purpose
+        self.access = Access(self.options)
+        self.cursors = CursorCodec(f"datasync-sandbox:{self.options.seed}")
+        self._latency = self.options.latency_range
+        self._draw = random.Random(f"{self.options.seed}:api")  # noqa: S311 - repeatable on purpose
 
     def handle(
         self,
@@ -134,8 +128,8 @@ class ApiModel:
         """
         if self.started_at is None:
             self.started_at = now
-        if self.feed.arrival_rate.rate:
-            self.feed.arrive(math.floor((now - self.started_at) * self.feed.arrival_rate.rate))
+        if self.options.arrivals:
+            self.feed.arrive(math.floor((now - self.started_at) * self.options.arrivals))
         request = Request(
             now,
             self._draw.uniform(*self._latency),
@@ -192,7 +186,7 @@ class ApiModel:
     def _get_page(self, request: Request, entry: RequestLogEntry) -> Outcome:
         """``GET /events``."""
         text = request.query.get("cursor")
-        start = Cursor(1, None, request.now + self.config.cursor_lifetime)
+        start = Cursor(1, None, request.now + self.options.cursor_lifetime)
         cursor = self.cursors.decode(text) if text else start
         entry.page = cursor.page if cursor else None
         fault = self.faults.next(entry.page)
@@ -233,12 +227,12 @@ class PageResponse:
         self.model: ApiModel = model
         self.request: Request = request
         self.cursor: Cursor = cursor
-        limit = _page_size(request.query.get("limit"), model.config.max_page)
+        limit = _page_size(request.query.get("limit"), model.options.max_page)
         repeated = model.feed.events_before(cursor.after, min(overlap, limit - 1))
         page = model.feed.page(cursor.after, limit - len(repeated))
         self.events = repeated + page.events
         self.pagination: dict[str, Any] = {"limit": limit, "hasMore": False, "nextCursor": None}
-        if page.has_more or (model.config.last_page == "empty" and page.events):
+        if page.has_more or (model.options.last_page == "empty" and page.events):
             self.pagination |= self.leading_to(self.new_cursor(cursor.page + 1, page.end))
         self.meta: dict[str, Any] = {
             "total": model.feed.total,
@@ -252,7 +246,7 @@ class PageResponse:
 
     def new_cursor(self, page: int, after: Place | None) -> Cursor:
         """Return a cursor that leads to a page, whose lifetime begins with this request."""
-        return Cursor(page, after, self.request.now + self.model.config.cursor_lifetime)
+        return Cursor(page, after, self.request.now + self.model.options.cursor_lifetime)
 
     def leading_to(self, cursor: Cursor) -> dict[str, Any]:
         """Return fields of ``pagination`` that lead to a cursor."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from datasync_sandbox import ports
-from datasync_sandbox.api.config import BASE, ELSEWHERE_PATH, HOST, STATS_PATH
+from datasync_sandbox.api.faults import ELSEWHERE_PATH
 from datasync_sandbox.api.responses import JSON_TYPE, NoReply, Refused, Reset, Response, to_json
+from datasync_sandbox.options import BASE, HOST, STATS_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

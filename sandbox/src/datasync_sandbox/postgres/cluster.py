@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from datasync_sandbox import SandboxError, ports
-from datasync_sandbox.api.config import HOST
+from datasync_sandbox.options import HOST
 from datasync_sandbox.postgres import programs
 
 if TYPE_CHECKING:
