@@ -7,8 +7,7 @@ import re
 from collections import Counter
 
 import pytest
-from datasync_sandbox.data.feed import COLUMNS
-from datasync_sandbox.data.malformed import MALFORMED_KINDS
+from datasync_sandbox.data.malformed import COLUMNS, MALFORMED_KINDS
 
 from tests.sandbox.sandbox_helpers import feed_of
 
@@ -44,7 +43,7 @@ def test_page_holds_the_raw_event_and_the_row_keeps_what_can_be_kept(kind):
         if row.id is None:
             assert not isinstance(document, dict) or not isinstance(document.get("id") or 0, str)
             continue
-        for column in set(COLUMNS) - {"timestamp"} - row.ambiguous:
+        for column in set(COLUMNS) - {"timestamp", *row.ambiguous}:
             value = getattr(row, column)
             if value is not None:
                 assert storable(document[NAMES.get(column, column)]) == value

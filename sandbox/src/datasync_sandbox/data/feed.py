@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datasync_sandbox.data.events import INTERVAL_MILLIS, Event, EventGenerator
+from datasync_sandbox.data.malformed import COLUMNS, MALFORMED_KINDS
 from datasync_sandbox.data.timestamps import from_millis, isoformat, to_millis
 
 if TYPE_CHECKING:
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from datasync_sandbox.data.events import OrderKey
     from datasync_sandbox.options import FeedOptions
-
-COLUMNS = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
-"""Columns of the table, in their order."""
 
 _ORDER = attrgetter("order")
 
@@ -55,7 +53,7 @@ class ExpectedRow:
     session: dict[str, Any] | None
     malformed: str | None = None
     valid: bool | None = True
-    ambiguous: frozenset[str] = frozenset()
+    ambiguous: tuple[str, ...] = ()
     raw_event: str | None = None
 
     @classmethod
@@ -66,8 +64,9 @@ class ExpectedRow:
         document["user_id"] = document.pop("userId")
         document["timestamp"] = from_millis(event.millis)
         if bad := event.malformed:
+            kind = MALFORMED_KINDS[bad.kind]
             document |= bad.expected
-            document |= {"malformed": bad.kind, "valid": bad.valid, "ambiguous": bad.ambiguous}
+            document |= {"malformed": bad.kind, "valid": kind.valid, "ambiguous": kind.ambiguous}
             document["raw_event"] = bad.raw_event
         return cls(**document)
 
