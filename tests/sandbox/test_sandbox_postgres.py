@@ -202,26 +202,28 @@ def test_failed_start_is_not_left_behind(tmp_path, monkeypatch):
     assert not (tmp_path / "pg").exists()
 
 
+@pytest.fixture
+def fresh_search():
+    """Let the programs be searched anew, in this test and after it."""
+    programs.bin_directory.cache_clear()
+    yield
+    programs.bin_directory.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_search")
 def test_missing_wheel_names_the_way_out(monkeypatch):
     monkeypatch.setattr(programs.importlib.util, "find_spec", lambda _: None)
-    programs.bin_directory.cache_clear()
-    try:
-        with pytest.raises(SandboxError, match=r"not installed.* no build for .*set DB_HOST"):
-            programs.bin_directory()
-    finally:
-        programs.bin_directory.cache_clear()
+    with pytest.raises(SandboxError, match=r"not installed.* no build for .*set DB_HOST"):
+        programs.bin_directory()
 
 
+@pytest.mark.usefixtures("fresh_search")
 def test_programs_that_do_not_run_give_their_reason(monkeypatch, tmp_path):
     unknown = subprocess.CompletedProcess([], 1, "", "initdb: user does not exist\n")
     monkeypatch.setattr(programs, "_run_as_user", lambda *_, **__: unknown)
     monkeypatch.setattr(programs, "_copy", lambda _: tmp_path)
-    programs.bin_directory.cache_clear()
-    try:
-        with pytest.raises(SandboxError, match=r"initdb: user does not exist\. Use your own"):
-            programs.bin_directory()
-    finally:
-        programs.bin_directory.cache_clear()
+    with pytest.raises(SandboxError, match=r"initdb: user does not exist\. Use your own"):
+        programs.bin_directory()
 
 
 def test_commands_of_the_database(tmp_path):
@@ -296,6 +298,7 @@ def test_copied_project_of_root_has_no_data_of_the_original(tmp_path):
 
 
 @ROOT
+@pytest.mark.usefixtures("fresh_search")
 def test_programs_that_nobody_can_reach_are_copied(tmp_path, monkeypatch):
     closed = tmp_path / "venv"
     closed.mkdir(mode=0o700)
@@ -308,7 +311,6 @@ def test_programs_that_nobody_can_reach_are_copied(tmp_path, monkeypatch):
     elsewhere = Path("/var/lib") / f"datasync-sandbox-test-{os.getpid()}"
     monkeypatch.setattr(programs.importlib.util, "find_spec", lambda _: spec)
     monkeypatch.setattr(programs, "SYSTEM_DIRECTORY", elsewhere)
-    programs.bin_directory.cache_clear()
     try:
         assert programs.bin_directory().is_relative_to(elsewhere)
         with temporary_postgres(tmp_path) as cluster:
@@ -316,7 +318,6 @@ def test_programs_that_nobody_can_reach_are_copied(tmp_path, monkeypatch):
             assert Path(psutil.Process(cluster.pid()).exe()).is_relative_to(elsewhere)
     finally:
         shutil.rmtree(elsewhere, ignore_errors=True)
-        programs.bin_directory.cache_clear()
 
 
 def test_missing_unprivileged_user_is_an_error(monkeypatch):
