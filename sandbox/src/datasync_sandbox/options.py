@@ -159,7 +159,6 @@ class ApiOptions(FeedOptions):
     key_requests: int = _option(
         0, click.IntRange(0), "Requests after which the key expires; 0 is never."
     )
-
     fault: tuple[str, ...] = ()
 
     @property

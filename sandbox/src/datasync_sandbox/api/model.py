@@ -254,7 +254,7 @@ class PageResponse:
         return {
             "hasMore": True,
             "nextCursor": self.model.cursors.encode(cursor),
-            "cursorExpiresIn": math.floor(max(0.0, round(left, 6))),
+            "cursorExpiresIn": math.floor(max(0.0, left)),
         }
 
     @property
