@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from datasync_sandbox.testing import BASE, ApiModel
+from datasync_sandbox.testing import BASE, ApiModel, ApiOptions, Feed, FeedOptions
 
 KEY = {"X-API-Key": "sandbox-key"}
 START = 1_700_000_000.25
@@ -38,6 +38,15 @@ def request(api, path="/events", *, method="GET", headers=None, base=None, **que
         return Reply(response.status, dict(response.getheaders()), response.read())
     finally:
         connection.close()
+
+
+def api(*fault, started_at=None, **options) -> ApiModel:
+    """Return a model of the API with faults and other options."""
+    return ApiModel(ApiOptions(fault=fault, **options), started_at=started_at)
+
+
+def feed_of(events, **options) -> Feed:
+    return Feed(FeedOptions(events, **options))
 
 
 def ask(model: ApiModel, now=START, path="/events", headers=KEY, method="GET", **query):

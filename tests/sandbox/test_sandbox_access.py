@@ -1,4 +1,4 @@
-"""Windows of the rate limit: never more than the limit, and no refusal below it."""
+"""Windows of the rate limit, exact to the request, and cursors, readable by their server only."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import math
 from itertools import accumulate
 
 import pytest
-from datasync_sandbox.api.access import RateLimit, is_over
-from hypothesis import given
+from datasync_sandbox.api.access import Cursor, CursorCodec, RateLimit, is_over
+from datasync_sandbox.data.feed import Place
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 ARRIVALS = st.lists(st.floats(0, 40), min_size=1, max_size=120).map(
     lambda gaps: list(accumulate(gaps, initial=1000.0))
 )
 KINDS = pytest.mark.parametrize("kind", ["sliding", "fixed", "aligned"])
+KEYS = st.tuples(st.integers(-9, 0), st.integers(-(10**13), 10**13), st.uuids().map(str))
+CURSORS = st.builds(
+    Cursor,
+    st.integers(1, 10**6),
+    st.none() | st.builds(Place, st.integers(0, 10**9), KEYS),
+    st.floats(0, 4e9),
+)
+CODEC = CursorCodec("a")
 
 
 def is_in_window(kind, counted, now):
@@ -74,3 +83,26 @@ def test_numbers_are_those_of_the_recordings():
     first, second = rate_limit.consume(0.0), rate_limit.consume(3.6)
     assert (first.remaining, first.reset) == (9, 60)
     assert (second.remaining, second.reset) == (8, 57)
+
+
+@given(CURSORS)
+def test_cursor_survives_encoding_with_the_same_secret(cursor):
+    text = CODEC.encode(cursor)
+    assert CursorCodec("a").decode(text) == cursor
+    assert CursorCodec("a").encode(cursor) == text
+    assert CursorCodec("b").decode(text) is None
+
+
+@given(CURSORS, CURSORS)
+def test_content_of_one_cursor_does_not_pass_with_the_signature_of_another(one, other):
+    content = CODEC.encode(one).rpartition(".")[0]
+    signature = CODEC.encode(other).rpartition(".")[2]
+    assert CODEC.decode(f"{content}.{signature}") == (one if one == other else None)
+
+
+@given(st.text(max_size=80))
+@example("eyJpZCI6ImUifQ")
+@example("=")
+@example("\ud800.a")
+def test_other_text_is_malformed(text):
+    assert CODEC.decode(text) is None

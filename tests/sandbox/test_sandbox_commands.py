@@ -18,15 +18,14 @@ import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
-from datasync_sandbox import background, ports, sandbox
-from datasync_sandbox.background import BackgroundApi, fetch_stats
+from datasync_sandbox import ports, sandbox
 from datasync_sandbox.cli import main
 from datasync_sandbox.data.malformed import MALFORMED_KINDS
 from datasync_sandbox.options import KEY_VARIABLE
-from datasync_sandbox.sandbox import Sandbox
-from datasync_sandbox.testing import FAULTS, ApiOptions, Cluster, Feed, FeedDefects, SandboxError
+from datasync_sandbox.sandbox import ApiProcess, BackgroundApi, Sandbox, fetch_stats
+from datasync_sandbox.testing import FAULTS, ApiOptions, Cluster, SandboxError
 
-from tests.sandbox.sandbox_helpers import request
+from tests.sandbox.sandbox_helpers import feed_of, request
 
 COMMAND = [sys.executable, "-m", "datasync_sandbox"]
 API_ONLY = ("up", "--api-only", "--port=0", "--events=10")
@@ -176,13 +175,15 @@ def test_required_port_in_use_names_process_and_option(project, half, option, na
     assert not (project / ".sandbox/env").exists()
 
 
-def test_default_port_in_use_is_replaced_by_a_free_one(project, monkeypatch):
+def test_default_port_in_use_is_replaced_by_a_free_one(project, monkeypatch, capsys):
     with listening_socket() as other:
         port = other.getsockname()[1]
         box = Sandbox(project / ".sandbox")
         box.up(ApiOptions(port=port, events=1), given=(), database=False)
         assert api_of(project).port != port
-        assert box.api.notice.startswith(f"Port {port} is in use by ")
+        notice = capsys.readouterr().err
+        assert notice.startswith(f"Port {port} is in use by ")
+        assert notice.endswith("; the API takes a free port.\n")
         pid = api_of(project).pid
         # The default port is not an option that was given.
         box.up(ApiOptions(port=port, events=1), given=("events",), database=False)
@@ -190,7 +191,7 @@ def test_default_port_in_use_is_replaced_by_a_free_one(project, monkeypatch):
         monkeypatch.setattr("datasync_sandbox.postgres.cluster.DEFAULT_DB_PORT", port)
         box.up(ApiOptions(), given=(), api=False)
         assert box.database.port != port
-        assert box.database.notice.endswith("; the database takes a free port.")
+        assert capsys.readouterr().err.endswith("; the database takes a free port.\n")
 
 
 def test_process_left_over_from_a_deleted_directory_is_named(tmp_path):
@@ -298,14 +299,14 @@ def test_interrupted_start_leaves_no_process(tmp_path, monkeypatch):
         found.append(fetch_stats(url)["pid"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(background, "fetch_stats", interrupt)
+    monkeypatch.setattr(sandbox, "fetch_stats", interrupt)
     with pytest.raises(KeyboardInterrupt):
         BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
     assert not psutil.pid_exists(found[0])
 
 
 def test_start_that_takes_too_long_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(background, "_START_SECONDS", 0)
+    monkeypatch.setattr(sandbox, "_START_SECONDS", 0)
     with pytest.raises(SandboxError, match="did not reply within 0 seconds"):
         BackgroundApi(tmp_path).start(ApiOptions(port=0, events=1))
 
@@ -327,7 +328,7 @@ def test_api_that_does_not_end_is_an_error(tmp_path, monkeypatch, method, error,
 
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(background, "_STOP_SECONDS", 0.1)
+            patched.setattr(sandbox, "_STOP_SECONDS", 0.1)
             for sent in ("terminate", "kill"):
                 patched.setattr(psutil.Process, sent, lambda _: None)
             patched.setattr(psutil.Process, method, fail)
@@ -391,7 +392,7 @@ def test_signal_ends_the_api(number):
 
 def test_feed_prints_the_rows_with_an_id():
     done = invoke("feed", "--events=500", "--seed=3", "--arrived=2", "--malformed=0.5")
-    feed = Feed(500, seed=3, defects=FeedDefects(malformed=0.5))
+    feed = feed_of(500, seed=3, malformed=0.5)
     feed.arrive(2)
     expected = [row.to_dict() for row in feed.rows() if row.id is not None]
     assert [json.loads(line) for line in done.stdout.splitlines()] == expected
@@ -447,7 +448,7 @@ def test_options_survive_arguments_and_the_record(tmp_path, monkeypatch):
     parsed = main.commands["api"].make_context("api", options.to_args()).params
     assert ApiOptions(**{name: parsed[name] for name in vars(options)}) == options
     assert ApiOptions(key="secret").to_args() == []
-    process = background.ApiProcess(1, 2.0, "http://127.0.0.1:1/api/v1", options)
+    process = ApiProcess(1, 2.0, "http://127.0.0.1:1/api/v1", options)
     (tmp_path / "api.json").write_text(json.dumps(dataclasses.asdict(process)))
     assert BackgroundApi(tmp_path).last() == process
 

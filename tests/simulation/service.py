@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
+from datetime import datetime, timezone
 
 from datasync_sandbox.testing import (
     BASE,
-    ApiConfig,
     ApiModel,
-    ArrivalRate,
+    ApiOptions,
     ExpectedRow,
     Fault,
     Faults,
-    Feed,
-    FeedDefects,
     NoReply,
     Refused,
     Reset,
@@ -64,33 +63,32 @@ class ServiceWorld:
         # An event that arrives with a timestamp far off is later than any lookback.
         self.unsorted = 0.0 if grows else draw.choice([0.0] * 5 + [0.1])
         self.arrival_rate = rate if grows else 0.0
-        self.feed = Feed(
-            events,
-            seed=seed,
-            newest=int(START * 1000),
-            arrival_rate=ArrivalRate(
-                rate=self.arrival_rate,
-                late_share=draw.choice([0.0, 0.3]),
-                # What is late when it arrives is later still when a page shows it.
-                late_seconds=LOOKBACK.total_seconds() * 0.9,
-            ),
-            defects=FeedDefects(
-                unsorted=self.unsorted, malformed=draw.choice([0.0, 0.0, 0.05, 0.2])
-            ),
-        )
+        # What is late when it arrives is later still when a page shows it.
+        late_seconds = LOOKBACK.total_seconds() * 0.9
+        late = f"{draw.choice([0.0, 0.3])}:{late_seconds}"
+        malformed = draw.choice([0.0, 0.0, 0.05, 0.2])
         # With few requests a minute, a fault or two outlives every cursor: no API is like that.
         self.limit, self.window = draw.choice([(1, 6.0), (2, 6.0), (5, 60.0), *[(10, 60.0)] * 3])
-        self.config = ApiConfig(
+        options = ApiOptions(
+            events=events,
+            seed=seed,
+            newest=datetime.fromtimestamp(START, timezone.utc).isoformat(),
+            arrivals=self.arrival_rate,
+            late=late,
+            unsorted=self.unsorted,
+            malformed=malformed,
             limit=self.limit,
             window=self.window,
             window_kind=draw.choice(["sliding", "sliding", "fixed", "aligned"]),
             cursor_lifetime=draw.choice([120.0, 120.0, 90.0]),
-            latency=(0.0, draw.choice([0.0, 1.0, 5.0])),
+            latency=draw.choice(["0", "0-1", "0-5"]),
             max_page=self.page_size,
             last_page=draw.choice(["exact", "empty"]),
         )
         self.faults = self._draw_faults(pages)
-        self.model = ApiModel(self.feed, self.config, Faults(self.faults), started_at=START)
+        self.options = replace(options, fault=tuple(map(str, self.faults)))
+        self.model = ApiModel(self.options, started_at=START)
+        self.feed = self.model.feed
         self.kill_share = draw.choice([0.0, 0.0, 0.01, 0.05])
         self.target = Target()
         self.run = SimulatedRun(self.draw, self.clock, self, self.target)
@@ -268,6 +266,6 @@ def _check_rate_limit(world: ServiceWorld) -> None:
     dead = sum(entry.result == 400 and not entry.fault for entry in log)
     assert dead <= world.runs, f"seed {seed}: {dead} requests spent on expired cursors"
     quiet = not (world.faults or world.killed_runs or world.arrival_rate)
-    if quiet and world.config.window_kind == "sliding":
+    if quiet and world.options.window_kind == "sliding":
         allowed = 0.02 + 0.002 * world.window + 2 * MAX_JITTER
         assert world.longest_idle <= allowed, f"seed {seed}: idle {world.longest_idle:.3f} s"

@@ -13,11 +13,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from datasync_sandbox.api.config import HOST
-from datasync_sandbox.background import fetch_stats
-from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.options import ApiOptions, FeedOptions, api_options, feed_options, list_faults
-from datasync_sandbox.sandbox import Sandbox
+from datasync_sandbox import SandboxError
+from datasync_sandbox.api.model import ApiModel
+from datasync_sandbox.data.feed import Feed
+from datasync_sandbox.options import (
+    HOST,
+    ApiOptions,
+    FeedOptions,
+    api_options,
+    feed_options,
+    list_faults,
+)
+from datasync_sandbox.sandbox import Sandbox, fetch_stats
 
 if TYPE_CHECKING:
     from datasync_sandbox.api.server import ApiServer
@@ -85,7 +92,7 @@ def api(host: str, **options: Any) -> None:
     from datasync_sandbox.api.server import ApiServer  # noqa: PLC0415
 
     chosen = ApiOptions(**options)
-    model = chosen.make_model(started_at=time.time())
+    model = ApiModel(chosen, started_at=time.time())
     asyncio.run(_serve(ApiServer(model, chosen.port, host)))
 
 
@@ -97,7 +104,7 @@ def feed(arrived: int, **options: Any) -> None:
 
     Rows without an id are left out: they never reach the table.
     """
-    events = FeedOptions(**options).make_feed()
+    events = Feed(FeedOptions(**options))
     events.arrive(arrived)
     for row in events.rows():
         if row.id is not None:
@@ -146,8 +153,6 @@ def up(  # noqa: PLR0913 - options
         given = {name for name in options if source(name) not in defaults}
         sandbox.up(ApiOptions(**options), given, **halves, db_port=db_port)
     status = sandbox.status()
-    for notice in filter(None, (sandbox.api.notice, sandbox.database.notice)):
-        click.echo(notice, err=True)
     if as_json:
         click.echo(json.dumps(status))
         return

@@ -1,28 +1,37 @@
-"""The options of the API, declared once for the command line, the background and tests."""
+"""The options of the API and of its feed, each declared once: for the API, commands and tests."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from datasync_sandbox.api.config import ApiConfig, LastPage, WindowKind
-from datasync_sandbox.api.fault_catalog import FAULTS
-from datasync_sandbox.api.faults import Faults
-from datasync_sandbox.api.model import ApiModel
-from datasync_sandbox.data.events import FeedDefects
-from datasync_sandbox.data.feed import NEWEST, ArrivalRate, Feed
+from datasync_sandbox.api.faults import FAULTS
 from datasync_sandbox.data.malformed import MALFORMED_KINDS
 from datasync_sandbox.data.timestamps import to_millis
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BASE = "/api/v1"
+"""Path of the API; a client's ``api_url`` ends in it."""
+
+HOST = "127.0.0.1"
+"""Address that the sandbox listens on by default."""
+
+STATS_PATH = "/__sandbox__/stats"
+"""Path of the request log, outside the API."""
+
 DEFAULT_PORT = 8765
 KEY_VARIABLE = "DATASYNC_SANDBOX_KEY"
+
+WindowKind = Literal["sliding", "fixed", "aligned"]
+LastPage = Literal["exact", "empty"]
+Command = TypeVar("Command", bound="Callable[..., Any]")
 
 _LATENCY = re.compile(r"(\d*\.?\d+)(?:-(\d*\.?\d+))?")
 _LATE = re.compile(r"([01]|0?\.\d+):(\d*\.?\d+)")
@@ -30,23 +39,26 @@ _SHARE = click.FloatRange(0, 1)
 _POSITIVE = click.FloatRange(0, min_open=True)
 _COUNT = click.IntRange(1)
 
-Command = TypeVar("Command", bound="Callable[..., Any]")
-
 
 def _option(default: Any, kind: Any, help_text: str) -> Any:
     """Declare an option: default, type and help text."""
-    return field(default=default, metadata={"type": kind, "help": help_text})
+    return dataclasses.field(default=default, metadata={"type": kind, "help": help_text})
 
 
 @dataclass(frozen=True)
 class FeedOptions:
-    """The options that describe the feed, in the notation of the command line."""
+    """The options that describe the feed, in the notation of the command line.
+
+    The help text of each option describes it. Its properties raise `ValueError`, with a message
+    for the user, if the text of an option is wrong.
+    """
 
     # 18 pages: a first load leaves two requests of its last window to the next.
     events: int = _option(90_000, click.IntRange(0, 1_000_000_000), "Events of the feed.")
     seed: int = _option(1, int, "Seed: the same seed gives the same feed.")
+    # By default that of the newest event in the recordings of the API.
     newest: str = _option(
-        NEWEST,
+        "2026-01-27T19:20:12.369Z",
         str,
         "Timestamp of the newest event, ISO 8601, or `now`; the default never changes.",
     )
@@ -67,43 +79,43 @@ class FeedOptions:
         "", str, "Only these kinds of malformed events, separated by commas."
     )
 
-    def make_feed(self) -> Feed:
-        """Create the feed.
+    @property
+    def newest_millis(self) -> int:
+        """Timestamp of the newest event, in milliseconds since 1970."""
+        try:
+            return to_millis(datetime.now(timezone.utc) if self.newest == "now" else self.newest)
+        except ValueError as error:
+            message = f"newest is a timestamp in ISO 8601, or now, not {self.newest!r}"
+            raise ValueError(message) from error
 
-        Raises:
-            ValueError: If an option is wrong; the message is for the user.
-        """
+    @property
+    def late_arrivals(self) -> tuple[float, float]:
+        """Share of the arriving events that are late, and their greatest age in seconds."""
         late = _parse(_LATE, self.late, "late is SHARE:SECONDS, such as 0.05:600")
+        return float(late[1]), float(late[2])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of malformed events to draw from."""
         kinds = tuple(filter(None, map(str.strip, self.malformed_kinds.split(","))))
         for kind in kinds:
             if kind not in MALFORMED_KINDS:
                 message = f"unknown kind of malformed event {kind!r}; --list-malformed lists all"
                 raise ValueError(message)
-        return Feed(
-            self.events,
-            seed=self.seed,
-            newest=_newest(self.newest),
-            arrival_rate=ArrivalRate(self.arrivals, float(late[1]), float(late[2])),
-            defects=FeedDefects(
-                unsorted=self.unsorted,
-                malformed=self.malformed,
-                kinds=kinds or tuple(MALFORMED_KINDS),
-                shards=self.shards,
-            ),
-        )
+        return kinds or tuple(MALFORMED_KINDS)
 
     def feed_name(self) -> str:
         """Return a name of the frozen events: equal for options that give the same ones."""
-        frozen = [option for option in fields(FeedOptions) if option.name not in _NOT_FROZEN]
+        frozen = [field for field in fields(FeedOptions) if field.name not in _NOT_FROZEN]
         return " ".join([f"--events={self.events}", *self._to_args(frozen)])
 
     def _to_args(self, options: list[Field[Any]]) -> list[str]:
         args = []
-        for option in options:
-            value: Any = getattr(self, option.name)
-            if value != option.default:
+        for field in options:
+            value: Any = getattr(self, field.name)
+            if value != field.default:
                 values = value if isinstance(value, tuple) else (value,)
-                args += [f"--{option.name.replace('_', '-')}={each}" for each in values]
+                args += [f"--{field.name.replace('_', '-')}={each}" for each in values]
         return args
 
 
@@ -112,38 +124,32 @@ _NOT_FROZEN = ("events", "arrivals", "late")
 
 @dataclass(frozen=True)
 class ApiOptions(FeedOptions):
-    """All options of ``datasync-sandbox api``, in the notation of the command line.
-
-    The help text of each option describes it.
-    """
+    """All options of ``datasync-sandbox api``, as `FeedOptions`."""
 
     port: int = _option(
         DEFAULT_PORT, click.IntRange(0, 65535), "Port to listen on; 0 picks a free one."
     )
     key: str = _option(
-        ApiConfig.key, str, f"API key; better given as {KEY_VARIABLE} in the environment."
+        "sandbox-key", str, f"API key; better given as {KEY_VARIABLE} in the environment."
     )
-    limit: int = _option(ApiConfig.limit, _COUNT, "Requests per window.")
-    window: float = _option(ApiConfig.window, _POSITIVE, "Length of the window in seconds.")
+    limit: int = _option(10, _COUNT, "Requests per window.")
+    window: float = _option(60.0, _POSITIVE, "Length of the window in seconds.")
     window_kind: WindowKind = _option(  # noqa: RUF009 - it returns a field
-        ApiConfig.window_kind,
+        "sliding",
         click.Choice(["sliding", "fixed", "aligned"]),
         "sliding: the last requests; fixed: from the first request after the previous window; "
         "aligned: from multiples of the window on the clock.",
     )
-    cursor_lifetime: float = _option(
-        ApiConfig.cursor_lifetime, _POSITIVE, "Seconds a cursor lives."
-    )
+    # From the arrival of the request that issued it.
+    cursor_lifetime: float = _option(120.0, _POSITIVE, "Seconds a cursor lives.")
     latency: str = _option(
         "0", str, "Seconds that a reply takes: 2, or a range such as 0-5 (drawn by the seed)."
     )
     max_page: int = _option(
-        ApiConfig.max_page,
-        _COUNT,
-        "Events per page at most; a greater limit is capped without notice.",
+        5000, _COUNT, "Events per page at most; a greater limit is capped without notice."
     )
     last_page: LastPage = _option(  # noqa: RUF009 - likewise
-        ApiConfig.last_page,
+        "exact",
         click.Choice(["exact", "empty"]),
         "exact: the last page says hasMore: false; empty: an empty page follows it.",
     )
@@ -155,33 +161,18 @@ class ApiOptions(FeedOptions):
     )
     fault: tuple[str, ...] = ()
 
-    def make_model(self, started_at: float | None = None) -> ApiModel:
-        """Create the API; ``started_at`` is that of `ApiModel`.
-
-        Raises:
-            ValueError: If an option is wrong; the message is for the user.
-        """
-        latency = _parse(_LATENCY, self.latency, "latency is seconds or a range, such as 2 or 0-5")
-        config = ApiConfig(
-            key=self.key,
-            limit=self.limit,
-            window=self.window,
-            window_kind=self.window_kind,
-            cursor_lifetime=self.cursor_lifetime,
-            latency=(float(latency[1]), float(latency[2] or latency[1])),
-            max_page=self.max_page,
-            last_page=self.last_page,
-            key_lifetime=self.key_lifetime or None,
-            key_requests=self.key_requests or None,
-        )
-        return ApiModel(self.make_feed(), config, Faults(self.fault), started_at=started_at)
+    @property
+    def latency_range(self) -> tuple[float, float]:
+        """Least and greatest time that a reply takes, in seconds."""
+        match = _parse(_LATENCY, self.latency, "latency is seconds or a range, such as 2 or 0-5")
+        return float(match[1]), float(match[2] or match[1])
 
     def to_args(self) -> list[str]:
         """Return the options as arguments of ``datasync-sandbox api``, without defaults.
 
         The key is left out: other users can see arguments.
         """
-        return self._to_args([option for option in fields(self) if option.name != "key"])
+        return self._to_args([field for field in fields(self) if field.name != "key"])
 
 
 def feed_options(command: Command) -> Command:
@@ -231,15 +222,15 @@ def _list_malformed() -> str:
 
 def _add_options(command: Command, options: type[FeedOptions]) -> Command:
     # In reverse, so that the help lists them in their order.
-    for option in reversed(fields(options)):
-        if option.metadata:
+    for field in reversed(fields(options)):
+        if field.metadata:
             command = click.option(
-                f"--{option.name.replace('_', '-')}",
-                type=option.metadata["type"],
-                default=option.default,
-                show_default=option.default not in {"", "0:0", 0},
-                envvar=KEY_VARIABLE if option.name == "key" else None,
-                help=option.metadata["help"],
+                f"--{field.name.replace('_', '-')}",
+                type=field.metadata["type"],
+                default=field.default,
+                show_default=field.default not in {"", "0:0", 0},
+                envvar=KEY_VARIABLE if field.name == "key" else None,
+                help=field.metadata["help"],
             )(command)
     return command
 
@@ -263,12 +254,3 @@ def _parse(pattern: re.Pattern[str], text: str, expected: str) -> re.Match[str]:
         message = f"{expected}, not {text!r}"
         raise ValueError(message)
     return match
-
-
-def _newest(text: str) -> int:
-    """Return milliseconds since 1970 of a timestamp, or of now."""
-    try:
-        return to_millis(datetime.now(timezone.utc) if text == "now" else text)
-    except ValueError as error:
-        message = f"newest is a timestamp in ISO 8601, or now, not {text!r}"
-        raise ValueError(message) from error

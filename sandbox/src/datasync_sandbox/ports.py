@@ -8,10 +8,11 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import psutil
 
-from datasync_sandbox.api.config import HOST
-from datasync_sandbox.errors import SandboxError
+from datasync_sandbox import SandboxError
+from datasync_sandbox.options import HOST
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -31,8 +32,8 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def choose(port: int, purpose: str, option: str, *, required: bool) -> tuple[int, str]:
-    """Return the port to listen on, and a notice if it is another than the one asked for.
+def choose(port: int, purpose: str, option: str, *, required: bool) -> int:
+    """Return the port to listen on; if it is another than the one asked for, a notice is printed.
 
     Args:
         port: Port on loopback; 0 picks a free one.
@@ -41,7 +42,7 @@ def choose(port: int, purpose: str, option: str, *, required: bool) -> tuple[int
         required: Whether no other port will do.
 
     Returns:
-        The port, or 0 where it is in use and any other will do; and the notice, or an empty text.
+        The port, or 0 where it is in use and any other will do.
 
     Raises:
         SandboxError: If a required port is in use, or the port is not allowed.
@@ -51,8 +52,10 @@ def choose(port: int, purpose: str, option: str, *, required: bool) -> tuple[int
     except OSError as error:
         if required or error.errno != errno.EADDRINUSE:
             raise bind_error(error, HOST, port, purpose, option) from error
-        return 0, f"Port {port} is in use by {listener(port)}; the {purpose} takes a free port."
-    return port, ""
+        notice = f"Port {port} is in use by {listener(port)}; the {purpose} takes a free port."
+        click.echo(notice, err=True)
+        return 0
+    return port
 
 
 def bind_error(error: OSError, host: str, port: int, purpose: str, option: str) -> SandboxError:

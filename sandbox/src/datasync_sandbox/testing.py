@@ -8,16 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from datasync_sandbox.api.config import BASE, ApiConfig
-from datasync_sandbox.api.fault_catalog import FAULTS
-from datasync_sandbox.api.faults import Fault, Faults
+from datasync_sandbox import SandboxError
+from datasync_sandbox.api.faults import FAULTS, Fault, Faults
 from datasync_sandbox.api.model import ApiModel
 from datasync_sandbox.api.responses import NoReply, Refused, Reset, Response
 from datasync_sandbox.api.server import ApiServer
-from datasync_sandbox.data.events import FeedDefects
-from datasync_sandbox.data.feed import ArrivalRate, ExpectedRow, Feed
-from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.options import ApiOptions
+from datasync_sandbox.data.feed import ExpectedRow, Feed
+from datasync_sandbox.options import BASE, ApiOptions, FeedOptions
 from datasync_sandbox.postgres.cluster import Cluster
 
 if TYPE_CHECKING:
@@ -27,16 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE",
     "FAULTS",
-    "ApiConfig",
     "ApiModel",
     "ApiOptions",
-    "ArrivalRate",
     "Cluster",
     "ExpectedRow",
     "Fault",
     "Faults",
     "Feed",
-    "FeedDefects",
+    "FeedOptions",
     "NoReply",
     "Refused",
     "Reset",
@@ -92,7 +87,7 @@ def running_api(
     """
     changes["fault"] = tuple(map(str, changes.get("fault", options.fault if options else ())))
     options = replace(options or ApiOptions(port=0), **changes)
-    model = options.make_model()
+    model = ApiModel(options)
     server = ApiServer(model, options.port, clock=clock)
     loop = asyncio.new_event_loop()
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from datasync_sandbox import ports
-from datasync_sandbox.api.config import BASE, HOST, STATS_PATH
-from datasync_sandbox.api.fault_catalog import ELSEWHERE_PATH
-from datasync_sandbox.api.responses import JSON_TYPE, NoReply, Refused, Reset, Response, json_bytes
+from datasync_sandbox.api.faults import ELSEWHERE_PATH
+from datasync_sandbox.api.responses import JSON_TYPE, NoReply, Refused, Reset, Response, to_json
+from datasync_sandbox.options import BASE, HOST, STATS_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,7 +154,7 @@ class ApiServer:
 
 
 def _json(document: Any) -> web.Response:
-    return web.Response(body=json_bytes(document), headers={"Content-Type": JSON_TYPE})
+    return web.Response(body=to_json(document).encode(), headers={"Content-Type": JSON_TYPE})
 
 
 async def _begin(request: web.BaseRequest, response: Response) -> web.StreamResponse:

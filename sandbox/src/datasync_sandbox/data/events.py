@@ -12,12 +12,14 @@ import json
 import random
 import struct
 import uuid
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datasync_sandbox.data.malformed import MALFORMED_KINDS, MalformedEvent, corrupt
+from datasync_sandbox.data.malformed import MalformedEvent, corrupt
 from datasync_sandbox.data.timestamps import isoformat
+
+if TYPE_CHECKING:
+    from datasync_sandbox.options import FeedOptions
 
 INTERVAL_MILLIS = 864
 """Milliseconds between two events: 100,000 events a day."""
@@ -57,23 +59,6 @@ _Draws = tuple[bytes, bytes, int, int, int]
 
 OrderKey = tuple[int, int, str]
 """Place of an event in the feed, descending: shard (negative), milliseconds since 1970, id."""
-
-
-@dataclass(frozen=True)
-class FeedDefects:
-    """What is wrong with a feed.
-
-    Attributes:
-        unsorted: Share of events whose timestamp is up to two hours off.
-        malformed: Share of events that are malformed.
-        kinds: Kinds of malformed events to draw from.
-        shards: Parts of the feed that follow one another, each with its newest event first.
-    """
-
-    unsorted: float = 0.0
-    malformed: float = 0.0
-    kinds: tuple[str, ...] = field(default_factory=lambda: tuple(MALFORMED_KINDS))
-    shards: int = 1
 
 
 # Named tuples: a page of 5000 events takes half as long as with dataclasses.
@@ -135,13 +120,14 @@ class Event(NamedTuple):
 class EventGenerator:
     """Computes the events of one feed."""
 
-    def __init__(self, seed: int, events: int, newest: int, defects: FeedDefects) -> None:
-        """Describe a feed, for the arguments of `Feed`; nothing is computed yet."""
-        self._seed = seed
-        self._events = events
+    def __init__(self, options: FeedOptions, newest: int) -> None:
+        """Describe a feed whose newest event has a timestamp in milliseconds since 1970."""
+        self._seed = options.seed
+        self._events = options.events
         self._newest = newest
-        self._defects = defects
-        self._sessions = max(1, events // EVENTS_PER_SESSION)
+        self._options = options
+        self._kinds = options.kinds
+        self._sessions = max(1, options.events // EVENTS_PER_SESSION)
         self._users = max(1, self._sessions // SESSIONS_PER_USER)
         self._chunk = lru_cache(maxsize=_CACHED_CHUNKS)(self._compute_chunk)
         self._session = lru_cache(maxsize=8192)(self._compute_session)
@@ -187,25 +173,24 @@ class EventGenerator:
             self._sessions
         )
         event = Event(
-            (-(index % self._defects.shards), millis, event_id),
+            (-(index % self._options.shards), millis, event_id),
             event_id,
             self._session(session),
             _TYPES[type_draw * len(_TYPES) >> 16],
             f"event_{letters.translate(_BASE36).decode()}",
             millis,
         )
-        has_defects = self._defects.unsorted or self._defects.malformed
+        has_defects = self._options.unsorted or self._options.malformed
         return self._with_defects(event, index) if has_defects else event
 
     def _with_defects(self, event: Event, index: int) -> Event:
         """Return the event, perhaps unsorted or malformed."""
-        defects = self._defects
         draw = random.Random(f"{self._seed}:defects:{index}")  # noqa: S311 - repeatable on purpose
-        if draw.random() < defects.unsorted:
+        if draw.random() < self._options.unsorted:
             offset = draw.randint(-UNSORTED_MILLIS, UNSORTED_MILLIS)
             event = event._replace(millis=event.millis + offset)
-        if draw.random() < defects.malformed:
-            kind = draw.choice(defects.kinds)
+        if draw.random() < self._options.malformed:
+            kind = draw.choice(self._kinds)
             event = event._replace(malformed=corrupt(kind, event.to_dict(), event.millis))
         return event
 

@@ -8,9 +8,10 @@ from bisect import bisect_left, insort
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datasync_sandbox.data.events import INTERVAL_MILLIS, Event, EventGenerator, FeedDefects
+from datasync_sandbox.data.events import INTERVAL_MILLIS, Event, EventGenerator
+from datasync_sandbox.data.malformed import COLUMNS, MALFORMED_KINDS
 from datasync_sandbox.data.timestamps import from_millis, isoformat, to_millis
 
 if TYPE_CHECKING:
@@ -18,29 +19,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from datasync_sandbox.data.events import OrderKey
-
-NEWEST = "2026-01-27T19:20:12.369Z"
-"""Timestamp of the newest event in the recordings of the API."""
-
-COLUMNS = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
-"""Columns of the table, in their order."""
+    from datasync_sandbox.options import FeedOptions
 
 _ORDER = attrgetter("order")
-
-
-@dataclass(frozen=True)
-class ArrivalRate:
-    """How events arrive while clients read.
-
-    Attributes:
-        rate: Events per second; 0 lets events arrive only by `Feed.arrive`.
-        late_share: Share of them that arrive late.
-        late_seconds: How old a late event is at most.
-    """
-
-    rate: float = 0.0
-    late_share: float = 0.0
-    late_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +53,7 @@ class ExpectedRow:
     session: dict[str, Any] | None
     malformed: str | None = None
     valid: bool | None = True
-    ambiguous: frozenset[str] = frozenset()
+    ambiguous: tuple[str, ...] = ()
     raw_event: str | None = None
 
     @classmethod
@@ -83,8 +64,9 @@ class ExpectedRow:
         document["user_id"] = document.pop("userId")
         document["timestamp"] = from_millis(event.millis)
         if bad := event.malformed:
+            kind = MALFORMED_KINDS[bad.kind]
             document |= bad.expected
-            document |= {"malformed": bad.kind, "valid": bad.valid, "ambiguous": bad.ambiguous}
+            document |= {"malformed": bad.kind, "valid": kind.valid, "ambiguous": kind.ambiguous}
             document["raw_event"] = bad.raw_event
         return cls(**document)
 
@@ -94,8 +76,7 @@ class ExpectedRow:
         return {**columns, "timestamp": self.timestamp and isoformat(to_millis(self.timestamp))}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A place between two events, which stays right while events arrive.
 
     Attributes:
@@ -125,39 +106,24 @@ class FeedPage:
 class Feed:
     """A repeatable feed of events: a frozen part, and events that arrive later."""
 
-    def __init__(
-        self,
-        events: int = 90_000,
-        *,
-        seed: int = 1,
-        newest: str | int | datetime = NEWEST,
-        arrival_rate: ArrivalRate | None = None,
-        defects: FeedDefects | None = None,
-    ) -> None:
-        """Describe a feed; nothing is computed yet.
+    def __init__(self, options: FeedOptions) -> None:
+        """Describe a feed; nothing is computed yet. The same options give the same feed everywhere.
 
-        Args:
-            events: Events of the frozen part.
-            seed: The same seed and arguments give the same feed on every machine.
-            newest: Timestamp of the newest event of the frozen part: ISO 8601, milliseconds
-                since 1970 or a datetime.
-            arrival_rate: How events arrive; see `arrive`.
-            defects: What is wrong with the feed.
+        Raises:
+            ValueError: If an option is wrong; the message is for the user.
         """
-        self.events = events
-        self.seed = seed
-        self.newest = to_millis(newest)
-        self.arrival_rate = arrival_rate or ArrivalRate()
         self.arrived = 0
-        defects = defects or FeedDefects()
-        self._shards = [range(shard, events, defects.shards) for shard in range(defects.shards)]
-        self._generator = EventGenerator(seed, events, self.newest, defects)
+        self._options = options
+        self._newest = options.newest_millis
+        self._late_share, self._late_seconds = options.late_arrivals
+        self._shards = [range(at, options.events, options.shards) for at in range(options.shards)]
+        self._generator = EventGenerator(options, self._newest)
         self._arrivals: list[Event] = []  # in ascending order
 
     @property
     def total(self) -> int:
         """Events there are now, arrived ones included."""
-        return self.events + self.arrived
+        return self._options.events + self.arrived
 
     def arrive(self, count: int) -> None:
         """Let events arrive until there are ``count`` of them; never fewer than before."""
@@ -215,12 +181,12 @@ class Feed:
         return bisect_left(self._arrivals, place.key, key=_ORDER)
 
     def _arrival(self, number: int) -> Event:
-        arrivals = self.arrival_rate
-        draw = random.Random(f"{self.seed}:late:{number}")  # noqa: S311 - repeatable on purpose
-        after = (number + 1) * (1000 / arrivals.rate if arrivals.rate else INTERVAL_MILLIS)
-        is_late = draw.random() < arrivals.late_share
-        late = draw.random() * arrivals.late_seconds * 1000 if is_late else 0
-        return self._generator.arrival(number, self.newest + int(after - late))
+        rate = self._options.arrivals
+        draw = random.Random(f"{self._options.seed}:late:{number}")  # noqa: S311 - repeatable on purpose
+        after = (number + 1) * (1000 / rate if rate else INTERVAL_MILLIS)
+        is_late = draw.random() < self._late_share
+        late = draw.random() * self._late_seconds * 1000 if is_late else 0
+        return self._generator.arrival(number, self._newest + int(after - late))
 
 
 def _merge(frozen: list[Event], arrivals: list[Event]) -> list[Event]:

@@ -17,6 +17,9 @@ from datasync_sandbox.data.timestamps import from_millis
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+COLUMNS = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
+"""Columns of the table, in their order."""
+
 REPLACEMENT = "\ufffd"
 """Replaces a character that PostgreSQL cannot hold."""
 
@@ -32,17 +35,12 @@ class MalformedEvent:
     Attributes:
         kind: A name from `MALFORMED_KINDS`.
         raw_event: JSON text.
-        valid: Whether the event is right, only written in another way; ``None`` where both
-            views can be defended.
         expected: Columns that differ from those of the valid event.
-        ambiguous: Columns for which more than one value is right.
     """
 
     kind: str
     raw_event: str
-    valid: bool | None
     expected: dict[str, Any]
-    ambiguous: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -54,8 +52,9 @@ class MalformedKind:
         make: From the event and its timestamp in milliseconds to what is sent: a document, or
             the text of one.
         expected: See `MalformedEvent`; or a function of the event and its milliseconds.
-        valid: See `MalformedEvent`.
-        ambiguous: See `MalformedEvent`.
+        valid: Whether the event is right, only written in another way; ``None`` where both
+            views can be defended.
+        ambiguous: Columns for which more than one value is right.
     """
 
     help: str
@@ -71,7 +70,7 @@ def corrupt(kind: str, event: dict[str, Any], millis: int) -> MalformedEvent:
     made = recipe.make(event, millis)
     raw_event = made if isinstance(made, str) else _dumps(made)
     expected = recipe.expected(event, millis) if callable(recipe.expected) else recipe.expected
-    return MalformedEvent(kind, raw_event, recipe.valid, expected, frozenset(recipe.ambiguous))
+    return MalformedEvent(kind, raw_event, expected)
 
 
 def _dumps(document: Any) -> str:
@@ -144,8 +143,7 @@ def _number(literal: str) -> MalformedKind:
 
 def _without_row(text: str, make: Callable[[dict[str, Any], int], Any]) -> MalformedKind:
     """An event without an id, which reaches rejected_events alone."""
-    columns = ("id", "session_id", "user_id", "type", "name", "properties", "timestamp", "session")
-    return MalformedKind(text, make, dict.fromkeys(columns))
+    return MalformedKind(text, make, dict.fromkeys(COLUMNS))
 
 
 def _constant(text: str) -> Callable[[dict[str, Any], int], Any]:

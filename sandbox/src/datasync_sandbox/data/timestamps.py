@@ -13,14 +13,12 @@ def from_millis(millis: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=millis)
 
 
-def to_millis(when: str | int | datetime) -> int:
-    """Return milliseconds since 1970 of ISO 8601, milliseconds or a datetime, by default in UTC.
+def to_millis(when: str | datetime) -> int:
+    """Return milliseconds since 1970 of ISO 8601 or a datetime, by default in UTC.
 
     Raises:
         ValueError: If a text is not ISO 8601.
     """
-    if isinstance(when, int):
-        return when
     if isinstance(when, str):
         when = datetime.fromisoformat(when.strip().replace("Z", "+00:00"))
     if when.tzinfo is None:

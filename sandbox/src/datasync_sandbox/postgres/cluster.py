@@ -11,16 +11,16 @@ import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from datasync_sandbox import ports
-from datasync_sandbox.api.config import HOST
-from datasync_sandbox.errors import SandboxError
-from datasync_sandbox.postgres import binaries, initdb
+from datasync_sandbox import SandboxError, ports
+from datasync_sandbox.options import HOST
+from datasync_sandbox.postgres import programs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +30,28 @@ DEFAULT_DB_PORT = 54329
 _WAIT = ("-w", "-t", "60")
 # Lines of postmaster.pid, from 0.
 _PID, _DATA, _PORT = 0, 1, 3
+_LINK_FILE = "link"
+_SETTINGS = """\
+# Written by datasync-sandbox at each start.
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 60
+# A database of a laptop that is being loaded: few clients, long transactions of COPY.
+shared_buffers = '256MB'
+maintenance_work_mem = '128MB'
+effective_cache_size = '1GB'
+max_wal_size = '2GB'
+min_wal_size = '256MB'
+checkpoint_timeout = '15min'
+# There are no replicas.
+wal_level = minimal
+max_wal_senders = 0
+jit = off
+password_encryption = 'scram-sha-256'
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%m [%p] '
+"""
 
 
 class Cluster:
@@ -40,7 +62,6 @@ class Cluster:
         user: Role for clients: may log in and create databases, and is no superuser.
         database: Database that it owns.
         directory: Holds the data, the password and the server's log; created at the first start.
-        notice: What the last start has to report, such as another port than the default.
     """
 
     host = HOST
@@ -50,9 +71,8 @@ class Cluster:
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
         """Name the directory of a server; ``durable`` keeps ``fsync`` on."""
         self.directory = directory.absolute()
-        self.notice = ""
         self._durable = durable
-        if initdb.is_copied_link(self.directory):
+        if self._is_copied_link():
             self.directory.unlink()
 
     @property
@@ -133,20 +153,14 @@ class Cluster:
                     raise SandboxError(message)
                 return False
             wanted, required = (self.port, False) if port is None else (port, True)
-            chosen, self.notice = ports.choose(wanted, "database", "--db-port", required=required)
-            initdb.make_directory(self.directory)
+            chosen = ports.choose(wanted, "database", "--db-port", required=required)
+            self._make_directory()
             if not self._data.exists():
-                password = secrets.token_urlsafe(12)
-                initdb.write_private(self._home / "password", password)
-                statements = (
-                    f"CREATE ROLE {self.user} LOGIN CREATEDB PASSWORD '{password}';\n"
-                    f"CREATE DATABASE {self.database} OWNER {self.user};\n"
-                )
-                initdb.initialise(self._data, statements, durable=self._durable)
+                self._create_data()
             self._remove_copied_pid_file()
             with ports.bind(HOST, chosen) as bound:
                 chosen = bound.getsockname()[1]
-            initdb.configure(self._data, chosen, durable=self._durable)
+            self._configure(self._data, chosen)
             self._start()
             return True
 
@@ -161,9 +175,9 @@ class Cluster:
         """
         if self.pid() is None:
             return False
-        done = binaries.run("pg_ctl", "stop", "-D", str(self._data), "-m", mode, *_WAIT)
+        done = programs.run("pg_ctl", "stop", "-D", str(self._data), "-m", mode, *_WAIT)
         if done.returncode and self.pid() is not None:
-            reason = initdb.error_reason(done.stderr or done.stdout)
+            reason = _error_reason(done.stderr or done.stdout)
             message = f"PostgreSQL did not stop: {reason}"
             raise SandboxError(message)
         return True
@@ -190,7 +204,7 @@ class Cluster:
 
     def psql_command(self, *arguments: str) -> list[str]:
         """Return the command of the bundled ``psql``, which never asks for a password."""
-        return [str(binaries.bin_directory() / "psql"), "--no-password", *arguments]
+        return [str(programs.bin_directory() / "psql"), "--no-password", *arguments]
 
     def sql(self, statement: str) -> str:
         """Run one or more SQL statements through ``psql``.
@@ -210,8 +224,102 @@ class Cluster:
             check=False,
         )
         if done.returncode:
-            raise SandboxError(initdb.error_reason(done.stderr))
+            raise SandboxError(_error_reason(done.stderr))
         return done.stdout.rstrip("\n")
+
+    def _is_copied_link(self) -> bool:
+        """Return whether the directory is a copy of a link, whose data belongs to the original."""
+        if not self.directory.is_symlink():
+            return False
+        with suppress(OSError):
+            original = Path((self._home / _LINK_FILE).read_text())
+            return (
+                original != self.directory
+                and original.is_symlink()
+                and original.resolve() == self._home
+            )
+        return False
+
+    def _make_directory(self) -> None:
+        """Create the directory for the user who runs the server.
+
+        Where that user cannot reach it, the content goes to the system's directory, and a link
+        takes its place.
+
+        Raises:
+            SandboxError: If it exists and that user cannot use it.
+        """
+        if not self.directory.exists():
+            self.directory.unlink(missing_ok=True)  # a link to data that was deleted
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            if programs.reachable(self.directory.parent):
+                self.directory.mkdir(mode=0o700)
+            else:
+                self._make_in_system_directory()
+            _give_to_server_user(self.directory)
+        elif not programs.reachable(self.directory):
+            message = (
+                f"The user who runs PostgreSQL cannot reach {self.directory}, because a directory "
+                "above it is closed to others. Remove it: the next start creates it elsewhere."
+            )
+            raise SandboxError(message)
+
+    def _make_in_system_directory(self) -> None:
+        data = programs.SYSTEM_DIRECTORY / "data"
+        for parent in (programs.SYSTEM_DIRECTORY, data):
+            parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # A new name each time, known to the link alone: one derived from the path would lead the
+        # next project at this path to the data of one that was moved away.
+        target = Path(tempfile.mkdtemp(prefix="pg-", dir=data))
+        _write_private(target / _LINK_FILE, str(self.directory))
+        self.directory.symlink_to(target, target_is_directory=True)
+
+    def _create_data(self) -> None:
+        """Create the data with role and database, completely or not at all.
+
+        Raises:
+            SandboxError: If it fails.
+        """
+        password = secrets.token_urlsafe(12)
+        _write_private(self._home / "password", password)
+        fresh = self._data.with_name("data.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        done = programs.run(
+            "initdb",
+            f"--pgdata={fresh}",
+            # Without a password the superuser cannot log in over TCP, and need not.
+            "--username=postgres",
+            "--auth-host=scram-sha-256",
+            "--auth-local=reject",
+            "--encoding=UTF8",
+            # The same on every machine, whatever locales it has.
+            "--locale=C",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            *(() if self._durable else ("--no-sync",)),
+        )
+        if done.returncode:
+            reason = _error_reason(done.stderr + done.stdout)
+            message = f"The database could not be created in {self._home}: {reason}"
+            raise SandboxError(message)
+        _write_private(fresh / "pg_hba.conf", "host all all 127.0.0.1/32 scram-sha-256\n")
+        self._configure(fresh, 0)
+        statements = (
+            f"CREATE ROLE {self.user} LOGIN CREATEDB PASSWORD '{password}';\n"
+            f"CREATE DATABASE {self.database} OWNER {self.user};\n"
+        )
+        done = programs.run("postgres", "--single", "-D", str(fresh), "postgres", stdin=statements)
+        # In this mode a failed statement does not show in the exit code.
+        if done.returncode or "ERROR:" in done.stderr or "FATAL:" in done.stderr:
+            message = f"The new database could not be set up: {_error_reason(done.stderr)}"
+            raise SandboxError(message)
+        fresh.rename(self._data)
+
+    def _configure(self, data: Path, port: int) -> None:
+        """Write ``postgresql.conf``, without a port if it is 0."""
+        port_line = f"port = {port}\n" if port else ""
+        fsync = f"fsync = {'on' if self._durable else 'off'}\n"
+        _write_private(data / "postgresql.conf", _SETTINGS + port_line + fsync)
 
     def _pid_file(self) -> list[str]:
         """Return the lines of ``postmaster.pid``."""
@@ -234,14 +342,14 @@ class Cluster:
     def _start(self) -> None:
         """Start the server of a complete data directory."""
         size = self.log.stat().st_size if self.log.exists() else 0
-        done = binaries.run("pg_ctl", "start", "-D", str(self._data), "-l", str(self.log), *_WAIT)
+        done = programs.run("pg_ctl", "start", "-D", str(self._data), "-l", str(self.log), *_WAIT)
         if done.returncode:
             logged = (
                 self.log.read_bytes()[size:].decode(errors="replace") if self.log.exists() else ""
             )
             # ERROR lines of the log are those of clients.
             fatal = "\n".join(line for line in logged.splitlines() if " ERROR:" not in line)
-            reason = initdb.error_reason(fatal or done.stderr or done.stdout)
+            reason = _error_reason(fatal or done.stderr or done.stdout)
             see = f" See {self.log}." if logged else ""
             message = f"PostgreSQL did not start: {reason.rstrip('.')}.{see}"
             raise SandboxError(message)
@@ -258,3 +366,28 @@ class Cluster:
         with (self.directory.parent / f".{self.directory.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only the user who runs the server can read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    _give_to_server_user(path)
+
+
+def _give_to_server_user(path: Path) -> None:
+    user = programs.server_user()
+    if user is not None:
+        os.chown(path, user.pw_uid, user.pw_gid)
+
+
+def _error_reason(text: str) -> str:
+    """Return the line of a program's output that names what went wrong."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any("No space left on device" in line for line in lines):
+        return "disk full (No space left on device)."
+    for line in lines:
+        for mark in ("FATAL:", "PANIC:", "ERROR:", "error:"):
+            if mark in line:
+                return line.partition(mark)[2].strip()
+    return lines[-1] if lines else "no reason given"

@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from datasync_sandbox.errors import SandboxError
+from datasync_sandbox import SandboxError
 
 SYSTEM_DIRECTORY = Path("/var/lib/datasync-sandbox")
 """Where root puts what an unprivileged user must be able to reach."""
