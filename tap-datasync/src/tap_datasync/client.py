@@ -189,7 +189,6 @@ class PageClient(Generic[PageT]):
             message = "its cursor is not valid text"
             raise CursorExpiredError(message)
         waited_before = self.stats.rate_limit_wait_seconds
-        delays = exponential_backoff(1, MAX_RETRY_DELAY_SECONDS)
         attempts, delay = 0, 0.0
         while True:
             self._wait(delay, expires_at if cursor is not None else None)
@@ -211,7 +210,7 @@ class PageClient(Generic[PageT]):
             if attempts == MAX_ATTEMPTS:
                 message = f"Gave up after {attempts} attempts: {result.message}. Try again later."
                 raise RetriesExhaustedError(message)
-            delay = next(delays)
+            delay = exponential_backoff(1, attempts, MAX_RETRY_DELAY_SECONDS)
             self._logger.warning(
                 "%s: retrying in %.0f s (attempt %d of %d)",
                 result.message[:1].upper() + result.message[1:],
