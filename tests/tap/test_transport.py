@@ -17,8 +17,8 @@ import pytest
 from tap_datasync.errors import (
     EXIT_CONFIG,
     ApiChangedError,
-    ConnectionConfigError,
     TransportError,
+    UsageError,
 )
 from tap_datasync.transport import MAX_ERROR_BODY_BYTES, HttpTransport
 from tap_helpers import KEY, raw_server, send, serving
@@ -230,7 +230,7 @@ def test_connect_timeout_is_not_counted(monkeypatch):
     ["http://*.example.com/x", "http://a..b/x", f"http://{'a' * 70}.com/x", "ftp://example.com"],
 )
 def test_invalid_address_is_a_configuration_error(url):
-    with pytest.raises(ConnectionConfigError, match="Check api_url"):
+    with pytest.raises(UsageError, match="Check api_url"):
         transport(url).get(None, 5000)
 
 
@@ -286,7 +286,7 @@ def test_unverified_certificate_is_permanent(monkeypatch):
 )
 def test_unusable_environment_is_a_configuration_error(monkeypatch, name, value, url, advice):
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConnectionConfigError, match=rf"Check .*{advice}\.$") as error:
+    with pytest.raises(UsageError, match=rf"Check .*{advice}\.$") as error:
         transport(url).get(None, 5000)
     assert error.value.exit_code == EXIT_CONFIG
 

@@ -23,7 +23,7 @@ from urllib3.exceptions import DecodeError, HTTPError, LocationParseError, ReadT
 
 from tap_datasync import __version__
 from tap_datasync.client import RawResponse
-from tap_datasync.errors import ApiChangedError, ConnectionConfigError, TransportError
+from tap_datasync.errors import ApiChangedError, TransportError, UsageError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
@@ -35,7 +35,6 @@ MAX_ERROR_BODY_BYTES = 8 * 2**10
 
 _CHUNK_BYTES = 64 * 2**10
 _LONGEST_WAIT_SECONDS = 0.5
-_OVERDUE_SHARE = 0.5
 _INCOMPLETE = "no complete response within the timeout"
 
 _INVALID_ADDRESS = (
@@ -95,8 +94,7 @@ class HttpTransport:
         Raises:
             TransportError: No complete response was received within the timeout.
             ApiChangedError: The address cannot be used.
-            ConnectionConfigError: A proxy or certificate bundle of the environment cannot
-                be used.
+            UsageError: A proxy or certificate bundle of the environment cannot be used.
         """
         params: dict[str, str | int] = {"limit": limit}
         if cursor is not None:
@@ -114,7 +112,7 @@ class HttpTransport:
         raise result
 
     def _wait(self, exchange: _Exchange) -> None:
-        overdue_at = exchange.deadline - self._timeout * (1 - _OVERDUE_SHARE)
+        overdue_at = exchange.deadline - self._timeout / 2
         # In short steps: a signal that arrives just before a wait is handled after it.
         while exchange.is_alive() and (left := exchange.deadline - time.monotonic()) > 0:
             exchange.join(min(left, _LONGEST_WAIT_SECONDS))
@@ -122,7 +120,7 @@ class HttpTransport:
                 overdue_at = math.inf
                 self._logger.warning(
                     "No complete response after %.1f s; the request is canceled after %.1f s",
-                    self._timeout * _OVERDUE_SHARE,
+                    self._timeout / 2,
                     self._timeout,
                 )
 
@@ -230,7 +228,7 @@ def _translate(error: Exception) -> Exception:
             "The address of the API or of its proxy is invalid or not supported. "
             "Check api_url, HTTPS_PROXY and HTTP_PROXY."
         )
-        return ConnectionConfigError(message)
+        return UsageError(message)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         message = "The API's certificate cannot be verified. Check api_url and REQUESTS_CA_BUNDLE."
         return ApiChangedError(message)
@@ -243,5 +241,5 @@ def _translate(error: Exception) -> Exception:
         return TransportError("connection", "the connection was lost", counted=True)
     if isinstance(error, OSError):
         # A missing certificate bundle is found before anything is sent.
-        return ConnectionConfigError(f"Cannot connect: {error}. Check REQUESTS_CA_BUNDLE.")
+        return UsageError(f"Cannot connect: {error}. Check REQUESTS_CA_BUNDLE.")
     return error
