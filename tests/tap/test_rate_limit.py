@@ -302,6 +302,15 @@ def test_429_without_any_header_waits_exponentially(limiter):
     assert limiter.on_429(None, None, 0.0) == 5
 
 
+def test_second_429_in_a_row_adds_a_second_to_this_wait_and_to_later_ones(limiter):
+    for wait in (0.0, 1.0):
+        limiter.on_request(0.0)
+        assert limiter.on_429(None, 0.0, 0.0) == wait
+    send(limiter, 1.0, 10, 9, 60)
+    limiter.on_request(2.0)
+    assert limiter.on_429(None, 10.0, 2.0) == 11
+
+
 def test_follows_a_limit_that_changes(limiter):
     for number in range(3):
         send(limiter, float(number), 10, 9 - number, 60)
