@@ -27,7 +27,7 @@ class Limiter:
     """A server's limit: N requests per window, counted as one of KINDS.
 
     Attributes:
-        kind: ``sliding`` list; fixed window ``anchored`` at its first request; fixed
+        kind: ``sliding`` window; fixed window ``anchored`` at its first request; fixed
             window ``aligned`` to a grid.
         limit: Requests per window.
         window: Seconds.
@@ -41,49 +41,39 @@ class Limiter:
     at_end: bool = False
     floor: bool = False
     counted: list[float] = field(default_factory=list)
-    anchor: float = -math.inf
+
+    def _leaves_at(self, arrival: float) -> float:
+        """Return when a request that arrived is no longer counted."""
+        begins = {
+            "sliding": arrival,
+            "anchored": self.counted[0],
+            "aligned": arrival // self.window * self.window,
+        }
+        return begins[self.kind] + self.window
 
     def _live(self, now: float) -> list[float]:
-        if self.kind == "sliding":
-            begin = now - self.window
-            return [t for t in self.counted if t > begin]
-        begin = self.anchor if self.kind == "anchored" else now // self.window * self.window
-        if self.kind == "anchored" and now >= begin + self.window:
-            return []
-        return [t for t in self.counted if t >= begin]
-
-    def _end(self, now: float) -> float:
-        live = self._live(now)
-        if self.kind == "sliding":
-            return live[0] + self.window if live else now
-        if self.kind == "anchored":
-            return self.anchor + self.window if live else now
-        return (now // self.window + 1) * self.window
+        """Return the requests that are counted at a time."""
+        return [arrival for arrival in self.counted if now < self._leaves_at(arrival)]
 
     def request(self, arrival: float) -> bool:
         """Count a request, if the limit permits it."""
         live = self._live(arrival)
         if len(live) >= self.limit:
             return False
-        if self.kind == "anchored" and not live:
-            self.anchor = arrival
         self.counted = [*live, arrival]
         return True
 
     def free_from(self, arrival: float) -> float:
         """Return the earliest time, not before arrival, at which a request is permitted."""
         live = self._live(arrival)
-        if len(live) < self.limit:
-            return arrival
-        if self.kind == "sliding":
-            return live[-self.limit] + self.window + 1e-6
-        return self._end(arrival)
+        return arrival if len(live) < self.limit else self._leaves_at(live[0]) + 1e-6
 
     def headers(self, now: float) -> RateLimitHeaders:
         """Return the headers as of a time."""
-        left = max(0.0, self._end(now) - now)
+        live = self._live(now)
+        left = self._leaves_at(live[0]) - now if live else 0.0
         seconds = math.floor(left) if self.floor else math.ceil(left - 1e-9)
-        return RateLimitHeaders(self.limit, max(0, self.limit - len(self._live(now))), seconds)
+        return RateLimitHeaders(self.limit, self.limit - len(live), seconds)
 
 
 @dataclass
