@@ -249,10 +249,9 @@ def status(code: int):
     ("answer", "code", "words"),
     [
         (status(401), 3, "The API rejected the key (HTTP 401, SOME_CODE). Check api_key"),
-        (status(403), 3, "The API rejected the key"),
-        (status(404), 3, "No events found at this address"),
         (status(302), 3, "The API responded with a redirect"),
         (status(400), 3, "It no longer behaves as documented."),
+        (status(407), 2, "The proxy requires authentication"),
         (status(503), 1, "Gave up after 8 attempts: service unavailable"),
         (lambda handler: send(handler, b"<html>"), 1, "Gave up after 8 attempts: the response"),
     ],
