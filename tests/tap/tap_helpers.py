@@ -160,7 +160,7 @@ class FakeTransport:
 
 def client_of(
     *outcomes: RawResponse | Exception | bytes, logger: logging.Logger = QUIET
-) -> tuple[PageClient[FetchedPage], FakeTransport, FakeClock]:
+) -> tuple[PageClient, FakeTransport, FakeClock]:
     """Return a client over prepared outcomes."""
     clock = FakeClock()
     transport = FakeTransport(clock, *outcomes)

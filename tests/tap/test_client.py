@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from datetime import datetime, timedelta, timezone
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -22,15 +22,14 @@ from tap_datasync.client import (
 )
 from tap_datasync.errors import (
     AccessDeniedError,
-    ApiChangedError,
     CursorExpiredError,
     RetriesExhaustedError,
     TapDataSyncError,
     TransportError,
 )
-from tap_datasync.parsing import MAX_CURSOR_CHARACTERS, parse_page
+from tap_datasync.parsing import MAX_CURSOR_CHARACTERS
 from tap_datasync.rate_limit import RateLimitHeaders
-from tap_helpers import NOON, QUIET, FakeClock, FakeTransport, body_of, client_of, event, limits
+from tap_helpers import NOON, QUIET, body_of, client_of, event, limits
 
 GOOD = body_of(event())
 LOST = TransportError("connection", "the connection was lost", counted=True)
@@ -58,7 +57,7 @@ def test_valid_page_is_fetched_with_one_request():
 @pytest.mark.parametrize(
     ("failure", "cause"),
     [
-        *((response(status), f"http_{status}") for status in (103, 204, 206, 409, 500, 501, 503)),
+        (response(503), "http_503"),
         (response(502, b"<html>"), "http_502"),
         (LOST, "connection"),
         (TransportError("timeout", "no response", counted=True), "timeout"),
@@ -77,23 +76,25 @@ def test_transient_failures_are_retried_with_growing_delays(failure, cause):
     assert client.stats.retries == Counter()
 
 
-@pytest.mark.parametrize("failure", [response(503), LOST, b"null"])
-def test_attempts_are_bounded(failure):
-    client, transport, clock = client_of(failure)
-    with pytest.raises(RetriesExhaustedError, match=r"^Gave up after 8 attempts: .*again later\.$"):
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (response(503), "service unavailable (HTTP 503)"),
+        (LOST, "the connection was lost"),
+        (b"[]", "the response is not a page of events: Expected `object`, got `array`"),
+    ],
+)
+def test_attempts_are_bounded_and_each_is_logged(failure, reason, caplog):
+    client, transport, clock = client_of(failure, logger=LOGGER)
+    with pytest.raises(RetriesExhaustedError) as error:
         client.fetch(None)
+    assert str(error.value) == f"Gave up after 8 attempts: {reason}. Try again later."
     assert len(transport.cursors) == MAX_ATTEMPTS
-    assert max(clock.sleeps) <= MAX_RETRY_DELAY_SECONDS
-    assert 60 <= clock.passed <= 180
-
-
-def test_every_failure_is_logged_with_the_action(caplog):
-    client, _, _ = client_of(response(503), GOOD, logger=LOGGER)
-    with caplog.at_level(logging.INFO):
-        client.fetch(None)
-    (record,) = caplog.records
-    assert record.levelname == "WARNING"
-    assert "(HTTP 503): retrying in 1 s (attempt 2 of 8)" in record.getMessage()
+    assert clock.sleeps == [1, 2, 4, 8, 16, 30, MAX_RETRY_DELAY_SECONDS]
+    first, *others = caplog.records
+    assert first.levelname == "WARNING"
+    assert first.getMessage().endswith(f"{reason[1:]}: retrying in 1 s (attempt 2 of 8)")
+    assert len(others) == MAX_ATTEMPTS - 2
 
 
 def test_rate_limit_waits_do_not_use_up_attempts():
@@ -108,7 +109,6 @@ def test_rate_limit_waits_do_not_use_up_attempts():
     ("headers", "seconds"),
     [
         ({"Retry_After": "28"}, 28),
-        ({"Retry_After": "Tue, 27 Jan 2026 12:00:30 GMT"}, 30),
         (
             {
                 "Retry_After": "Tue, 27 Jan 2026 07:00:30 GMT",
@@ -116,8 +116,6 @@ def test_rate_limit_waits_do_not_use_up_attempts():
             },
             30,
         ),
-        ({"Retry_After": "28", **limits(10, 0, 28)}, 28),
-        (limits(10, 0, 17), 17),
         (limits(10, 0, 1_769_515_217), 17),
         ({}, 5),
         ({"Retry_After": "soon"}, 5),
@@ -140,27 +138,21 @@ def test_429s_in_a_row_are_bounded():
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("value", ["4000", "99999999999", "1" + "0" * 300])
-def test_wait_of_more_than_an_hour_is_not_slept(value, status):
-    for cursor in (None, "here"):
-        client, _, clock = client_of(response(status, Retry_After=value), GOOD)
-        with pytest.raises(RetriesExhaustedError, match="more than an hour"):
-            client.fetch(cursor)
-        assert clock.sleeps == []
+@pytest.mark.parametrize("cursor", [None, "here"])
+def test_wait_of_more_than_an_hour_is_not_slept(value, status, cursor):
     client, _, clock = client_of(response(status, Retry_After=value), GOOD)
-    with pytest.raises(CursorExpiredError):
-        client.fetch("here", expires_at=NOON + timedelta(seconds=100))
+    with pytest.raises(RetriesExhaustedError, match="more than an hour"):
+        client.fetch(cursor)
+    assert clock.sleeps == []
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_retry_after_of_an_unavailable_service_is_respected(status, caplog):
-    client, _, clock = client_of(response(status, Retry_After="20"), GOOD, logger=LOGGER)
+@pytest.mark.parametrize(("value", "seconds", "waited"), [("20", 20, 20), ("0", 1, 0)])
+def test_retry_after_of_an_unavailable_service_is_respected(value, seconds, waited, caplog):
+    client, _, clock = client_of(response(503, Retry_After=value), GOOD, logger=LOGGER)
     client.fetch(None)
-    assert clock.sleeps == [pytest.approx(20)]
-    assert client.stats.rate_limit_wait_seconds == pytest.approx(20)
-    assert "retrying in 20 s" in caplog.text
-    client, _, clock = client_of(response(status, Retry_After="0"), GOOD)
-    client.fetch(None)
-    assert clock.sleeps == [1]
+    assert clock.sleeps == [pytest.approx(seconds)]
+    assert client.stats.rate_limit_wait_seconds == pytest.approx(waited)
+    assert f"retrying in {seconds} s" in caplog.text
 
 
 def test_waits_for_the_rate_limit_before_the_request(caplog):
@@ -175,33 +167,31 @@ def test_waits_for_the_rate_limit_before_the_request(caplog):
 
 def test_no_request_is_spent_on_an_expired_cursor():
     client, transport, clock = client_of(GOOD)
+    clock.passed = CLOCK_GRACE.total_seconds()
     client.fetch("here", expires_at=NOON)
-    clock.passed += CLOCK_GRACE.total_seconds() + 0.1
+    clock.passed += 0.1
     with pytest.raises(CursorExpiredError):
         client.fetch("here", expires_at=NOON)
     assert transport.cursors == ["here"]
 
 
-@pytest.mark.parametrize("year", [1, 9999])
-def test_expiry_may_be_any_date(year):
-    client, _, _ = client_of(GOOD)
-    expires_at = datetime(year, 12, 31, 23, 59, 59, tzinfo=timezone.utc)
-    if year == 1:
-        with pytest.raises(CursorExpiredError):
-            client.fetch("here", expires_at=expires_at)
-    else:
-        assert client.fetch("here", expires_at=expires_at).returned == 1
+def test_expiry_may_be_any_date():
+    client, transport, _ = client_of(GOOD)
+    latest = datetime.max.replace(tzinfo=timezone.utc)
+    assert client.fetch("here", expires_at=latest).returned == 1
+    with pytest.raises(CursorExpiredError):
+        client.fetch("here", expires_at=datetime.min.replace(tzinfo=timezone.utc))
+    assert transport.cursors == ["here"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_no_wait_is_slept_for_a_cursor_that_expires_in_it(status):
-    client, transport, clock = client_of(response(status, Retry_After="300"), GOOD)
+@pytest.mark.parametrize("value", ["300", "4000", "1" + "0" * 300])
+def test_no_wait_is_slept_for_a_cursor_that_expires_in_it(status, value):
+    client, transport, clock = client_of(response(status, Retry_After=value), GOOD)
     with pytest.raises(CursorExpiredError):
         client.fetch("here", expires_at=NOON + timedelta(seconds=100))
     assert transport.cursors == ["here"]
     assert clock.sleeps == []
-    client.fetch(None)
-    assert clock.sleeps == [pytest.approx(300, abs=0.01)]
 
 
 def test_retries_end_when_the_cursor_expires():
@@ -211,10 +201,9 @@ def test_retries_end_when_the_cursor_expires():
     assert len(transport.cursors) < MAX_ATTEMPTS
 
 
-@pytest.mark.parametrize("code", ["CURSOR_EXPIRED", "CURSOR_INVALID_FORMAT", "ANYTHING"])
-def test_rejected_cursor_is_expired(code):
-    client, transport, clock = client_of(response(400, b'{"code":"%s"}' % code.encode()))
-    with pytest.raises(CursorExpiredError, match=code):
+def test_rejected_cursor_is_expired():
+    client, transport, clock = client_of(response(400, b'{"code":"CURSOR_EXPIRED"}'))
+    with pytest.raises(CursorExpiredError, match="CURSOR_EXPIRED"):
         client.fetch("here")
     assert (len(transport.cursors), clock.sleeps) == (1, [])
     assert client.stats.retries == {"cursor_refused": 1}
@@ -226,16 +215,6 @@ def test_cursor_that_cannot_be_sent_is_expired(cursor):
     with pytest.raises(CursorExpiredError):
         client.fetch(cursor)
     assert transport.cursors == []
-
-
-@pytest.mark.parametrize(
-    ("status", "error"), [(400, ApiChangedError), (401, AccessDeniedError), (404, ApiChangedError)]
-)
-def test_permanent_failure_ends_the_run_at_once(status, error):
-    client, transport, _ = client_of(response(status))
-    with pytest.raises(error, match=r"\.$"):
-        client.fetch(None)
-    assert len(transport.cursors) == 1
 
 
 @pytest.mark.parametrize(
@@ -252,51 +231,41 @@ def test_permanent_failure_ends_the_run_at_once(status, error):
         (b'{"code":"BAD_KEY"}' + b" " * 20_000, False),
     ],
 )
-def test_only_the_code_of_an_error_body_is_named(body, is_named):
-    client, _, _ = client_of(response(401, body))
+def test_permanent_failure_ends_the_run_and_names_only_the_code_of_its_body(body, is_named):
+    client, transport, _ = client_of(response(401, body))
     with pytest.raises(AccessDeniedError) as error:
         client.fetch(None)
-    assert ("BAD_KEY" in str(error.value)) is is_named
+    assert len(transport.cursors) == 1
+    label = "(HTTP 401, BAD_KEY)" if is_named else "(HTTP 401)"
+    assert str(error.value).startswith(f"The API rejected the key {label}. ")
     assert "secret" not in str(error.value)
 
 
-def test_error_page_of_a_gateway_uses_a_slot():
-    clock = FakeClock()
-    transport = FakeTransport(clock, RawResponse(200, limits(2, 1, 60), GOOD), response(502), GOOD)
-    client = PageClient(transport, parse_page, page_size=5000, clock=clock, logger=QUIET)
+@pytest.mark.parametrize("failure", [response(502), LOST])
+def test_error_page_of_a_gateway_and_lost_response_use_a_slot(failure):
+    client, _, clock = client_of(RawResponse(200, limits(2, 1, 60), GOOD), failure, GOOD)
     client.fetch(None)
     client.fetch(None)
     assert sum(clock.sleeps) == pytest.approx(60, abs=0.3)
 
 
-class OtherPage(NamedTuple):
-    body: bytes
-    next_cursor: str | None
-    expires_in: float | None
-
-
-class TransportOfOthers(FakeTransport):
-    def get(self, cursor, limit):
-        assert limit == 50
-        return super().get(cursor, 5000)
-
-
 def test_another_stream_has_a_parser_page_size_and_rate_limit_of_its_own():
-    clock = FakeClock()
-    used_up = RawResponse(200, limits(2, 0, 60), GOOD)
-    transport = FakeTransport(clock, used_up)
-    events = PageClient(transport, parse_page, page_size=5000, clock=clock, logger=QUIET)
+    events, transport, clock = client_of(RawResponse(200, limits(2, 0, 60), GOOD))
+    sizes: list[int] = []
+
+    class OtherTransport:
+        def get(self, cursor: str | None, limit: int) -> RawResponse:
+            sizes.append(limit)
+            return transport.get(cursor, 5000)
+
+    page = SimpleNamespace(next_cursor=None, expires_in=None)
     others = PageClient(
-        TransportOfOthers(clock, used_up),
-        lambda body, **_: OtherPage(body, "next", 120.0),
-        page_size=50,
-        clock=clock,
-        logger=QUIET,
+        OtherTransport(), lambda *_, **__: page, page_size=50, clock=clock, logger=QUIET
     )
     events.fetch(None)
-    assert others.fetch(None).body == GOOD
-    assert clock.sleeps == []
-    others.fetch("next")
+    assert others.fetch(None) is page
+    assert (sizes, clock.sleeps) == ([50], [])
+    others.fetch(None)
     assert sum(clock.sleeps) == pytest.approx(60, abs=1.3)
 
 
@@ -325,7 +294,7 @@ header_values = (
 
 
 @given(
-    status=st.integers(100, 999),
+    status=st.sampled_from([200, 429, 503]) | st.integers(100, 999),
     headers=st.dictionaries(header_names, header_values),
     body=st.binary(max_size=50) | st.just(GOOD),
     cursor=st.none() | st.text(st.characters(codec=None, exclude_categories=()), max_size=5),

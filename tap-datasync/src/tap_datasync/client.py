@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -35,6 +35,8 @@ from tap_datasync.rate_limit import (
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Mapping
+
+    from tap_datasync.parsing import FetchedPage
 
 MAX_ATTEMPTS = 8
 """Attempts for one page; with the pauses between them about ninety seconds."""
@@ -119,32 +121,17 @@ class RequestStats:
     rate_limit_wait_seconds: float = 0.0
 
 
-class Page(Protocol):
-    """What the client has to know of a page."""
-
-    @property
-    def next_cursor(self) -> str | None:
-        """Position of the next page; ``None`` where there is none."""
-
-    @property
-    def expires_in(self) -> float | None:
-        """Seconds until the cursor expires; ``None`` where that is missing or unusable."""
-
-
-PageT = TypeVar("PageT", bound=Page)
-
-
 class _ErrorBody(msgspec.Struct):
     code: str | None = None
 
 
-class PageClient(Generic[PageT]):
+class PageClient:
     """Fetches pages of one stream through a transport, within a rate limit of their own."""
 
     def __init__(
         self,
         transport: Transport,
-        parse: Callable[..., PageT],
+        parse: Callable[..., FetchedPage],
         *,
         page_size: int,
         clock: Clock,
@@ -173,7 +160,7 @@ class PageClient(Generic[PageT]):
         stats, self.stats = self.stats, RequestStats()
         return stats
 
-    def fetch(self, cursor: str | None, *, expires_at: datetime | None = None) -> PageT:
+    def fetch(self, cursor: str | None, *, expires_at: datetime | None = None) -> FetchedPage:
         """Fetch one page: wait for the rate limit, request, interpret, parse; retry.
 
         Args:
@@ -189,7 +176,6 @@ class PageClient(Generic[PageT]):
             message = "its cursor is not valid text"
             raise CursorExpiredError(message)
         waited_before = self.stats.rate_limit_wait_seconds
-        delays = exponential_backoff(1, MAX_RETRY_DELAY_SECONDS)
         attempts, delay = 0, 0.0
         while True:
             self._wait(delay, expires_at if cursor is not None else None)
@@ -211,7 +197,7 @@ class PageClient(Generic[PageT]):
             if attempts == MAX_ATTEMPTS:
                 message = f"Gave up after {attempts} attempts: {result.message}. Try again later."
                 raise RetriesExhaustedError(message)
-            delay = next(delays)
+            delay = exponential_backoff(1, attempts, MAX_RETRY_DELAY_SECONDS)
             self._logger.warning(
                 "%s: retrying in %.0f s (attempt %d of %d)",
                 result.message[:1].upper() + result.message[1:],
@@ -243,7 +229,7 @@ class PageClient(Generic[PageT]):
         if wait > 0:
             self._clock.sleep(wait)
 
-    def _request(self, cursor: str | None) -> PageT | ErrorResolution:
+    def _request(self, cursor: str | None) -> FetchedPage | ErrorResolution:
         requested_at = self._clock.now()
         self.rate_limiter.on_request(self._clock.monotonic())
         try:

@@ -9,8 +9,6 @@ from urllib.parse import urlsplit
 
 from singer_sdk import typing as th
 
-from tap_datasync.errors import EXIT_CONFIG, TapDataSyncError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -68,12 +66,6 @@ SETTINGS = th.PropertiesList(
     ),
     additional_properties=False,
 )
-
-
-class UsageError(TapDataSyncError):
-    """A setting, or a file given on the command line, cannot be used."""
-
-    exit_code = EXIT_CONFIG
 
 
 def validate(config: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:

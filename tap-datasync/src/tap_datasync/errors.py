@@ -8,8 +8,7 @@
     ├── NoProgressError          (1) several scans in a row stopped at the same position
     ├── AccessDeniedError        (3) the API rejects the key
     ├── ApiChangedError          (3) wrong address, or an API unlike its documentation
-    ├── ConnectionConfigError    (2) proxy or certificate settings that cannot be used
-    ├── UsageError               (2) tap.py: a setting or a file that cannot be used
+    ├── UsageError               (2) a setting, a file or the environment cannot be used
     └── StateError               (3) state.py: a state that cannot be read
     CursorExpiredError           the cursor is no longer valid; a new scan is needed
     TransportError               no complete response; retried
@@ -60,8 +59,8 @@ class ApiChangedError(TapDataSyncError):
     exit_code = EXIT_PERMANENT
 
 
-class ConnectionConfigError(TapDataSyncError):
-    """A proxy or a certificate bundle of the environment cannot be used."""
+class UsageError(TapDataSyncError):
+    """A setting, a file given on the command line, a proxy or certificates cannot be used."""
 
     exit_code = EXIT_CONFIG
 
@@ -87,6 +86,8 @@ class TransportError(Exception):
 
 class InvalidBodyError(Exception):
     """The body of a response with status 200 is not a page of events."""
+
+    cause = "invalid_body"
 
 
 class ResponseAction(Enum):
@@ -146,7 +147,7 @@ _STATUSES: tuple[tuple[Container[int], ResponseAction, str, type[TapDataSyncErro
         {407},
         _FAIL,
         "The proxy requires authentication ({}). Check HTTPS_PROXY and HTTP_PROXY.",
-        ConnectionConfigError,
+        UsageError,
     ),
     ({408}, _RETRY, "request timed out at the server ({})", RetriesExhaustedError),
     (
@@ -198,5 +199,4 @@ def interpret_response(
 
 def interpret_exception(error: TransportError | InvalidBodyError) -> ErrorResolution:
     """Return what to do where there is no response, or no page in it."""
-    cause = error.cause if isinstance(error, TransportError) else "invalid_body"
-    return ErrorResolution(_RETRY, cause, str(error))
+    return ErrorResolution(_RETRY, error.cause, str(error))

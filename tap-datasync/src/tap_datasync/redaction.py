@@ -22,44 +22,39 @@ class RedactingFilter(logging.Filter):
     of its children.
     """
 
-    def __init__(self, *secrets: str) -> None:
+    def __init__(self, secret: str) -> None:
         super().__init__()
-        self._secrets = tuple(secret for secret in secrets if secret)
-
-    def redact(self, text: str) -> str:
-        """Return the text without the secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
-        return text
+        self._secret = secret
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        clean = escape(self.redact(message))
+        clean = self._clean(message)
         if len(clean) > MAX_MESSAGE_CHARACTERS:
             clean = f"{clean[:MAX_MESSAGE_CHARACTERS]} ... ({len(clean)} characters)"
         if clean != message:
             record.msg, record.args = clean, None
         if record.exc_info:
             text = record.exc_text or logging.Formatter().formatException(record.exc_info)
-            if (clean := escape(self.redact(text), keep="\n")) != text:
+            if (clean := self._clean(text, keep="\n")) != text:
                 # The structured formatter formats exc_info itself, so it has to go.
                 record.exc_info, record.exc_text = None, clean
         return True
 
+    def _clean(self, text: str, *, keep: str = "") -> str:
+        """Mask the secret, and escape everything that is not printable."""
+        if self._secret:
+            text = text.replace(self._secret, MASK)
+        if text.isprintable():
+            return text
+        return "".join(
+            c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+        )
 
-def escape(text: str, *, keep: str = "") -> str:
-    """Return the text with everything that is not printable as a backslash escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
-    )
 
-
-def install(*secrets: str) -> None:
+def install(secret: str) -> None:
     """Clean everything that the root logger's handlers write, for the tap created last."""
-    redacting = RedactingFilter(*secrets)
+    redacting = RedactingFilter(secret)
     for handler in logging.getLogger().handlers:
         for earlier in [one for one in handler.filters if isinstance(one, RedactingFilter)]:
             handler.removeFilter(earlier)

@@ -8,16 +8,17 @@
 - ``_handle_termination`` would write STATE and exit in the middle of a record, with exit
   code 0; ``_setup_signal_handlers`` covers two signals of four.
 - ``_validate_config`` reports settings in the terms of JSON schema, accepts unknown ones
-  and reads only whole numbers from the environment (``_env_var_config``).
-- ``load_state`` copies keys from any document.
+  and reads only whole numbers from the environment.
 - ``cb_config`` ends with a traceback for a file that is not a JSON object; its type is
-  ``_ConfigInput``. ``load_json`` is the SDK's own reader of the files that it is handed.
+  ``_ConfigInput``. So does reading the environment (``_env_var_config``), and ``load_json``,
+  which reads the other files.
 
 ``tests/tap/test_sdk_overrides.py`` fails when one of these changes.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -25,7 +26,7 @@ import sys
 import threading
 from contextlib import contextmanager, suppress
 from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 from singer_sdk import Stream, Tap
@@ -33,11 +34,13 @@ from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.exceptions import ConfigValidationError
 from singer_sdk.helpers._util import load_json
 from singer_sdk.mapper import SameRecordTransform
-from singer_sdk.singerlib import Message, RecordMessage, SchemaMessage
+from singer_sdk.singerlib import Catalog, Message, RecordMessage, SchemaMessage
 from typing_extensions import override
 
-from tap_datasync.config import UsageError
-from tap_datasync.signals import SIGNALS, TerminatedError, ignore_signals
+from tap_datasync import redaction
+from tap_datasync.config import validate
+from tap_datasync.errors import UsageError
+from tap_datasync.signals import TerminatedError, handle_signals, ignore_signals
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -89,22 +92,6 @@ class GracefulShutdownTap(Tap):
     _is_writing = False
     _pending_signal: int | None = None
 
-    def prepare_config(self, config: dict[str, Any]) -> None:
-        """Change settings before they are validated."""
-
-    def validate(self, config: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
-        """Yield errors in the settings, beyond those of their JSON schema.
-
-        Args:
-            config: Settings.
-            known: Schemas of all settings by name, those of the SDK included.
-        """
-        raise NotImplementedError
-
-    def read_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a validated state document."""
-        raise NotImplementedError
-
     @contextmanager
     def whole_page(self) -> Iterator[None]:
         """Complete the block before a signal ends the tap.
@@ -121,12 +108,8 @@ class GracefulShutdownTap(Tap):
 
     @override
     def _setup_signal_handlers(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in SIGNALS:
-            # With nohup the hangup stays ignored.
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle_termination)
+        if threading.current_thread() is threading.main_thread():
+            handle_signals(self._handle_termination)
 
     @override
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
@@ -149,8 +132,8 @@ class GracefulShutdownTap(Tap):
             if "number" in schema.get("type", ()) and isinstance(self._config.get(name), str):
                 with suppress(ValueError):
                     self._config[name] = float(self._config[name])
-        self.prepare_config(self._config)
-        errors = list(self.validate(self._config, known))
+        redaction.install(str(self._config.get("api_key", "")))
+        errors = list(validate(self._config, known))
         if errors and raise_errors:
             raise ConfigValidationError(
                 " ".join(errors), errors=errors, schema=self.config_jsonschema
@@ -158,34 +141,25 @@ class GracefulShutdownTap(Tap):
         return errors or super()._validate_config(raise_errors=raise_errors)
 
     @override
-    def load_state(self, state: dict[str, Any]) -> None:
-        # The streams hold the same object.
-        self.state.update(self.read_state(state))  # type: ignore[typeddict-item]
-
-    @override
     @classmethod
     def cb_config(
         cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]
     ) -> _ConfigInput:
         try:
-            return super().cb_config(ctx, param, value)
+            config = super().cb_config(ctx, param, value)
         except FileNotFoundError as error:
             raise UsageError(str(error)) from None
         except (OSError, ValueError, TypeError, RecursionError):
             # Nothing of the file is repeated: it contains the key.
             message = f"The config ({', '.join(value)}) is not a file with a JSON object."
             raise UsageError(message) from None
-
-    @classmethod
-    def check_environment(cls, config: _ConfigInput | None) -> None:
-        """Raise an :class:`UsageError` for a variable that is no valid setting."""
-        if config is None or not config.parse_env:
-            return
-        try:
-            _ = cls._env_var_config
-        except (ValueError, RecursionError) as error:
-            message = f"A setting in the environment is not valid: {error}."
-            raise UsageError(message) from None
+        if config.parse_env:
+            try:
+                _ = cls._env_var_config
+            except (ValueError, RecursionError) as error:
+                message = f"A setting in the environment is not valid: {error}."
+                raise UsageError(message) from None
+        return config
 
 
 class DerivedStream(Stream):
@@ -212,10 +186,7 @@ class PagedStream(Stream):
     @property
     def tap(self) -> GracefulShutdownTap:
         """The tap, for :meth:`GracefulShutdownTap.whole_page`."""
-        if not isinstance(self._tap, GracefulShutdownTap):
-            message = "the stream's tap must be a GracefulShutdownTap"
-            raise TypeError(message)
-        return self._tap
+        return cast("GracefulShutdownTap", self._tap)
 
     @property
     def emits_unchanged(self) -> bool:
@@ -279,21 +250,23 @@ class PagedStream(Stream):
         yield from ()
 
 
-def read_json_object(file: IO[str], option: str) -> tuple[str, dict[str, Any]]:
-    """Return the text of a file given on the command line, and the JSON object in it.
+def read_document(file: IO[str], option: str) -> IO[str]:
+    """Return the content of a file given with ``--state`` or ``--catalog``.
 
     Raises:
-        UsageError: It is not one.
+        UsageError: It is not a JSON object, or not a catalog.
     """
     try:
         text = file.read()
         document = load_json(text)
         if not isinstance(document, dict):
             raise TypeError  # noqa: TRY301 - reported like all the others
-    except (OSError, ValueError, TypeError, RecursionError):
+        if option == "catalog":
+            Catalog.from_dict(document)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         message = f"The file given with --{option} does not hold a {option} as JSON."
         raise UsageError(message) from None
-    return text, document
+    return io.StringIO(text)
 
 
 def _terminate(signum: int) -> NoReturn:

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
@@ -22,14 +23,18 @@ class TerminatedError(BaseException):
         self.exit_code = 128 + signum
 
 
+def handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:
+    """Call a handler on each of the signals; with nohup the hangup stays ignored."""
+    for number in SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def exit_on_signals() -> None:
     """End at once on a signal, until the tap sets its own handlers: nothing is written yet."""
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        for number in SIGNALS:
-            # With nohup the hangup stays ignored.
-            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _exit)
+        handle_signals(_exit)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     except KeyboardInterrupt:
         _exit(signal.SIGINT, None)
@@ -37,10 +42,8 @@ def exit_on_signals() -> None:
 
 def ignore_signals() -> None:
     """Let no further signal break off the end of the process."""
-    for number in SIGNALS:
-        # Not SIG_IGN: Python prints a traceback for a signal that has come already.
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+    # Not SIG_IGN: Python prints a traceback for a signal that has come already.
+    handle_signals(lambda *_: None)
 
 
 def _exit(signum: int, frame: FrameType | None) -> None:

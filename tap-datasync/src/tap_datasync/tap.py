@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
@@ -16,22 +15,17 @@ from singer_sdk.helpers.capabilities import (
     PluginCapabilities,
     TapCapabilities,
 )
-from singer_sdk.singerlib import Catalog
 from typing_extensions import override
 
-from tap_datasync import redaction
-from tap_datasync.config import SETTINGS, UsageError, validate
-from tap_datasync.errors import EXIT_CONFIG, EXIT_RETRY, TapDataSyncError
-from tap_datasync.sdk_overrides import GracefulShutdownTap, PageWriter, read_json_object
+from tap_datasync.config import SETTINGS
+from tap_datasync.errors import EXIT_CONFIG, EXIT_RETRY, TapDataSyncError, UsageError
+from tap_datasync.sdk_overrides import GracefulShutdownTap, PageWriter, read_document
 from tap_datasync.signals import TerminatedError, ignore_signals
 from tap_datasync.state import ScanState, StateError
 from tap_datasync.streams import EventsStream, PagesStream, RejectedEventsStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from singer_sdk import Stream
-    from singer_sdk.plugin_base import _ConfigInput
 
 
 class TapDataSync(GracefulShutdownTap):
@@ -54,18 +48,10 @@ class TapDataSync(GracefulShutdownTap):
         return [EventsStream(self), PagesStream(self), RejectedEventsStream(self)]
 
     @override
-    def prepare_config(self, config: dict[str, Any]) -> None:
-        key = config.get("api_key")
-        redaction.install("" if key is None else str(key))
-
-    @override
-    def validate(self, config: dict[str, Any], known: dict[str, Any]) -> Iterator[str]:
-        return validate(config, known)
-
-    @override
-    def read_state(self, state: dict[str, Any]) -> dict[str, Any]:
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Replace the SDK's way, which copies keys from any document."""
         if not state:
-            return {}
+            return
         bookmarks = state.get("bookmarks")
         if not isinstance(bookmarks, dict):
             reason = "it has no bookmarks"
@@ -80,41 +66,30 @@ class TapDataSync(GracefulShutdownTap):
             reason = "it holds text that is not valid Unicode"
             raise StateError(reason) from None
         events = ScanState.from_dict(bookmarks.get(EventsStream.name, {}))
-        return {"bookmarks": {EventsStream.name: events.to_dict()}}
+        # The streams hold the same object.
+        self.state["bookmarks"] = {EventsStream.name: events.to_dict()}
 
     @override
     @classmethod
     def invoke(
         cls,
         *,
-        config: _ConfigInput | None = None,
         state: IO[str] | None = None,
         catalog: IO[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        cls.check_environment(config)
         if state is not None:
-            state = io.StringIO(read_json_object(state, "state")[0])
+            state = read_document(state, "state")
         if catalog is not None:
-            catalog = _catalog(catalog)
+            catalog = read_document(catalog, "catalog")
         try:
-            super().invoke(config=config, state=state, catalog=catalog, **kwargs)
+            super().invoke(state=state, catalog=catalog, **kwargs)
             sys.stdout.flush()
         except ConfigValidationError as error:
             raise UsageError(_join(error)) from None
         except BrokenPipeError as error:
             # Handled here, because click hides it.
             _exit_without_output(error)
-
-
-def _catalog(file: IO[str]) -> IO[str]:
-    text, document = read_json_object(file, "catalog")
-    try:
-        Catalog.from_dict(document)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        message = "The file given with --catalog does not hold a catalog as JSON."
-        raise UsageError(message) from None
-    return io.StringIO(text)
 
 
 def run() -> NoReturn:

@@ -12,8 +12,10 @@ import logging
 import math
 import threading
 import time
+from contextlib import suppress
 from http.client import HTTPException
 from ipaddress import ip_address
+from queue import Empty, SimpleQueue
 from urllib.parse import urlsplit
 
 import requests
@@ -23,7 +25,7 @@ from urllib3.exceptions import DecodeError, HTTPError, LocationParseError, ReadT
 
 from tap_datasync import __version__
 from tap_datasync.client import RawResponse
-from tap_datasync.errors import ApiChangedError, ConnectionConfigError, TransportError
+from tap_datasync.errors import ApiChangedError, TransportError, UsageError
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 
@@ -35,7 +37,6 @@ MAX_ERROR_BODY_BYTES = 8 * 2**10
 
 _CHUNK_BYTES = 64 * 2**10
 _LONGEST_WAIT_SECONDS = 0.5
-_OVERDUE_SHARE = 0.5
 _INCOMPLETE = "no complete response within the timeout"
 
 _INVALID_ADDRESS = (
@@ -95,75 +96,59 @@ class HttpTransport:
         Raises:
             TransportError: No complete response was received within the timeout.
             ApiChangedError: The address cannot be used.
-            ConnectionConfigError: A proxy or certificate bundle of the environment cannot
-                be used.
+            UsageError: A proxy or certificate bundle of the environment cannot be used.
         """
         params: dict[str, str | int] = {"limit": limit}
         if cursor is not None:
             params["cursor"] = cursor
-        exchange = _Exchange(self._session, self._url, params, self._timeout)
-        exchange.start()
-        self._wait(exchange)
-        result = exchange.result or TransportError("timeout", _INCOMPLETE, counted=True)
+        session, deadline = self._session, time.monotonic() + self._timeout
+        results: SimpleQueue[RawResponse | Exception] = SimpleQueue()
+        threading.Thread(
+            target=lambda: results.put(self._exchange(session, params, deadline)),
+            name="http-exchange",
+            daemon=True,
+        ).start()
+        result = self._wait(results, deadline)
         if isinstance(result, RawResponse):
             if result.status != 200:  # noqa: PLR2004 - the one status that is read to its end
-                self._session.close()
+                session.close()
             return result
         # The thread may still use the session, and its connections are in an unknown state.
         self._session = self._new_session()
         raise result
 
-    def _wait(self, exchange: _Exchange) -> None:
-        overdue_at = exchange.deadline - self._timeout * (1 - _OVERDUE_SHARE)
+    def _wait(
+        self, results: SimpleQueue[RawResponse | Exception], deadline: float
+    ) -> RawResponse | Exception:
+        overdue_at = deadline - self._timeout / 2
         # In short steps: a signal that arrives just before a wait is handled after it.
-        while exchange.is_alive() and (left := exchange.deadline - time.monotonic()) > 0:
-            exchange.join(min(left, _LONGEST_WAIT_SECONDS))
-            if time.monotonic() > overdue_at and exchange.is_alive():
+        while (left := deadline - time.monotonic()) > 0:
+            with suppress(Empty):
+                return results.get(timeout=min(left, _LONGEST_WAIT_SECONDS))
+            if time.monotonic() > overdue_at:
                 overdue_at = math.inf
                 self._logger.warning(
                     "No complete response after %.1f s; the request is canceled after %.1f s",
-                    self._timeout * _OVERDUE_SHARE,
+                    self._timeout / 2,
                     self._timeout,
                 )
+        return TransportError("timeout", _INCOMPLETE, counted=True)
 
-    def _new_session(self) -> requests.Session:
-        session = _Session()
-        session.headers.update(
-            {
-                "X-API-Key": self._api_key,
-                "Accept": "application/json",
-                "Accept-Encoding": "gzip, deflate",
-                "User-Agent": f"tap-datasync/{__version__}",
-            }
-        )
-        return session
-
-
-class _Exchange(threading.Thread):
-    """A request and its response. ``result`` is ``None`` until it is complete."""
-
-    def __init__(
-        self, session: requests.Session, url: str, params: dict[str, str | int], timeout: float
-    ) -> None:
-        super().__init__(name="http-exchange", daemon=True)
-        self.deadline = time.monotonic() + timeout
-        self.result: RawResponse | Exception | None = None
-        self._session, self._url, self._params, self._timeout = session, url, params, timeout
-
-    @override
-    def run(self) -> None:
+    def _exchange(
+        self, session: requests.Session, params: dict[str, str | int], deadline: float
+    ) -> RawResponse | Exception:
         try:
-            self.result = self._send()
-        except TransportError as error:
-            self.result = error
+            return self._send(session, params, deadline)
         except Exception as error:  # noqa: BLE001 - raised in the caller's thread
-            self.result = _translate(error)
+            return _translate(error)
 
-    def _send(self) -> RawResponse:
+    def _send(
+        self, session: requests.Session, params: dict[str, str | int], deadline: float
+    ) -> RawResponse:
         host = urlsplit(self._url).hostname or ""
-        with self._session.get(
+        with session.get(
             self._url,
-            params=self._params,
+            params=params,
             stream=True,
             allow_redirects=False,
             timeout=(min(CONNECT_TIMEOUT_SECONDS, self._timeout), self._timeout),
@@ -179,12 +164,24 @@ class _Exchange(threading.Thread):
                     part := response.raw.read1(min(_CHUNK_BYTES, left), decode_content=True)
                 ):
                     body.write(part)
-                    if time.monotonic() > self.deadline:
+                    if time.monotonic() > deadline:
                         raise exceptions.ReadTimeout
                 if body.tell() > MAX_BODY_BYTES:
                     message = f"the response is larger than {MAX_BODY_BYTES // 2**20} MiB"
                     raise TransportError("invalid_body", message, counted=True)  # noqa: EM101 - a key
                 return RawResponse(response.status_code, response.headers, body.getvalue())
+
+    def _new_session(self) -> requests.Session:
+        session = _Session()
+        session.headers.update(
+            {
+                "X-API-Key": self._api_key,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip, deflate",
+                "User-Agent": f"tap-datasync/{__version__}",
+            }
+        )
+        return session
 
 
 def _is_loopback(host: str) -> bool:
@@ -230,7 +227,7 @@ def _translate(error: Exception) -> Exception:
             "The address of the API or of its proxy is invalid or not supported. "
             "Check api_url, HTTPS_PROXY and HTTP_PROXY."
         )
-        return ConnectionConfigError(message)
+        return UsageError(message)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         message = "The API's certificate cannot be verified. Check api_url and REQUESTS_CA_BUNDLE."
         return ApiChangedError(message)
@@ -243,5 +240,5 @@ def _translate(error: Exception) -> Exception:
         return TransportError("connection", "the connection was lost", counted=True)
     if isinstance(error, OSError):
         # A missing certificate bundle is found before anything is sent.
-        return ConnectionConfigError(f"Cannot connect: {error}. Check REQUESTS_CA_BUNDLE.")
+        return UsageError(f"Cannot connect: {error}. Check REQUESTS_CA_BUNDLE.")
     return error
