@@ -176,6 +176,7 @@ class PageClient:
             message = "its cursor is not valid text"
             raise CursorExpiredError(message)
         waited_before = self.stats.rate_limit_wait_seconds
+        delays = exponential_backoff(1, MAX_RETRY_DELAY_SECONDS)
         attempts, delay = 0, 0.0
         while True:
             self._wait(delay, expires_at if cursor is not None else None)
@@ -197,7 +198,7 @@ class PageClient:
             if attempts == MAX_ATTEMPTS:
                 message = f"Gave up after {attempts} attempts: {result.message}. Try again later."
                 raise RetriesExhaustedError(message)
-            delay = exponential_backoff(1, attempts, MAX_RETRY_DELAY_SECONDS)
+            delay = next(delays)
             self._logger.warning(
                 "%s: retrying in %.0f s (attempt %d of %d)",
                 result.message[:1].upper() + result.message[1:],

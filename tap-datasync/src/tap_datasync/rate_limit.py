@@ -25,10 +25,13 @@ from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from itertools import islice
 from typing import TYPE_CHECKING
 
+import backoff
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 MAX_UNSPECIFIED_WAIT_SECONDS = 60.0
 """Longest wait after a 429 that does not state how long to wait."""
@@ -136,6 +139,7 @@ class RateLimiter:
         self._cautious_until = -math.inf
         self._consecutive_429s = 0
         self._rounding = 0.0
+        self._unspecified_waits = exponential_backoff(5, MAX_UNSPECIFIED_WAIT_SECONDS)
 
     @property
     def window(self) -> float | None:
@@ -160,6 +164,7 @@ class RateLimiter:
             headers: Its rate limit headers, if it has them.
             now: When the response was complete.
         """
+        self._unspecified_waits = exponential_backoff(5, MAX_UNSPECIFIED_WAIT_SECONDS)
         self._consecutive_429s = 0
         if headers is None:
             # An error page of a gateway, or an API without these headers.
@@ -190,7 +195,7 @@ class RateLimiter:
         self._remaining = 0
         self._consecutive_429s += 1
         if wait is None:
-            wait = exponential_backoff(5, self._consecutive_429s, MAX_UNSPECIFIED_WAIT_SECONDS)
+            wait = next(self._unspecified_waits)
         elif self._consecutive_429s > 1:
             # The stated wait was too short. A server that rounds down ends with "0 seconds"
             # and would otherwise be requested repeatedly for the rest of that second.
@@ -261,6 +266,7 @@ class RateLimiter:
         return min(own_slot, latest)
 
 
-def exponential_backoff(first: float, attempt: int, longest: float) -> float:
-    """Return the seconds to wait after an attempt, from 1: twice as long each time."""
-    return min(first * 2.0 ** (attempt - 1), longest)
+def exponential_backoff(first: float, longest: float) -> Iterator[float]:
+    """Return endless pauses in seconds, each twice the one before, up to the longest."""
+    # The first value of the library's generators is a primer.
+    return islice(backoff.expo(base=2, factor=first, max_value=longest), 1, None)
