@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -15,6 +14,7 @@ import psycopg
 import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql import JSONB
+from typing_extensions import override
 
 from target_config.errors import (
     DatabaseUnavailableError,
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
 
     from target_config.errors import TargetError
     from target_config.shutdown import Shutdown
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 T = TypeVar("T")
 

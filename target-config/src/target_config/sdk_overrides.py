@@ -6,21 +6,16 @@ The SDK is pinned, and tests/target/test_sdk_overrides.py fails when one of thes
 from __future__ import annotations
 
 import abc
-import sys
 from typing import TYPE_CHECKING, Any
 
 # The command line passes it to `Target.invoke`, a public method with a private type.
 from singer_sdk.plugin_base import _ConfigInput as ConfigInput
 from target_postgres.connector import PostgresConnector
 from target_postgres.target import TargetPostgres
+from typing_extensions import override
 
 if TYPE_CHECKING:
     import sqlalchemy
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 
 __all__ = ["ConfigInput", "PatchedConnector", "PatchedTarget"]

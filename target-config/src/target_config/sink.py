@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from singer_sdk.mapper import SameRecordTransform
 from target_postgres.sinks import PostgresSink
+from typing_extensions import override
 
 from target_config.connector import CheckpointConnector
 from target_config.loader import STAGING_TABLE, TableLoader
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from target_config.target import TargetPostgresCheckpoint
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 # Settings with which the stock sink validates or changes records.
 _CHANGING_SETTINGS = (

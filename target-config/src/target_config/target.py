@@ -19,6 +19,7 @@ from singer_sdk.exceptions import (
     MissingKeyPropertiesError,
 )
 from target_postgres.target import TargetPostgres
+from typing_extensions import override
 
 from target_config import checkpoint
 from target_config.connector import Database, LoadLock
@@ -33,11 +34,6 @@ if TYPE_CHECKING:
     from pathlib import PurePath
 
     from target_config.connector import CheckpointConnector
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 """Rows are written at a STATE, and earlier if their lines are larger: a page takes about 3 MB."""
