@@ -7,9 +7,10 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
-from target_config import cli
-from target_config.errors import find_secrets, redact, summarize
+from target_config import target as cli
+from target_config.errors import redact, summarize
 from target_config.target import TargetPostgresCheckpoint
 from target_postgres.target import TargetPostgres
 
@@ -101,10 +102,10 @@ def test_unexpected_error_is_one_message(
 ) -> None:
     """Its type and message, shortened, without a traceback; exit code 1."""
 
-    def fail(_: object) -> None:
+    def fail(*_: object) -> None:
         raise KeyError("x" * 1000)
 
-    monkeypatch.setattr(TargetPostgresCheckpoint, "ensure_tables", fail)
+    monkeypatch.setattr(TargetPostgresCheckpoint, "load", fail)
     assert run(tmp_path, database.config, "--apply-sql") == 1
     [entry] = [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
     assert entry.exc_info is None
@@ -141,8 +142,8 @@ def test_secrets_are_redacted_wherever_settings_hold_them() -> None:
         "sqlalchemy_url": "postgresql+psycopg://u:t%40wo@h/d",
         "ssh_tunnel": {"private_key": "three", "private_key_password": "four"},
     }
-    secrets = find_secrets(config)
-    text = redact(secrets, "one t@wo t%40wo three four postgresql+psycopg://u:t%40wo@h/d five")
+    text = "one t@wo t%40wo three four postgresql+psycopg://u:t%40wo@h/d five"
+    text = redact(text, config)
     assert text == "*** *** *** *** *** *** five"
 
 
@@ -151,8 +152,8 @@ def test_secrets_are_redacted_wherever_settings_hold_them() -> None:
     [
         ("All failures were:\n- host: h\n- more", "All failures were: - host: h"),
         ('connection failed: FATAL:  role "x"\n does not exist', 'role "x"'),
-        ("", "OSError"),
+        ("", "OperationalError"),
     ],
 )
 def test_error_of_several_lines_is_summarized(message: str, summary: str) -> None:
-    assert summarize(OSError(message)) == summary
+    assert summarize(psycopg.OperationalError(message)) == summary

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from target_config import checkpoint
+from target_config import target
 from target_config.errors import InvalidDataError
 from target_helpers import (
     Database,
@@ -73,14 +73,17 @@ def test_commits_rows_then_checkpoint_then_prints_state(
 
         return call
 
-    for step in ("save", "emit_state"):
-        monkeypatch.setattr(checkpoint, step, recording(step, getattr(checkpoint, step)))
+    for owner, step in (
+        (target.TargetPostgresCheckpoint, "_save_checkpoint"),
+        (target, "_print_state"),
+    ):
+        monkeypatch.setattr(owner, step, recording(step, getattr(owner, step)))
     make_target().load(stdin(scan(2)))
     assert found == [
-        ("save", 10, None),
-        ("emit_state", 10, 10),
-        ("save", 20, 10),
-        ("emit_state", 20, 20),
+        ("_save_checkpoint", 10, None),
+        ("_print_state", 10, 10),
+        ("_save_checkpoint", 20, 10),
+        ("_print_state", 20, 20),
     ]
 
 

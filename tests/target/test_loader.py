@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import BIGINT, TEXT
-from target_config import loader
+from target_config import sink
 from target_config.errors import InvalidDataError
-from target_config.loader import CopyEncoder, TableLoader
+from target_config.sink import CheckpointSink, CopyEncoder
 from target_helpers import (
     Database,
     Make,
@@ -117,15 +117,15 @@ def test_handles_key_conflict_reported_as_internal_error(
     database: Database, make_target: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Citus, a COPY that violates the key fails with XX000 instead of 23505."""
-    copy = TableLoader._copy
+    copy = CheckpointSink._copy
 
-    def copy_on_citus(self: TableLoader, connection: Any, statement: Any, rows: Any) -> None:
+    def copy_on_citus(self: CheckpointSink, connection: Any, statement: Any, rows: Any) -> None:
         try:
             copy(self, connection, statement, rows)
         except psycopg.errors.UniqueViolation as error:
             raise psycopg.errors.InternalError_(str(error)) from error
 
-    monkeypatch.setattr(TableLoader, "_copy", copy_on_citus)
+    monkeypatch.setattr(CheckpointSink, "_copy", copy_on_citus)
     make_target().load(stdin(pages((1,), (2,), (2, 3))))
     assert database.rows("SELECT id, name FROM events ORDER BY id") == [
         ("event-1", "page 0"),
@@ -140,13 +140,13 @@ def test_rows_are_written_without_a_state_when_they_take_too_much_memory(
     """A tap that sends no STATE: memory is bounded, and there is no checkpoint."""
     monkeypatch.setattr("target_config.target.MAX_BUFFERED_BYTES", 2000)
     sizes = []
-    write_lines = TableLoader.write_lines
+    write_lines = CheckpointSink.write_lines
 
-    def count(self: TableLoader, rows: list[bytes]) -> None:
+    def count(self: CheckpointSink, rows: list[bytes]) -> None:
         sizes.append(len(rows))
         write_lines(self, rows)
 
-    monkeypatch.setattr(TableLoader, "write_lines", count)
+    monkeypatch.setattr(CheckpointSink, "write_lines", count)
     messages = [*schemas(), *(record("events", event(number)) for number in range(100))]
     make_target().load(stdin(messages))
     assert max(sizes) < 20
@@ -225,7 +225,7 @@ def test_copy_text_keeps_every_value(
     }
     encoder = CopyEncoder("s", columns, {"a b": TEXT(), "json": JSONB(), "class": TEXT()}, ["a b"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loader, "ROWS_PER_CHUNK", 3)
+        patch.setattr(sink, "ROWS_PER_CHUNK", 3)
         written = encode(encoder, [dict(zip(columns, row, strict=True)) for row in rows])
     assert len(written) == len(rows)
     for (string, value, mixed), fields in zip(rows, written, strict=True):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy
-from target_config.connector import LOCK_CLASS
-from target_config.connector import Database as TargetDatabase
+from target_config.connector import LOCK_CLASS, CheckpointConnector
 from target_config.errors import DatabaseUnavailableError, LockedError
 from target_helpers import (
     Database,
@@ -133,8 +132,8 @@ def test_load_ends_when_another_one_has_taken_the_lost_lock(
 ) -> None:
     """Tried for as long as PostgreSQL may take to notice a lost connection; no checkpoint then."""
     target = make_target()
-    target.database = TargetDatabase(
-        target.database.connector, target.shutdown, sleep=lambda _: None
+    target.target_connector = CheckpointConnector(
+        dict(target.config), target.shutdown, sleep=lambda _: None
     )
     thief = make_target().lock
 

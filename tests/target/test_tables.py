@@ -58,8 +58,7 @@ def expected(table: str) -> list[str]:
 
 
 def ensure_tables(target: TargetPostgresCheckpoint) -> None:
-    with target.lock:
-        target.ensure_tables()
+    target.load(stdin([]))
 
 
 def columns(database: Database, table: str, schema: str = "public") -> list[str]:
@@ -345,12 +344,12 @@ def test_sql_is_found_in_a_wheel_and_in_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wheel contains the files inside the package; a checkout has them at target-config/sql."""
-    visible = [file.name for file in tables.sql_files()]
-    assert visible == sorted(visible)
-    assert "10_events.sql" in visible
+    read = tables.script.__wrapped__
+    assert "CREATE TABLE IF NOT EXISTS events (" in read()
     monkeypatch.setattr("target_config.tables.resources.files", lambda _: tmp_path)
     (tmp_path / "sql").mkdir()
     with pytest.raises(FileNotFoundError, match="the installation is broken"):
-        tables.sql_files()
-    (tmp_path / "sql" / "01_packed.sql").touch()
-    assert [file.name for file in tables.sql_files()] == ["01_packed.sql"]
+        read()
+    (tmp_path / "sql" / "02_later.sql").write_text("second")
+    (tmp_path / "sql" / "01_packed.sql").write_text("first")
+    assert read() == "first\nsecond"
