@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -227,18 +226,17 @@ class CopyEncoder:
             keys: Columns of the primary key.
         """
         self._stream = stream
-        self._writers: list[Callable[[Sequence[Any], bool], Sequence[str]]] = []
+        self._readers: list[Callable[[Sequence[Any]], Sequence[str | None]]] = []
         fields: dict[str, tuple[Any, Any]] = {}
         for name, schema in columns.items():
+            fields[name] = (msgspec.Raw, msgspec.Raw(b"null"))
             if isinstance(sql_types[name], JSONB):
-                fields[name] = (msgspec.Raw, msgspec.Raw(b"null"))
-                self._writers.append(_json)
+                self._readers.append(_json)
             elif _is_string(schema):
                 fields[name] = (str | None, None)
-                self._writers.append(_strings)
+                self._readers.append(_strings)
             else:
-                fields[name] = (msgspec.Raw, msgspec.Raw(b"null"))
-                self._writers.append(_scalars)
+                self._readers.append(_scalars)
         self._decoder = _decoder(fields)
         self._key_decoder = _decoder({key: fields[key] for key in keys})
 
@@ -249,18 +247,18 @@ class CopyEncoder:
             InvalidDataError: If a record does not match the schema.
         """
         for start in range(0, len(lines), ROWS_PER_CHUNK):
-            text = b"\n".join(islice(lines, start, start + ROWS_PER_CHUNK))
+            text = b"\n".join(lines[start : start + ROWS_PER_CHUNK])
             # A character that COPY needs escaped is escaped in a JSON string too; between the
             # tokens of JSON only a tab or a carriage return can occur. Few chunks have any.
             needs_escape = b"\\" in text or b"\t" in text or b"\r" in text
             try:
                 cells = zip(*self._decode(self._decoder, text), strict=True)
-                columns = [
-                    write(values, needs_escape)
-                    for write, values in zip(self._writers, cells, strict=True)
-                ]
+                columns = [read(values) for read, values in zip(self._readers, cells, strict=True)]
             except UnicodeDecodeError as error:
                 raise self._invalid(error) from error
+            if needs_escape:
+                columns = [list(map(_escape, texts)) for texts in columns]
+            columns = [[_NULL if text is None else text for text in texts] for texts in columns]
             yield ("\n".join(map("\t".join, zip(*columns, strict=True))) + "\n").encode()
 
     def last_of_each_key(self, lines: Sequence[bytes]) -> list[bytes]:
@@ -296,28 +294,29 @@ def _decoder(fields: Mapping[str, tuple[Any, Any]]) -> msgspec.json.Decoder[Any]
 
 def _is_string(schema: Mapping[str, Any]) -> bool:
     types = schema.get("type", ())
-    return {types} == {"string"} if isinstance(types, str) else set(types) - {"null"} == {"string"}
+    names = {types} if isinstance(types, str) else set(types)
+    return names - {"null"} == {"string"}
+
+
+def _escape(text: str | None) -> str | None:
+    return text and text.translate(_ESCAPES)
 
 
 def _hashable(value: str | msgspec.Raw | None) -> str | bytes | None:
     return bytes(value) if isinstance(value, msgspec.Raw) else value
 
 
-def _strings(values: Sequence[str | None], needs_escape: bool) -> Sequence[str]:  # noqa: FBT001
-    if needs_escape:
-        return [_NULL if value is None else value.translate(_ESCAPES) for value in values]
-    return [_NULL if value is None else value for value in values]
+def _strings(values: Sequence[str | None]) -> Sequence[str | None]:
+    return values
 
 
-def _json(values: Sequence[msgspec.Raw], needs_escape: bool) -> Sequence[str]:  # noqa: FBT001
+def _json(values: Sequence[msgspec.Raw]) -> Sequence[str | None]:
     texts = [str(value, "utf-8") for value in values]
-    if needs_escape:
-        texts = [text.translate(_ESCAPES) for text in texts]
-    return [_NULL if text == "null" else text for text in texts]
+    return [None if text == "null" else text for text in texts]
 
 
-def _scalars(values: Sequence[msgspec.Raw], needs_escape: bool) -> Sequence[str]:  # noqa: FBT001
-    return _strings([_scalar(bytes(value)) for value in values], needs_escape)
+def _scalars(values: Sequence[msgspec.Raw]) -> Sequence[str | None]:
+    return [_scalar(bytes(value)) for value in values]
 
 
 def _scalar(json: bytes) -> str | None:
