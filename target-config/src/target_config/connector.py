@@ -114,13 +114,13 @@ class CheckpointConnector(PatchedConnector):
         engine = super().create_engine()
 
         @sqlalchemy.event.listens_for(engine, "do_connect")
-        def _connect(*arguments: Any) -> None:
+        def disable_prepared_statements(*arguments: Any) -> None:
             # A pooler in transaction mode may run the next transaction in another session, which
             # does not have the prepared statements of this one.
             arguments[-1]["prepare_threshold"] = None
 
         @sqlalchemy.event.listens_for(engine, "begin")
-        def _begin(connection: sqlalchemy.Connection) -> None:
+        def set_up_session(connection: sqlalchemy.Connection) -> None:
             cursor_of(connection).execute(_SESSION)
 
         return engine
