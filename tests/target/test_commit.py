@@ -226,11 +226,6 @@ def alarm() -> Iterator[None]:
 class TestShutdown:
     """The rules, without a process."""
 
-    def test_exits_at_once_when_no_work_is_in_progress(self) -> None:
-        with pytest.raises(SystemExit) as end:
-            Shutdown().handle(signal.SIGTERM)
-        assert end.value.code == 143
-
     def test_waits_for_the_outermost_piece_of_work(self) -> None:
         """The first signal counts: Ctrl-C in a terminal is followed by Meltano's SIGTERM."""
         shutdown = Shutdown()
