@@ -1,4 +1,4 @@
--- One row per event. No index besides the key: each further index slows every insert of a long load.
+-- No index besides the key: each further index slows every insert of a long load.
 CREATE TABLE IF NOT EXISTS events (
     id          TEXT PRIMARY KEY,
     session_id  TEXT,

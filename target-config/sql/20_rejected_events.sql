@@ -1,4 +1,3 @@
--- Events with invalid fields, as received.
 CREATE TABLE IF NOT EXISTS rejected_events (
     rejection_id TEXT PRIMARY KEY,
     event_id     TEXT,

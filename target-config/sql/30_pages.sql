@@ -1,4 +1,3 @@
--- Log of the extraction, one row per page.
 CREATE TABLE IF NOT EXISTS pages (
     sync_id                  TEXT,
     page                     INTEGER,

@@ -1,5 +1,3 @@
--- Progress of the load: one row, committed after the rows that it covers.
---
 -- The target writes only the Singer STATE; the trigger derives the other columns from it. Generated
 -- columns cannot: the conversion of text to timestamptz is not immutable.
 CREATE TABLE IF NOT EXISTS checkpoint (

@@ -69,6 +69,6 @@ def make_target(database: Database) -> Iterator[Callable[..., TargetPostgresChec
     yield make
     signal.setitimer(signal.ITIMER_REAL, 0)
     for target in targets:
-        target.database.connector.engine.dispose()
+        target.target_connector.engine.dispose()
     for number, handler in handlers.items():
         signal.signal(number, handler)

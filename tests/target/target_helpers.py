@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import psycopg
+from target_config.tables import tables
 from target_config.target import TargetPostgresCheckpoint
 
 if TYPE_CHECKING:
@@ -65,60 +66,44 @@ class Database:
         with self.connect() as connection:
             connection.execute(statements.encode())
 
+    def progress(self) -> tuple[int, int | None]:
+        """Return the number of events in the table and in the checkpoint."""
+        return self.value("SELECT count(*) FROM events"), self.value(
+            "SELECT max(events_seen) FROM checkpoint"
+        )
 
-def _nullable(kind: str, **more: str) -> dict[str, Any]:
-    return {"type": [kind, "null"], **more}
+    def end_sessions(self) -> None:
+        """End all sessions but the own one, as a restart of the server does."""
+        self.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
-TIME = _nullable("string", format="date-time")
-TEXT = _nullable("string")
-OBJECT = _nullable("object")
-COUNT = _nullable("integer")
+PROPERTIES = {
+    "text": {"type": ["string", "null"]},
+    "timestamp with time zone": {"type": ["string", "null"], "format": "date-time"},
+    "jsonb": {"type": ["object", "null"]},
+    "integer": {"type": ["integer", "null"]},
+    "bigint": {"type": ["integer", "null"]},
+    "numeric": {"type": ["number", "null"]},
+}
 
 STREAMS: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "events": (
-        ["id"],
+    name: (
+        list(table.key),
         {
-            "id": {"type": "string"},
-            "session_id": TEXT,
-            "user_id": TEXT,
-            "type": TEXT,
-            "name": TEXT,
-            "properties": OBJECT,
-            "timestamp": TIME,
-            "session": OBJECT,
+            column: PROPERTIES[kind]
+            for column, (kind, has_default) in table.columns.items()
+            if not has_default
         },
-    ),
-    "rejected_events": (
-        ["rejection_id"],
-        {
-            "rejection_id": {"type": "string"},
-            "event_id": TEXT,
-            "errors": _nullable("array"),
-            "raw_event": TEXT,
-            "sync_id": TEXT,
-            "page": COUNT,
-            "rejected_at": TIME,
-        },
-    ),
-    "pages": (
-        ["sync_id", "page"],
-        {
-            "sync_id": {"type": "string"},
-            "page": {"type": "integer"},
-            "requested_at": TIME,
-            "received_at": TIME,
-            **dict.fromkeys(("response_bytes", "events", "emitted", "skipped", "rejected"), COUNT),
-            "retries": OBJECT,
-            "rate_limit_wait_seconds": _nullable("number"),
-            **dict.fromkeys(("rate_limit", "rate_limit_remaining"), COUNT),
-            "rate_limit_reset_seconds": COUNT,
-            **dict.fromkeys(("cursor_expires_at", "oldest_event_at", "newest_event_at"), TIME),
-            **dict.fromkeys(("events_seen", "events_expected", "total_events"), COUNT),
-            "incremental_to": TIME,
-        },
-    ),
+    )
+    for name, table in tables().items()
+    if name != "checkpoint"
 }
+"""Key and properties of each stream."""
+
+STREAMS["rejected_events"][1]["errors"] = {"type": ["array", "null"]}
 
 NOW = "2026-02-01T00:00:00.125000Z"
 
@@ -155,19 +140,12 @@ def record(stream: str, row: dict[str, Any]) -> dict[str, Any]:
 
 def state(seen: int, total: int = 1000, *, done: bool = False) -> dict[str, Any]:
     bookmark: dict[str, Any] = {
-        "version": 2,
-        "source": "http://127.0.0.1:1/api/v1",
         "cursor": None if done else f"cursor-{seen}",
         "cursor_expires_at": None if done else NOW,
         "scan_newest_at": None if done else NOW,
-        "scan_newest_id": None if done else "event-0",
         "scan_oldest_at": None if done else "2026-01-01T00:00:00.000000Z",
-        "scan_last_id": None if done else f"event-{seen}",
-        "scan_sorted": True,
-        "feed_sorted": True,
         "loaded_ranges": [],
         "high_watermark": NOW if done else None,
-        "high_watermark_id": "event-0" if done else None,
         "events_seen": seen,
         "events_emitted": seen,
         "events_expected": total,
@@ -180,41 +158,22 @@ def state_message(seen: int, total: int = 1000, *, done: bool = False) -> dict[s
     return {"type": "STATE", "value": state(seen, total, done=done)}
 
 
+def page(number: int, *rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the records of a page of events, and its STATE; one event by default."""
+    rows = rows or (event(number),)
+    return [*(record("events", row) for row in rows), state_message(number)]
+
+
 def page_row(number: int, seen: int) -> dict[str, Any]:
     return {
         "sync_id": "sync-1",
         "page": number,
-        "requested_at": NOW,
         "received_at": NOW,
         "response_bytes": 1_732_547,
         "events": 10,
-        "emitted": 10,
-        "skipped": 0,
-        "rejected": 0,
         "retries": {"http_502": 1},
         "rate_limit_wait_seconds": 0.25,
-        "rate_limit": 10,
-        "rate_limit_remaining": 9,
-        "rate_limit_reset_seconds": 60,
-        "cursor_expires_at": NOW,
-        "oldest_event_at": NOW,
-        "newest_event_at": NOW,
         "events_seen": seen,
-        "events_expected": 1000,
-        "total_events": 1000,
-        "incremental_to": None,
-    }
-
-
-def rejection(number: int) -> dict[str, Any]:
-    return {
-        "rejection_id": f"{number:064x}",
-        "event_id": None,
-        "errors": ["id is missing", "type is missing"],
-        "raw_event": '{"name": "a\\u0000b"}',
-        "sync_id": "sync-1",
-        "page": number,
-        "rejected_at": NOW,
     }
 
 
@@ -261,6 +220,13 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+
+
+def exchange(target: subprocess.Popen[bytes], messages: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Send messages to a running target, and return the STATE that it prints."""
+    target.stdin.write(lines(messages))
+    target.stdin.flush()
+    return json.loads(target.stdout.readline())
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:

@@ -1,10 +1,9 @@
-"""Connections to PostgreSQL: the stock connector, transactions with retries, and the load lock."""
+"""The connection to PostgreSQL: its sessions, transactions with retries, and the load lock."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import sys
 import time
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -15,19 +14,9 @@ import psycopg
 import sqlalchemy
 import sqlalchemy.exc
 from sqlalchemy.dialects.postgresql import JSONB
+from typing_extensions import override
 
-from target_config.errors import (
-    DatabaseUnavailableError,
-    InvalidDataError,
-    LockedError,
-    SettingsError,
-    driver_error,
-    is_connection_rejected,
-    is_data_error,
-    is_transient,
-    needs_user_action,
-    summarize,
-)
+from target_config.errors import LockedError, driver_error, is_transient, summarize, translate
 from target_config.sdk_overrides import PatchedConnector
 
 if TYPE_CHECKING:
@@ -35,20 +24,13 @@ if TYPE_CHECKING:
 
     from singer_sdk.sql.connector import JSONSchemaToSQL
 
-    from target_config.errors import TargetError
     from target_config.shutdown import Shutdown
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 T = TypeVar("T")
 
 RETRIES = 10
 RETRY_SECONDS = 2.0
 APPLICATION_NAME = "target-postgres-checkpoint"
-DISK_FULL = "53100"
 
 LOCK_CLASS = 1_684_107_116
 """First half of the advisory lock's key; the second is `hashtext` of the schema's name."""
@@ -84,7 +66,29 @@ _encoder = msgspec.json.Encoder(decimal_format="number", enc_hook=str)
 
 
 class CheckpointConnector(PatchedConnector):
-    """Stock connector with sessions that do not depend on the role or the environment."""
+    """Stock connector, shared by all sinks and the checkpoint.
+
+    Its sessions do not depend on the role or the environment. Its transactions are not interrupted
+    by a signal, and are retried if the connection fails.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        shutdown: Shutdown,
+        *,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        """Read the settings; the first transaction connects.
+
+        Args:
+            config: Settings of the target.
+            shutdown: Defers signals while a transaction runs.
+            sleep: Waits between two attempts, in seconds.
+        """
+        super().__init__(config)
+        self._shutdown = shutdown
+        self._sleep = sleep
 
     @override
     def get_sqlalchemy_url(self, config: Mapping[str, Any]) -> str:
@@ -110,13 +114,13 @@ class CheckpointConnector(PatchedConnector):
         engine = super().create_engine()
 
         @sqlalchemy.event.listens_for(engine, "do_connect")
-        def _connect(*arguments: Any) -> None:
+        def disable_prepared_statements(*arguments: Any) -> None:
             # A pooler in transaction mode may run the next transaction in another session, which
             # does not have the prepared statements of this one.
             arguments[-1]["prepare_threshold"] = None
 
         @sqlalchemy.event.listens_for(engine, "begin")
-        def _begin(connection: sqlalchemy.Connection) -> None:
+        def set_up_session(connection: sqlalchemy.Connection) -> None:
             cursor_of(connection).execute(_SESSION)
 
         return engine
@@ -135,37 +139,10 @@ class CheckpointConnector(PatchedConnector):
     def serialize_json(self, obj: object) -> str:
         return _encoder.encode(obj).decode()
 
-
-def cursor_of(connection: sqlalchemy.Connection) -> psycopg.Cursor[Any]:
-    """Return a cursor of psycopg within the connection's transaction."""
-    return cast("psycopg.Cursor[Any]", connection.connection.cursor())
-
-
-class Database:
-    """Runs transactions: not interrupted by a signal, and retried if the connection fails."""
-
-    def __init__(
-        self,
-        connector: CheckpointConnector,
-        shutdown: Shutdown,
-        *,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        """Store the parts; the first transaction connects.
-
-        Args:
-            connector: Source of the engine.
-            shutdown: Defers signals while a transaction runs.
-            sleep: Waits between two attempts, in seconds.
-        """
-        self.connector = connector
-        self._shutdown = shutdown
-        self._sleep = sleep
-
     @contextmanager
     def transaction(self) -> Iterator[sqlalchemy.Connection]:
         """Open one transaction and commit it at the end."""
-        with self.connector.engine.connect() as connection, connection.begin():
+        with self.engine.connect() as connection, connection.begin():
             yield connection
 
     def run_transaction(self, what: str, work: Callable[[psycopg.Cursor[Any]], T]) -> T:
@@ -198,46 +175,27 @@ class Database:
                 try:
                     return work()
                 except (psycopg.Error, sqlalchemy.exc.DBAPIError) as error:
-                    if attempt > RETRIES or not is_transient(error):
-                        raise self._translate(what, error) from error
+                    cause = driver_error(error)
+                    if attempt > RETRIES or not is_transient(cause):
+                        waited = RETRIES * RETRY_SECONDS
+                        raise translate(cause, what, self.engine.url, waited) from error
                     logger.warning(
                         "PostgreSQL is not available, trying again in %g s (%d of %d): %s.",
                         RETRY_SECONDS,
                         attempt,
                         RETRIES,
-                        summarize(error),
+                        summarize(cause),
                     )
                 # The server may have restarted: no pooled connection is used again.
-                self.connector.engine.dispose()
+                self.engine.dispose()
                 with self._shutdown.interruptible():
                     self._sleep(RETRY_SECONDS)
         raise AssertionError  # unreachable: the loop returns or raises
 
-    def _translate(self, what: str, error: BaseException) -> TargetError:
-        url = self.connector.engine.url
-        address = f"{url.host}:{url.port}" if url.host else f"{url.query.get('host')}"
-        message = summarize(error)
-        if is_connection_rejected(error):
-            message = (
-                f"PostgreSQL at {address} rejected the connection: {message}. "
-                "Check the settings host, port, user, password and database."
-            )
-            return SettingsError(message)
-        if is_transient(error):
-            message = (
-                f"PostgreSQL at {address} was not available for {RETRIES * RETRY_SECONDS:g} s "
-                f"while writing {what}: {message}."
-            )
-            return DatabaseUnavailableError(message)
-        if (origin := driver_error(error)) and origin.sqlstate == DISK_FULL:
-            message = f"The disk of PostgreSQL is full, {what} was not written: {message}."
-            return DatabaseUnavailableError(message)
-        message = f"PostgreSQL refused {what}: {message}."
-        if needs_user_action(error):
-            return SettingsError(message)
-        if is_data_error(error):
-            return InvalidDataError(message)
-        return DatabaseUnavailableError(message)
+
+def cursor_of(connection: sqlalchemy.Connection) -> psycopg.Cursor[Any]:
+    """Return a cursor of psycopg within the connection's transaction."""
+    return cast("psycopg.Cursor[Any]", connection.connection.cursor())
 
 
 class LoadLock:
@@ -247,9 +205,9 @@ class LoadLock:
     transaction mode keeps no session. PostgreSQL releases it when the process ends in any way.
     """
 
-    def __init__(self, database: Database, schema: str) -> None:
+    def __init__(self, connector: CheckpointConnector, schema: str) -> None:
         """Store the parts; entering connects."""
-        self._database = database
+        self._connector = connector
         self._schema = schema
         self._connection: sqlalchemy.Connection | None = None
         self._was_held = False
@@ -264,10 +222,6 @@ class LoadLock:
 
     def __exit__(self, *_: object) -> None:
         """Release the lock."""
-        if self._connection is not None:
-            # Now, and not when the server notices that the connection has ended.
-            with suppress(sqlalchemy.exc.DBAPIError):
-                self._connection.rollback()
         self._release()
 
     def hold(self) -> None:
@@ -276,24 +230,25 @@ class LoadLock:
         Raises:
             LockedError: If another session holds it.
         """
-        self._database.retry("the load lock", self._hold)
+        self._connector.retry("the load lock", self._hold)
 
     def _release(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
+            # Now, and not when the server notices that the connection has ended.
+            with suppress(sqlalchemy.exc.DBAPIError):
+                connection.rollback()
             connection.invalidate()
             connection.close()
 
     def _hold(self) -> None:
         if self._connection is not None:
-            try:
+            with suppress(sqlalchemy.exc.DBAPIError):
                 self._connection.exec_driver_sql("SELECT 1")
-            except sqlalchemy.exc.DBAPIError:
-                self._release()
-            else:
                 return
+            self._release()
         try:
-            self._connection = self._database.connector.engine.connect()
+            self._connection = self._connector.engine.connect()
             self._acquire(self._connection)
         except BaseException:
             self._release()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import quote, quote_plus
 
 import psycopg
@@ -53,6 +53,8 @@ _USER_STATES = ("42", "0A", "3D", "3F", "25006")
 # Errors of the data: a value or a constraint (21, 22, 23). The same rows fail again.
 _DATA_STATES = ("21", "22", "23")
 
+_DISK_FULL = "53100"
+
 
 class TargetError(Exception):
     """The load stopped; the message is one line."""
@@ -86,85 +88,100 @@ class LockedError(TargetError):
     exit_code = 75
 
 
-def driver_error(error: BaseException) -> psycopg.Error | None:
+def driver_error(error: psycopg.Error | sqlalchemy.exc.DBAPIError) -> psycopg.Error:
     """Return the error of psycopg, which COPY raises as it is and SQLAlchemy wraps."""
-    origin = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error
-    return origin if isinstance(origin, psycopg.Error) else None
+    if isinstance(error, sqlalchemy.exc.DBAPIError):
+        return cast("psycopg.Error", error.orig)
+    return error
 
 
-def is_transient(error: BaseException) -> bool:
+def is_transient(error: psycopg.Error) -> bool:
     """Return whether the same transaction may succeed if it is sent again.
 
     True for a connection that failed, broke or was shut down; False for what the server will reject
     again: a wrong password, a missing database, invalid data, a missing privilege.
     """
-    origin = driver_error(error)
-    if origin is None:
-        return False
-    if _LOST_WORKER.search(str(origin)):
+    if _LOST_WORKER.search(str(error)):
         return True
-    if origin.sqlstate is None:
-        is_connection_error = isinstance(origin, (psycopg.OperationalError, psycopg.InterfaceError))
-        return is_connection_error and not is_connection_rejected(origin)
-    return origin.sqlstate in _TRANSIENT_STATES or origin.sqlstate.startswith("08")
+    if error.sqlstate is None:
+        is_connection_error = isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
+        return is_connection_error and not _is_rejection(error)
+    return error.sqlstate in _TRANSIENT_STATES or error.sqlstate.startswith("08")
 
 
-def is_connection_rejected(error: BaseException) -> bool:
+def _is_rejection(error: psycopg.Error) -> bool:
     """Return whether a server responded and rejected the connection."""
-    origin = driver_error(error)
-    return origin is not None and origin.sqlstate is None and bool(_REJECTIONS.search(str(origin)))
+    return error.sqlstate is None and bool(_REJECTIONS.search(str(error)))
 
 
-def needs_user_action(error: BaseException) -> bool:
-    """Return whether a setting, a privilege, a table or a column is missing or wrong."""
-    origin = driver_error(error)
-    return origin is not None and (origin.sqlstate or "").startswith(_USER_STATES)
+def translate(error: psycopg.Error, what: str, url: sqlalchemy.URL, waited: float) -> TargetError:
+    """Return the error that ends the load.
+
+    Args:
+        error: An error that is not retried, or no longer.
+        what: What was written, such as `a batch of "events"`.
+        url: The database.
+        waited: How long an unavailable server was waited for, in seconds.
+    """
+    address = f"{url.host}:{url.port}" if url.host else f"{url.query.get('host')}"
+    message = summarize(error)
+    state = error.sqlstate or ""
+    if _is_rejection(error):
+        message = (
+            f"PostgreSQL at {address} rejected the connection: {message}. "
+            "Check the settings host, port, user, password and database."
+        )
+        return SettingsError(message)
+    if is_transient(error):
+        message = (
+            f"PostgreSQL at {address} was not available for {waited:g} s "
+            f"while writing {what}: {message}."
+        )
+        return DatabaseUnavailableError(message)
+    if state == _DISK_FULL:
+        message = f"The disk of PostgreSQL is full, {what} was not written: {message}."
+        return DatabaseUnavailableError(message)
+    message = f"PostgreSQL refused {what}: {message}."
+    if state.startswith(_USER_STATES):
+        return SettingsError(message)
+    if state.startswith(_DATA_STATES):
+        return InvalidDataError(message)
+    return DatabaseUnavailableError(message)
 
 
-def is_data_error(error: BaseException) -> bool:
-    """Return whether PostgreSQL rejects the rows themselves."""
-    origin = driver_error(error)
-    return origin is not None and (origin.sqlstate or "").startswith(_DATA_STATES)
-
-
-def summarize(error: BaseException) -> str:
+def summarize(error: psycopg.Error) -> str:
     """Return the message of PostgreSQL in one line, and the position within a COPY."""
-    origin = driver_error(error)
-    lines = [line.strip() for line in str(origin or error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
-        return type(origin or error).__name__
+        return type(error).__name__
     # For a host with several addresses the first line is the heading of a list of failures.
     message = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     # The server's own message of a failed connection follows that of libpq.
     message = re.sub(r"\s+", " ", message.rsplit("FATAL:", maxsplit=1)[-1]).strip(" .")
-    # The context of a COPY quotes the row after a colon: data, which must not reach the log.
-    context = origin.diag.context if origin else None
-    return (
-        f"{message} ({context.splitlines()[0].split(':', maxsplit=1)[0]})" if context else message
-    )
+    if context := error.diag.context:
+        # The context of a COPY quotes the row after a colon: data, which must not reach the log.
+        message += f" ({context.splitlines()[0].split(':', maxsplit=1)[0]})"
+    return message
 
 
-def find_secrets(config: Mapping[str, Any]) -> list[str]:
-    """Return every secret in the settings, as text."""
+def redact(text: str, config: Mapping[str, Any]) -> str:
+    """Return the text with every secret of the settings replaced."""
     tunnel = config.get("ssh_tunnel")
-    places: list[tuple[Mapping[str, Any], str]] = [
-        (config, "password"),
-        (config, "ssl_client_private_key"),
+    if not isinstance(tunnel, dict):
+        tunnel = {}
+    values = [
+        config.get("password"),
+        config.get("ssl_client_private_key"),
+        tunnel.get("private_key"),
+        tunnel.get("private_key_password"),
     ]
-    if isinstance(tunnel, dict):
-        places += [(tunnel, "private_key"), (tunnel, "private_key_password")]
-    found = [str(place[name]) for place, name in places if place.get(name)]
+    secrets = [str(value) for value in values if value]
     if url := config.get("sqlalchemy_url"):
         # Whole, because it may be no valid URL; and its password, both escaped and unescaped.
-        found.append(str(url))
+        secrets.append(str(url))
         with contextlib.suppress(sqlalchemy.exc.ArgumentError):
             if password := sqlalchemy.make_url(str(url)).password:
-                found += [password, quote(password), quote_plus(password)]
-    return found
-
-
-def redact(secrets: list[str], text: str) -> str:
-    """Return the text with every secret replaced."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+                secrets += [password, quote(password), quote_plus(password)]
+    for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return text

@@ -5,22 +5,16 @@ The SDK is pinned, and tests/target/test_sdk_overrides.py fails when one of thes
 
 from __future__ import annotations
 
-import abc
-import sys
 from typing import TYPE_CHECKING, Any
 
 # The command line passes it to `Target.invoke`, a public method with a private type.
 from singer_sdk.plugin_base import _ConfigInput as ConfigInput
 from target_postgres.connector import PostgresConnector
 from target_postgres.target import TargetPostgres
+from typing_extensions import override
 
 if TYPE_CHECKING:
     import sqlalchemy
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
 
 
 __all__ = ["ConfigInput", "PatchedConnector", "PatchedTarget"]
@@ -36,7 +30,7 @@ class PatchedConnector(PostgresConnector):
         return self._engine
 
 
-class PatchedTarget(TargetPostgres, abc.ABC):
+class PatchedTarget(TargetPostgres):
     """The stock target, with its message handlers under public names."""
 
     # The SDK reads, dispatches and handles messages in one final method (`listen`), which decodes
@@ -55,12 +49,9 @@ class PatchedTarget(TargetPostgres, abc.ABC):
         """Let the sinks of a stream remove rows of earlier versions."""
         self._process_activate_version_message(message)
 
-    @abc.abstractmethod
-    def set_up_signals(self) -> None:
-        """Install the signal handlers."""
-
     @override
     def _setup_signal_handlers(self) -> None:
-        # Called by the SDK's constructor. Its handler writes all that is in memory and exits with
-        # 0: within a signal handler, so possibly in the middle of the same transaction.
-        self.set_up_signals()
+        # Nothing: `Shutdown` handles signals. The SDK's handler, which its constructor would set,
+        # writes all that is in memory and exits with 0: within a signal handler, so possibly in the
+        # middle of the same transaction.
+        return

@@ -32,8 +32,8 @@ _TYPE_NAMES = {"timestamptz": "timestamp with time zone"}
 
 _CATALOG = """
     SELECT c.relname, c.relkind IN ('r', 'p'),
-           (SELECT jsonb_object_agg(a.attname, ARRAY[format_type(a.atttypid, a.atttypmod),
-                                                     CASE WHEN a.atthasdef THEN 'default' END])
+           (SELECT jsonb_object_agg(a.attname, jsonb_build_array(
+                       format_type(a.atttypid, a.atttypmod), a.atthasdef))
               FROM pg_attribute AS a
              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
            ARRAY(SELECT a.attname::text
@@ -77,27 +77,22 @@ class Table:
     key: tuple[str, ...]
 
 
-def sql_files() -> list[Traversable]:
-    """Return the SQL files in the order of their names.
+@cache
+def script() -> str:
+    """Return the text of all SQL files, in the order of their names.
 
     They are at target-config/sql; a wheel contains them inside the package.
     """
     packed = resources.files("target_config") / "sql"
     folder: Traversable = packed if packed.is_dir() else Path(__file__).parents[2] / "sql"
-    found = sorted(
+    files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".sql")),
         key=lambda file: file.name,
     )
-    if not found:
+    if not files:
         message = f"No SQL files in {folder}: the installation is broken."
         raise FileNotFoundError(message)
-    return found
-
-
-@cache
-def script() -> str:
-    """Return the text of all SQL files."""
-    return "\n".join(file.read_text(encoding="utf-8") for file in sql_files())
+    return "\n".join(file.read_text(encoding="utf-8") for file in files)
 
 
 @cache
@@ -158,12 +153,11 @@ def ensure_tables(cursor: psycopg.Cursor[Any], schema: str) -> None:
 def _present_tables(cursor: psycopg.Cursor[Any], schema: str) -> dict[str, Table | None]:
     """Read the tables of these names from the catalog; None for a view or another relation."""
     cursor.execute(_CATALOG, (schema, list(tables())))
-    return {
-        name: Table({c: (kind, bool(d)) for c, (kind, d) in (columns or {}).items()}, tuple(key))
-        if is_table
-        else None
-        for name, is_table, columns, key in cursor.fetchall()
-    }
+    present: dict[str, Table | None] = {}
+    for name, is_table, columns, key in cursor.fetchall():
+        found = {column: (kind, default) for column, (kind, default) in (columns or {}).items()}
+        present[name] = Table(found, tuple(key)) if is_table else None
+    return present
 
 
 def _difference(expected: Table, present: Table | None) -> str | None:

@@ -1,28 +1,34 @@
-"""The target: line → buffer → COPY → checkpoint → STATE."""
+"""The target: line → buffer → COPY → checkpoint → STATE; and its command line."""
 
 from __future__ import annotations
 
 import copy
 import decimal
+import gc
+import io
 import logging
+import os
 import re
+import signal
 import sys
+import textwrap
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import click
 import msgspec
 import sqlalchemy.exc
+from psycopg import sql
 from singer_sdk.exceptions import (
     ConfigValidationError,
     InvalidRecord,
     MissingKeyPropertiesError,
 )
 from target_postgres.target import TargetPostgres
+from typing_extensions import override
 
-from target_config import checkpoint
-from target_config.connector import Database, LoadLock
-from target_config.errors import InvalidDataError, SettingsError, find_secrets, redact
+from target_config.connector import CheckpointConnector, LoadLock
+from target_config.errors import InvalidDataError, SettingsError, TargetError, redact
 from target_config.reader import read_lines
 from target_config.sdk_overrides import ConfigInput, PatchedTarget
 from target_config.shutdown import Shutdown
@@ -30,17 +36,19 @@ from target_config.sink import CheckpointSink
 from target_config.tables import ensure_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import PurePath
 
-    from target_config.connector import CheckpointConnector
-
-if sys.version_info >= (3, 12):
-    from typing import override
-else:
-    from typing_extensions import override
+    import psycopg
 
 MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 """Rows are written at a STATE, and earlier if their lines are larger: a page takes about 3 MB."""
+
+MAX_MESSAGE_LENGTH = 300
+"""Characters of an unexpected error that are logged: it may quote a whole Singer message."""
+
+GARBAGE_THRESHOLD = 50_000
+"""Objects created between two runs of the garbage collector."""
 
 DEFAULTS: dict[str, Any] = {
     "default_target_schema": "public",
@@ -59,6 +67,11 @@ _RECORD = re.compile(rb'\{\s*"type"\s*:\s*"RECORD"\s*,\s*"stream"\s*:\s*"([^"\\]
 
 _NO_PREFIX = b"\n"
 """No line begins with it."""
+
+_UPSERT_CHECKPOINT = """
+    INSERT INTO {} AS c (id, state, updated_at) VALUES (1, %s, now())
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, updated_at = excluded.updated_at
+"""
 
 _decoder = msgspec.json.Decoder(float_hook=decimal.Decimal)
 
@@ -92,8 +105,9 @@ class TargetPostgresCheckpoint(PatchedTarget):
         validate_config: bool = True,  # noqa: FBT001, FBT002
     ) -> None:
         """Read the settings; the first use of the database connects."""
-        self.shutdown = Shutdown()
         super().__init__(config, parse_env_config, validate_config)
+        self.shutdown = Shutdown()
+        self.shutdown.install()
         # The stock target sets 1 and its parent sets 8 again: eight threads for three sinks.
         self.max_parallelism = 1
         # Three lines of metrics per page; the stream `pages` has more detail.
@@ -112,10 +126,10 @@ class TargetPostgresCheckpoint(PatchedTarget):
         return str(self.config.get("default_target_schema") or DEFAULTS["default_target_schema"])
 
     @cached_property
-    def database(self) -> Database:
-        """The database that all sinks and the checkpoint share."""
+    @override
+    def target_connector(self) -> CheckpointConnector:
         try:
-            connector = cast("CheckpointConnector", self.target_connector)
+            connector = CheckpointConnector(dict(self.config), self.shutdown)
             driver = connector.engine.dialect.driver
         except (sqlalchemy.exc.ArgumentError, ImportError) as error:
             message = "The setting sqlalchemy_url is not the URL of a database."
@@ -124,25 +138,16 @@ class TargetPostgresCheckpoint(PatchedTarget):
             message = "The setting sqlalchemy_url has to begin with postgresql+psycopg://."
             raise SettingsError(message)
         # The SSH tunnel of the stock connector sets handlers of its own.
-        self.set_up_signals()
-        return Database(connector, self.shutdown)
+        self.shutdown.install()
+        return connector
 
     @cached_property
     def lock(self) -> LoadLock:
         """Held while tables are created and rows are loaded."""
-        return LoadLock(self.database, self.schema_name)
-
-    @override
-    def set_up_signals(self) -> None:
-        self.shutdown.install()
-
-    def ensure_tables(self) -> None:
-        """Create the tables that are missing; the caller holds the lock."""
-        schema = self.schema_name
-        self.database.run_transaction("the tables", lambda cursor: ensure_tables(cursor, schema))
+        return LoadLock(self.target_connector, self.schema_name)
 
     def load(self, file: IO[Any] | None = None) -> None:
-        """Load all messages of a file, stdin by default.
+        """Create the tables that are missing, and load all messages of a file, stdin by default.
 
         A record of a stream that nothing changes stays a line of bytes until a STATE arrives: then
         the lines are copied, and the STATE is acknowledged (`_commit`). Other messages are decoded.
@@ -151,7 +156,9 @@ class TargetPostgresCheckpoint(PatchedTarget):
             TargetError: If the load cannot continue; what was acknowledged is committed.
         """
         with self.lock:
-            self.ensure_tables()
+            self.target_connector.run_transaction(
+                "the tables", lambda cursor: ensure_tables(cursor, self.schema_name)
+            )
             prefix, lines = _NO_PREFIX, None
             for line in read_lines(file or sys.stdin):
                 # Most lines are records of the same stream as the one before: one comparison.
@@ -239,18 +246,23 @@ class TargetPostgresCheckpoint(PatchedTarget):
                 return
             # 2. The checkpoint is committed, if no other load has taken a lost lock.
             self.lock.hold()
-            self.database.run_transaction(
-                "the checkpoint", lambda cursor: checkpoint.save(cursor, self.schema_name, state)
+            self.target_connector.run_transaction(
+                "the checkpoint", lambda cursor: self._save_checkpoint(cursor, state)
             )
             # 3. The STATE is printed.
-            checkpoint.emit_state(state)
+            _print_state(state)
             self._last_state = state
+
+    def _save_checkpoint(self, cursor: psycopg.Cursor[Any], state: str) -> None:
+        """Write the STATE as the one row of `checkpoint`; a trigger derives the other columns."""
+        table = sql.Identifier(self.schema_name, "checkpoint")
+        cursor.execute(sql.SQL(_UPSERT_CHECKPOINT).format(table), (state,))
 
     def _write_rows(self) -> None:
         """Commit all rows in memory."""
         with self.shutdown.deferred():
             for stream, lines in self._lines.items():
-                cast("CheckpointSink", self.get_sink(stream)).loader.write_lines(lines)
+                cast("CheckpointSink", self.get_sink(stream)).write_lines(lines)
                 lines.clear()
             self._buffered_bytes = 0
             self.drain_all()
@@ -276,15 +288,12 @@ class TargetPostgresCheckpoint(PatchedTarget):
             target = cls(config=given.config, parse_env_config=given.parse_env)
         except ConfigValidationError as error:
             message = f"Invalid settings: {'; '.join(error.errors)}."
-            raise SettingsError(redact(find_secrets(given.config), message)) from error
+            raise SettingsError(redact(message, given.config)) from error
         except AssertionError as error:
             # The stock target's own checks of settings that depend on each other.
             raise SettingsError(str(error)) from error
-        if apply_sql:
-            with target.lock:
-                target.ensure_tables()
-        else:
-            target.load(file_input)
+        # A load of nothing creates the tables.
+        target.load(io.BytesIO() if apply_sql else file_input)
 
     @classmethod
     @override
@@ -309,3 +318,56 @@ class TargetPostgresCheckpoint(PatchedTarget):
         except (OSError, ValueError) as error:
             message = f"The settings cannot be read: {error}"
             raise SettingsError(message) from error
+
+
+def _print_state(state: str) -> None:
+    """Print the STATE on stdout, one line, and flush: Meltano saves it at once."""
+    try:
+        sys.stdout.write(f"{state}\n")
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        # What is left in the buffer must not fail again when the interpreter exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = (
+            "stdout is closed: the STATE cannot be printed. Rows and checkpoint are committed."
+        )
+        raise TargetError(message) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `target-postgres-checkpoint`.
+
+    Exit codes: 0 all input is loaded; 1 try again; 2 settings, privileges or tables; 3 invalid
+    data; 75 another load is running; 128 + signal.
+    """
+    command = TargetPostgresCheckpoint.cli
+    logger = TargetPostgresCheckpoint.logger
+    # Rows hold no cycles and live until they are written. With its default threshold the collector
+    # visits them, and all imported modules, for a sixth of the time.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_THRESHOLD)
+    try:
+        code = command.main(
+            arguments, prog_name="target-postgres-checkpoint", standalone_mode=False
+        )
+    except SystemExit as end:
+        if isinstance(end.code, int) and end.code > 128:  # noqa: PLR2004
+            name = signal.Signals(end.code - 128).name
+            logger.warning("Stopped by %s; everything up to the last STATE is committed.", name)
+            # At its own end the interpreter would let the next signal kill it.
+            os._exit(end.code)
+        raise
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except TargetError as error:
+        logger.critical("%s", error, extra={"exit_code": error.exit_code})
+        sys.exit(error.exit_code)
+    except Exception as error:
+        message = textwrap.shorten(str(error), MAX_MESSAGE_LENGTH, placeholder=" ...")
+        logger.critical(
+            "Unexpected error: %s: %s", type(error).__name__, message, extra={"exit_code": 1}
+        )
+        logger.debug("Traceback:", exc_info=True)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
