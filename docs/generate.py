@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import psycopg
 from datasync_ingestion.config import MELTANO_NAMES
 from datasync_ingestion.database import PIPELINE_RUNS
-from datasync_monitor.database import in_schema
 from datasync_sandbox.testing import temporary_postgres
 
 if TYPE_CHECKING:
@@ -171,7 +170,7 @@ def tables() -> str:
             capture_output=True,
         )
         with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(in_schema("public", PIPELINE_RUNS))
+            connection.execute(PIPELINE_RUNS)
             return "\n".join((TABLES_HEAD, *_sections(connection), TABLES_TAIL))
 
 

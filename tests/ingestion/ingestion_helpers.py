@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from datasync_ingestion import database
 from datasync_ingestion.config import MELTANO_NAMES, NAMES, UNSUPPORTED_NAMES
 from datasync_ingestion.meltano import pipeline_processes
 from datasync_monitor.database import DatabaseSettings
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from datasync_ingestion.database import PipelineRun
+    from datasync_monitor.database import ReconnectingConnection
     from datasync_sandbox.testing import Cluster
 
 # Fake Meltano: handles `state`, or fails with the text of state_error.log; `run` executes the next
@@ -162,6 +165,11 @@ class Checkout:
 
     root: Path
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its programs."""
+        return {**os.environ, "MELTANO_PROJECT_ROOT": str(self.root)}
+
     def plan(self, *attempts: dict[str, Any]) -> None:
         """Define what the next runs of Meltano do."""
         (self.root / "attempts.json").write_text(json.dumps(attempts))
@@ -250,6 +258,11 @@ def settings_of(cluster: Cluster) -> DatabaseSettings:
     return DatabaseSettings(
         cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
     )
+
+
+def begin_run(connection: ReconnectingConnection, source: str) -> PipelineRun:
+    settings = connection.settings
+    return connection.run(lambda conn: database.begin_run(conn, settings, source))
 
 
 def own_database(cluster: Cluster) -> dict[str, str]:

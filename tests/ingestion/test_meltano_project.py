@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from datasync_ingestion.config import NAMES, UNSUPPORTED_NAMES
-from datasync_ingestion.errors import IngestionError
-from datasync_ingestion.meltano import AttemptSummary, parse_line
-from datasync_ingestion.signals import SignalWatcher
-from datasync_ingestion.state_sync import MeltanoState
+from datasync_ingestion.errors import IngestionError, SignalWatcher
+from datasync_ingestion.meltano import AttemptSummary, MeltanoState, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
