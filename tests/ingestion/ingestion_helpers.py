@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -176,14 +176,7 @@ class Checkout:
 
     def use(self, cluster: Cluster) -> None:
         """Let the sandbox report this database."""
-        settings = {
-            "host": cluster.host,
-            "port": cluster.port,
-            "user": cluster.user,
-            "password": cluster.password,
-            "name": cluster.database,
-        }
-        (self.root / "database.json").write_text(json.dumps(settings))
+        (self.root / "database.json").write_text(json.dumps(asdict(settings_of(cluster))))
 
     def calls(self, verb: str) -> list[dict[str, Any]]:
         """The calls of Meltano of one kind: `run`, `get`, `set` or `clear`."""

@@ -157,28 +157,6 @@ def meltano_pid(checkout: Checkout) -> int:
     return int(checkout.calls("run")[0]["pid"])
 
 
-def test_returns_log_line_by_line_until_process_ends(checkout: Checkout) -> None:
-    running = start(checkout, {"log": [{"event": "one"}, {"event": "two"}], "exit": 3})
-    lines = [parse_line(text).text for text in iter(lambda: running.next_line(0.1), None) if text]
-    assert lines == ["Running job", "one", "two"]
-    assert running.wait() == 3
-    (call,) = checkout.calls("run")
-    assert call["words"] == [
-        *("--log-format=json", "--environment=dev", "run", "--no-install", "--force"),
-        *("tap-datasync", "target-postgres"),
-    ]
-
-
-def test_stops_tap_first_so_that_meltano_saves_state(checkout: Checkout) -> None:
-    running, tap = start_tap(checkout)
-    # Ctrl-C in the terminal must not reach it before.
-    assert os.getsid(tap.pid) == meltano_pid(checkout) != os.getsid(0)
-    running.stop()
-    assert pipeline_processes(checkout.root) == []
-    found = [parse_line(text).fields for text in iter(lambda: running.next_line(0.1), None) if text]
-    assert found[-1]["exit_codes"] == {"extractors": 143}
-
-
 def test_kills_tap_that_ignores_sigterm(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

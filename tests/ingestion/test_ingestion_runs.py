@@ -44,6 +44,10 @@ def test_first_run_loads_and_prints_progress_and_summary(ready: Checkout, empty:
     assert "events in the API       20" in output
     assert ready.sandbox_calls() == [["up", "--json", "--events=20", "--limit", "1000"]]
     (call,) = ready.calls("run")
+    assert call["words"] == [
+        *("--log-format=json", "--environment=dev", "run", "--no-install", "--force"),
+        *("tap-datasync", "target-postgres"),
+    ]
     assert call["env"]["API_KEY"] == "sample-key"
     assert call["env"]["DB_PORT"] == str(empty.port)
     columns = "source, outcome, restarts, events_before, events_after, ended_at IS NOT NULL"
@@ -125,6 +129,8 @@ def test_signal_stops_pipeline_and_started_sandbox(
     process = ready.start()
     meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
     wait_for(lambda: "Page 1" in ready.log())
+    # Ctrl-C in the terminal reaches this process alone, which stops the tap first.
+    assert os.getsid(meltano) == meltano
     code, output = stop(process, number)
     assert code == expected
     assert "Stopped. Loaded events are kept" in output

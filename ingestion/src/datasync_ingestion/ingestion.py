@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+import click
 from datasync_monitor.database import (
     DatabaseRejected,
     DatabaseUnavailable,
@@ -19,7 +20,7 @@ from datasync_monitor.database import (
 from datasync_monitor.environment import read_env_file
 from datasync_monitor.snapshot import read_checkpoint
 
-from datasync_ingestion import config, database, output
+from datasync_ingestion import config, database
 from datasync_ingestion.errors import (
     EXIT_OK,
     BusyError,
@@ -29,7 +30,7 @@ from datasync_ingestion.errors import (
     SignalWatcher,
 )
 from datasync_ingestion.meltano import MeltanoState, reconcile, stop_orphaned_pipeline
-from datasync_ingestion.output import Hints, ProgressDisplay, Summary
+from datasync_ingestion.output import RESUME_NOTE, Hints, ProgressDisplay, Summary
 from datasync_ingestion.runner import LoadRunner, RestartPolicy
 from datasync_ingestion.sandbox import Sandbox
 
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from datasync_monitor.database import DatabaseSettings
-
-    from datasync_ingestion.config import Api, RunConfig
+    from datasync_ingestion.config import RunConfig
 
 KEPT_LOGS = 50
 LOAD_LOCK_SECONDS = 3.0
@@ -95,7 +94,7 @@ class Ingestion:
                 self._sandbox.stop_started()
                 # The terminal may be closed.
                 with suppress(OSError):
-                    output.info(f"Stopped. {output.RESUME_NOTE}")
+                    click.echo(f"Stopped. {RESUME_NOTE}")
                 raise
             except DatabaseRejected as error:
                 raise ConfigError(str(error)) from error
@@ -109,7 +108,7 @@ class Ingestion:
             BusyError: A run is in progress.
         """
         with self._checkout_lock():
-            output.info(self._sandbox.stop())
+            click.echo(self._sandbox.stop())
         return EXIT_OK
 
     @contextmanager
@@ -131,7 +130,7 @@ class Ingestion:
             file.write(f"{os.getpid()}\n")
             file.flush()
             if stop_orphaned_pipeline(self.root):
-                output.info("Stopped a pipeline left running by a killed run.")
+                click.echo("Stopped a pipeline left running by a killed run.")
             yield
 
     def _resolve(self) -> RunConfig:
@@ -150,15 +149,15 @@ class Ingestion:
 
     def _run(self, selected: RunConfig) -> int:
         for notice in selected.notices:
-            output.info(notice)
+            click.echo(notice)
         state = MeltanoState(self.root, self._meltano_environment(), self.signals)
         with ThreadPoolExecutor(1) as pool:
             # Meltano takes seconds to return its state; the sandbox starts meanwhile.
             saved = pool.submit(state.read)
-            api, settings = self._resolve_addresses(selected)
-        output.info(f"API:      {api.url}{' (sample events)' if selected.uses_sandbox else ''}")
+            api, settings = self._sandbox.start(selected, self.sandbox_options)
+        click.echo(f"API:      {api.url}{' (sample events)' if selected.uses_sandbox else ''}")
         embedded = selected.database is None
-        output.info(f"Database: {settings.location}{' (embedded)' if embedded else ''}")
+        click.echo(f"Database: {settings.location}{' (embedded)' if embedded else ''}")
         with ReconnectingConnection(
             settings,
             application_name=database.APPLICATION_NAME,
@@ -177,21 +176,12 @@ class Ingestion:
             )
             if change:
                 new_state, reason = change
-                output.info(reason)
+                click.echo(reason)
                 state.write(new_state)
             env = self._meltano_environment(
                 **config.pipeline_environment(api, settings, selected.page_size)
             )
             return self._load(connection, env, source, selected)
-
-    def _resolve_addresses(self, selected: RunConfig) -> tuple[Api, DatabaseSettings]:
-        """Return the addresses of API and database; starts the sandbox if it is used."""
-        if selected.api and selected.database:
-            return selected.api, selected.database
-        api, settings = self._sandbox.start(self.sandbox_options, with_api=selected.uses_sandbox)
-        chosen = selected.api or api
-        assert chosen is not None  # noqa: S101 - one of the two
-        return chosen, settings
 
     def _prepare_database(
         self, connection: ReconnectingConnection, source: str, *, embedded: bool
@@ -205,7 +195,7 @@ class Ingestion:
         self._check_load_lock(connection)
         last = connection.run(database.last_source)
         if database.check_source_change(last, source, settings, embedded=embedded):
-            output.info("The sandbox serves other sample events: removing the previous ones.")
+            click.echo("The sandbox serves other sample events: removing the previous ones.")
             connection.run(database.truncate_load)
 
     def _check_load_lock(self, connection: ReconnectingConnection) -> None:
@@ -258,8 +248,8 @@ class Ingestion:
                 display.refresh(last=True)
         log_hint = self._hints.log(path.relative_to(self.root))
         if outcome.exit_code != EXIT_OK:
-            output.error(outcome.message)
-            output.error(f"{output.RESUME_NOTE} Full log: {log_hint}")
+            click.echo(outcome.message, err=True)
+            click.echo(f"{RESUME_NOTE} Full log: {log_hint}", err=True)
             return outcome.exit_code
         checkpoint = connection.run(read_checkpoint)
         embedded = selected.database is None
@@ -274,7 +264,7 @@ class Ingestion:
             log=log_hint,
             sandbox_runs=embedded,
         )
-        output.info("\n".join(summary.lines()))
+        click.echo("\n".join(summary.lines()))
         return EXIT_OK
 
     def _new_log(self) -> Path:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+import click
 from datasync_monitor import formatting
 from datasync_monitor.database import DatabaseUnavailable
 from datasync_monitor.progress import read_progress
@@ -26,16 +27,6 @@ RESUME_NOTE = "Loaded events are kept; the next run resumes from the checkpoint.
 
 _REFRESH_SECONDS = 1.0
 _COMPOSE_DATABASE = "postgres"
-
-
-def info(message: object) -> None:
-    """Print a message, at once also into a pipe."""
-    print(message, flush=True)  # noqa: T201 - the one place that prints
-
-
-def error(message: object) -> None:
-    """Print an error message."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +108,7 @@ class ProgressDisplay:
         if self._live:
             self._live.print(text)
         else:
-            info(text)
+            click.echo(text)
 
     def refresh(self, *, last: bool = False) -> None:
         """Show the current progress, once a second at most.
@@ -141,7 +132,7 @@ class ProgressDisplay:
         if self._live:
             self._live.update(progress, self.note)
         elif line := self._lines.next(progress, last=last):
-            info(line)
+            click.echo(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from datasync_ingestion.config import RunConfig
     from datasync_ingestion.errors import SignalWatcher
 
 # The parts of the sandbox, and the options that restrict a command to them.
@@ -34,18 +35,16 @@ class Sandbox:
         self._signals = signals
         self._program = root / ".venv" / "bin" / "datasync-sandbox"
         self._started: set[str] = set()
-        self._with_api = True
-        self._addresses: tuple[Api | None, DatabaseSettings] | None = None
+        self._own_api: Api | None = None
+        self._addresses: tuple[Api, DatabaseSettings] | None = None
         self.feed = ""
 
-    def start(
-        self, options: Sequence[str], *, with_api: bool
-    ) -> tuple[Api | None, DatabaseSettings]:
-        """Start the parts that are not running, and wait until they respond.
+    def start(self, config: RunConfig, options: Sequence[str]) -> tuple[Api, DatabaseSettings]:
+        """Start what the run uses of it and is not running, and wait until it responds.
 
         Args:
-            options: For the API, from the user.
-            with_api: Whether the API is needed, or the database alone.
+            config: The user's own API and database; the sandbox takes the place of a missing one.
+            options: For the sandbox's API, from the user.
 
         Returns:
             The addresses of API and database.
@@ -55,7 +54,9 @@ class Sandbox:
             IngestionError: They do not start.
             Interrupted: A signal arrived.
         """
-        self._with_api = with_api
+        if config.api and config.database:
+            return config.api, config.database
+        self._own_api = config.api
         self._addresses = self._up(*options)
         return self._addresses
 
@@ -73,8 +74,8 @@ class Sandbox:
             return True
         return self._up("--restore") == self._addresses
 
-    def _up(self, *options: str) -> tuple[Api | None, DatabaseSettings]:
-        only = () if self._with_api else (_PARTS["database"],)
+    def _up(self, *options: str) -> tuple[Api, DatabaseSettings]:
+        only = (_PARTS["database"],) if self._own_api else ()
         done = self._run("up", "--json", *only, *options)
         if done.returncode:
             self._signals.check()
@@ -89,8 +90,8 @@ class Sandbox:
             option for part, option in _PARTS.items() if (report.get(part) or {}).get("started")
         }
         self._signals.check()
-        api = None
-        if self._with_api:
+        api = self._own_api
+        if api is None:
             api = Api(report["api"]["url"], report["api"]["key"])
             self.feed = report["api"]["feed"]
         names = ("host", "port", "user", "password", "name")
