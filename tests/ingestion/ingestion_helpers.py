@@ -99,14 +99,14 @@ root = pathlib.Path.cwd()
 words = sys.argv[1:]
 with (root / "sandbox.jsonl").open("a") as calls:
     calls.write(json.dumps(words) + "\\n")
+if (root / "sandbox_error.log").exists():
+    sys.exit((root / "sandbox_error.log").read_text())
 if words[0] == "down":
     print("stopped")
     sys.exit(0)
 if "--wrong" in words:
     print("Usage: up\\n\\nError: No such option: --wrong", file=sys.stderr)
     sys.exit(2)
-if (root / "sandbox_error.log").exists():
-    sys.exit((root / "sandbox_error.log").read_text())
 started = not (root / "was-running").exists()
 feed = " ".join(sorted(word for word in words if word.startswith("--events")))
 api = {"url": "http://127.0.0.1:1/api/v1", "key": "sample-key", "feed": feed, "pid": 1,

@@ -315,16 +315,16 @@ def test_foreign_pages_table_hides_progress_only(ready: Checkout, empty: Cluster
 
 def test_real_api_and_database_start_no_sandbox(ready: Checkout, empty: Cluster) -> None:
     """And the key is in no output, log or process list, only in the environment."""
-    ready.plan(FINISH)
+    ready.plan(failure(1, "The API does not respond."), FINISH)
     settings = own_database(empty) | {"BATCH_SIZE": "1000"}
     # Meltano's own settings do not change what is run.
     foreign = {"MELTANO_RUN_FULL_REFRESH": "1", "MELTANO_ENVIRONMENT": "prod"}
     code, output = ready.run("--verbose", **settings, **foreign)
     assert code == 0, output
     assert ready.sandbox_calls() == []
-    (call,) = ready.calls("run")
-    assert call["env"] == settings
-    assert "real-key-123" not in output + ready.log() + "".join(call["words"])
+    for call in ready.calls("run"):
+        assert call["env"] == settings
+        assert "real-key-123" not in output + ready.log() + "".join(call["words"])
     assert f"psql -h {empty.host} -p {empty.port}" in output
     assert pipeline_runs(empty, "source") == ["https://api.test/api/v1"]
 
@@ -434,6 +434,19 @@ def test_shows_warnings_of_tap_and_target_and_a_series_of_them_once(ready: Check
 def test_stop_sandbox_stops_sandbox(ready: Checkout) -> None:
     assert ready.run("--stop-sandbox") == (0, "stopped\n")
     assert ready.sandbox_calls() == [["down"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("Usage: up\n\nError: Port 1 is taken.", "Port 1 is taken."),
+        ("", "The sandbox ended with exit code 1."),
+    ],
+)
+def test_error_of_sandbox_ends_run(ready: Checkout, error: str, message: str) -> None:
+    (ready.root / "sandbox_error.log").write_text(error)
+    assert ready.run() == (1, f"{message}\n")
+    assert ready.run("--stop-sandbox") == (1, f"{message}\n")
 
 
 def test_refuses_to_run_outside_checkout(ready: Checkout) -> None:
