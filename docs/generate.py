@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from datasync_ingestion.database import PIPELINE_RUNS
-from datasync_monitor.database import in_schema
 from datasync_sandbox.testing import temporary_postgres
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def tables() -> Iterator[str]:
         config.write_text(json.dumps({name: getattr(server, name) for name in names}))
         _output("target-postgres-checkpoint", "--config", str(config), "--apply-sql")
         with psycopg.connect(server.url, autocommit=True) as connection:
-            connection.execute(in_schema("public", PIPELINE_RUNS))
+            connection.execute(PIPELINE_RUNS)
             for table, description in connection.execute(_TABLES).fetchall():
                 columns = connection.execute(_COLUMNS, (table,)).fetchall()
                 rows = "\n".join(_row(*column) for column in columns)

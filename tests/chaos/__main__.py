@@ -19,13 +19,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    test = ChaosTest(
-        directory,
-        kills=options.kills,
-        events=options.events,
-        page_size=options.page_size,
-        seed=options.seed,
-    )
+    test = ChaosTest(directory, **vars(options))
     print(f"{test.expected_duration}; data and logs in {directory}", flush=True)
     report = test.run()
     print(report)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from datasync_sandbox.testing import (
 from tests.pipeline.pipeline_helpers import Database, Project, make_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from datasync_sandbox.testing import Cluster
 
@@ -86,53 +86,51 @@ class Report:
         return "\n".join(lines)
 
 
+@dataclass
 class ChaosTest:
-    """One load under random kills."""
+    """One load under random kills.
 
-    def __init__(
-        self, directory: Path, *, kills: int, events: int, page_size: int, seed: int = 1
-    ) -> None:
-        """Store the arguments.
+    Attributes:
+        directory: For data and logs.
+        kills: How many processes are killed.
+        events: Events of the feed.
+        page_size: Events per request.
+        seed: Of the random targets, signals and times.
+    """
 
-        Args:
-            directory: For data and logs.
-            kills: How many processes are killed.
-            events: Events of the feed.
-            page_size: Events per request.
-            seed: Of the random targets, signals and times.
-        """
-        self._directory = directory
-        self._kills = kills
-        self._events = events
-        self._page_size = page_size
-        self._seed = seed
-        self._random = random.Random(seed)
-        self._output = directory / "output.log"
+    directory: Path
+    kills: int
+    events: int
+    page_size: int
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
 
     @property
     def expected_duration(self) -> str:
         """The expected duration, as text."""
-        load = self._events / self._page_size / _RATE_LIMIT * _WINDOW_SECONDS
-        minutes = (load + self._kills * _SECONDS_PER_KILL) / 60
+        load = self.events / self.page_size / _RATE_LIMIT * _WINDOW_SECONDS
+        minutes = (load + self.kills * _SECONDS_PER_KILL) / 60
         return f"takes about {minutes:.0f} minutes" if minutes >= 1 else "takes about a minute"
 
     def run(self) -> Report:
         """Load while processes are killed, let the load finish, and compare."""
-        report = Report(self._events, -(-self._events // self._page_size))
+        report = Report(self.events, -(-self.events // self.page_size))
         options = ApiOptions(
             port=0,
-            events=self._events,
+            events=self.events,
             limit=_RATE_LIMIT,
             window=_WINDOW_SECONDS,
             latency="0-0.3",
-            seed=self._seed,
+            seed=self.seed,
         )
         with (
             running_api(options) as api,
-            temporary_postgres(self._directory, durable=True) as cluster,
+            temporary_postgres(self.directory, durable=True) as cluster,
         ):
-            project = make_project(api, Database(cluster, cluster.database), self._directory)
-            project.env["BATCH_SIZE"] = str(self._page_size)
+            project = make_project(api, Database(cluster, cluster.database), self.directory)
+            project.env["BATCH_SIZE"] = str(self.page_size)
             started = time.monotonic()
             self._load(project, api, cluster, report)
             report.seconds = time.monotonic() - started
@@ -141,36 +139,29 @@ class ChaosTest:
         return report
 
     def _load(self, project: Project, api: RunningApi, cluster: Cluster, report: Report) -> None:
-        while True:
-            with self._ingestion(project) as process:
+        path = self.directory / "output.log"
+        while len(report.exit_codes) <= self.kills + 3:
+            with path.open("ab") as output:
+                process = subprocess.Popen(
+                    [project.root / ".venv/bin/datasync-ingest"],
+                    cwd=project.root,
+                    env=project.env,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            try:
                 while process.poll() is None:
-                    if report.kills.total() < self._kills:
+                    if report.kills.total() < self.kills:
                         self._kill_one(process, api, cluster, report)
                     else:
                         process.wait()
+            finally:
+                process.terminate()
+                process.wait(20)
             report.exit_codes.append(process.returncode)
             if process.returncode == 0:
                 return
-            if len(report.exit_codes) > self._kills + 3:
-                report.differences.append(f"not finished; see {self._output}")
-                return
-
-    @contextmanager
-    def _ingestion(self, project: Project) -> Iterator[subprocess.Popen[bytes]]:
-        with self._output.open("ab") as output:
-            process = subprocess.Popen(
-                [project.root / ".venv/bin/datasync-ingest"],
-                cwd=project.root,
-                env=project.env,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(20)
+        report.differences.append(f"not finished; see {path}")
 
     def _kill_one(
         self,

@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from datasync_ingestion import database
 from datasync_ingestion.config import MELTANO_NAMES, NAMES, UNSUPPORTED_NAMES
 from datasync_ingestion.meltano import pipeline_processes
 from datasync_monitor.database import DatabaseSettings
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from datasync_ingestion.database import PipelineRun
+    from datasync_monitor.database import ReconnectingConnection
     from datasync_sandbox.testing import Cluster
 
 # Fake Meltano: handles `state`, or fails with the text of state_error.log; `run` executes the next
@@ -96,14 +99,14 @@ root = pathlib.Path.cwd()
 words = sys.argv[1:]
 with (root / "sandbox.jsonl").open("a") as calls:
     calls.write(json.dumps(words) + "\\n")
+if (root / "sandbox_error.log").exists():
+    sys.exit((root / "sandbox_error.log").read_text())
 if words[0] == "down":
     print("stopped")
     sys.exit(0)
 if "--wrong" in words:
     print("Usage: up\\n\\nError: No such option: --wrong", file=sys.stderr)
     sys.exit(2)
-if (root / "sandbox_error.log").exists():
-    sys.exit((root / "sandbox_error.log").read_text())
 started = not (root / "was-running").exists()
 feed = " ".join(sorted(word for word in words if word.startswith("--events")))
 api = {"url": "http://127.0.0.1:1/api/v1", "key": "sample-key", "feed": feed, "pid": 1,
@@ -162,20 +165,18 @@ class Checkout:
 
     root: Path
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of its programs."""
+        return {**os.environ, "MELTANO_PROJECT_ROOT": str(self.root)}
+
     def plan(self, *attempts: dict[str, Any]) -> None:
         """Define what the next runs of Meltano do."""
         (self.root / "attempts.json").write_text(json.dumps(attempts))
 
     def use(self, cluster: Cluster) -> None:
         """Let the sandbox report this database."""
-        settings = {
-            "host": cluster.host,
-            "port": cluster.port,
-            "user": cluster.user,
-            "password": cluster.password,
-            "name": cluster.database,
-        }
-        (self.root / "database.json").write_text(json.dumps(settings))
+        (self.root / "database.json").write_text(json.dumps(asdict(settings_of(cluster))))
 
     def calls(self, verb: str) -> list[dict[str, Any]]:
         """The calls of Meltano of one kind: `run`, `get`, `set` or `clear`."""
@@ -250,6 +251,11 @@ def settings_of(cluster: Cluster) -> DatabaseSettings:
     return DatabaseSettings(
         cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
     )
+
+
+def begin_run(connection: ReconnectingConnection, source: str) -> PipelineRun:
+    settings = connection.settings
+    return connection.run(lambda conn: database.begin_run(conn, settings, source))
 
 
 def own_database(cluster: Cluster) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from datasync_ingestion import cli
 from datasync_ingestion.config import NAMES
-from datasync_ingestion.signals import SignalWatcher
+from datasync_ingestion.errors import SignalWatcher
 from datasync_monitor.environment import SECRETS
 from datasync_sandbox.cli import up
 from datasync_sandbox.testing import ApiOptions

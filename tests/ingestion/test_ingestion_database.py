@@ -1,29 +1,21 @@
-"""Checks of the database, and the table `pipeline_runs`."""
+"""Checks of the database, the table `pipeline_runs`, and the source of the events."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import psycopg
 import pytest
 from datasync_ingestion import database
 from datasync_ingestion.errors import ConfigError
-from datasync_monitor.database import ReconnectingConnection
-from ingestion_helpers import load, settings_of
+from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
+from ingestion_helpers import begin_run, settings_of
 
 if TYPE_CHECKING:
     from datasync_ingestion.database import PipelineRun
     from datasync_sandbox.testing import Cluster
 
-
-def begin(connection: ReconnectingConnection, source: str) -> PipelineRun:
-    settings = connection.settings
-    return connection.run(lambda conn: database.begin_run(conn, settings, source))
-
-
-def end(connection: ReconnectingConnection, run: PipelineRun, outcome: str) -> None:
-    connection.run(lambda conn: database.end_run(conn, run, outcome))
+REAL, OTHER = "https://a.test/api/v1", "https://b.test/api/v1"
 
 
 def test_last_source_is_that_of_the_last_run_that_loaded_events(
@@ -34,34 +26,68 @@ def test_last_source_is_that_of_the_last_run_that_loaded_events(
     def last_source() -> str | None:
         return connection.run(database.last_source)
 
-    first = begin(connection, "a")
+    def fail(run: PipelineRun) -> None:
+        connection.run(lambda conn: database.end_run(conn, run, "failed"))
+
+    first = begin_run(connection, "a")
     assert last_source() is None
     empty.sql("CREATE TABLE checkpoint (id INT PRIMARY KEY DEFAULT 1, updated_at TIMESTAMPTZ)")
     empty.sql("INSERT INTO checkpoint VALUES (1, clock_timestamp())")
     assert last_source() == "a"
-    end(connection, first, "failed")
+    fail(first)
     # Killed before it had loaded anything.
-    begin(connection, "b")
+    begin_run(connection, "b")
     assert last_source() == "a"
     # Events that existed already: not one row more.
-    second = begin(connection, "c")
+    second = begin_run(connection, "c")
     empty.sql("UPDATE checkpoint SET updated_at = clock_timestamp()")
-    end(connection, second, "failed")
+    fail(second)
     assert last_source() == "c"
     # Rows of a page whose checkpoint was not reached.
-    third = begin(connection, "d")
+    third = begin_run(connection, "d")
     empty.sql("CREATE TABLE events (id TEXT PRIMARY KEY); INSERT INTO events VALUES ('e')")
-    end(connection, third, "failed")
+    fail(third)
     assert last_source() == "d"
 
 
-def test_marks_unfinished_earlier_run_as_killed(
-    empty: Cluster, connection: ReconnectingConnection
+@pytest.mark.parametrize(
+    ("last", "current", "samples_changed"),
+    [
+        (None, REAL, False),
+        (None, "sandbox", False),
+        (REAL, REAL, False),
+        ("sandbox", "sandbox", False),
+        ("sandbox", "sandbox events=20", True),
+        # The tap compares real addresses itself.
+        (REAL, OTHER, False),
+        # An address is not the sandbox, whatever its name.
+        ("https://sandbox.test", "https://sandbox.test/2", False),
+    ],
+)
+def test_detects_change_of_source(
+    last: str | None,
+    current: str,
+    samples_changed: bool,  # noqa: FBT001 - a case of the table
 ) -> None:
-    begin(connection, "a")
-    begin(connection, "a")
-    rows = empty.sql("SELECT coalesce(outcome, 'in progress') FROM pipeline_runs ORDER BY id")
-    assert rows.splitlines() == ["killed", "in progress"]
+    at = DatabaseSettings("db")
+    assert database.check_source_change(last, current, at, embedded=True) is samples_changed
+
+
+@pytest.mark.parametrize(
+    ("last", "current", "message"),
+    [
+        ("sandbox events=5", REAL, "holds sample events of the sandbox"),
+        (REAL, "sandbox", f"holds events from {REAL}"),
+    ],
+)
+def test_refuses_to_mix_sample_and_real_events(last: str, current: str, message: str) -> None:
+    """And suggests to remove the database only if it is the embedded one."""
+    at = DatabaseSettings("db")
+    with pytest.raises(ConfigError, match=f"events at db:5432 {message}") as caught:
+        database.check_source_change(last, current, at, embedded=False)
+    assert not str(caught.value).count(", or")
+    with pytest.raises(ConfigError, match=r", or remove .*`rm -r \.sandbox`\.$"):
+        database.check_source_change(last, current, at, embedded=True)
 
 
 @pytest.mark.parametrize(
@@ -93,50 +119,16 @@ def test_refuses_database_with_another_encoding(empty: Cluster) -> None:
         connection.run(lambda conn: database.check_tables(conn, settings))
 
 
-def test_accepts_own_tables(empty: Cluster, connection: ReconnectingConnection) -> None:
-    settings = connection.settings
-    connection.run(lambda conn: database.check_tables(conn, settings))
-    empty.sql(load(5))
-    begin(connection, "a")
-    connection.run(lambda conn: database.check_tables(conn, settings))
-
-
 def test_missing_create_privilege_is_reported_with_the_grant(
     empty: Cluster, connection: ReconnectingConnection
 ) -> None:
     empty.sql(f"REVOKE CREATE ON SCHEMA public FROM {empty.user}, PUBLIC")
     with pytest.raises(ConfigError, match=f'GRANT CREATE ON SCHEMA public TO "{empty.user}"'):
-        begin(connection, "a")
+        begin_run(connection, "a")
 
 
-def test_describes_holder_of_load_lock(empty: Cluster, connection: ReconnectingConnection) -> None:
-    assert connection.run(database.load_lock_holder) is None
-    at = settings_of(empty)
-    parameters: dict[str, Any] = {
-        "host": at.host,
-        "port": at.port,
-        "user": at.user,
-        "password": at.password,
-        "dbname": at.name,
-    }
-    with psycopg.connect(**parameters, application_name="target-postgres-checkpoint") as holder:
-        key = (database._LOAD_LOCK_CLASS, "public")
-        holder.execute("SELECT pg_try_advisory_xact_lock(%s, hashtext(%s))", key)
-        found = connection.run(database.load_lock_holder)
-        assert found is not None
-        assert found.startswith(
-            f"target-postgres-checkpoint, server process {holder.info.backend_pid}"
-        )
-        assert found.endswith(" UTC")
-    assert connection.run(database.load_lock_holder) is None
-
-
-def test_truncate_does_not_affect_other_tables(
-    empty: Cluster, connection: ReconnectingConnection
+def test_no_table_of_the_load_is_empty_and_can_be_truncated(
+    connection: ReconnectingConnection,
 ) -> None:
     connection.run(database.truncate_load)
-    empty.sql(load(5))
-    begin(connection, "a")
-    connection.run(database.truncate_load)
     assert connection.run(lambda conn: database.count_rows(conn, "events")) == 0
-    assert connection.run(lambda conn: database.count_rows(conn, "pipeline_runs")) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,16 +13,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from ingestion_helpers import (
-    FINISH,
-    failure,
-    is_alive,
-    load,
-    own_database,
-    settings_of,
-    stop,
-    wait_for,
-)
+from datasync_ingestion import ingestion
+from datasync_ingestion.errors import SignalWatcher
+from datasync_ingestion.ingestion import Ingestion
+from ingestion_helpers import FINISH, failure, is_alive, load, own_database, stop, wait_for
 
 if TYPE_CHECKING:
     from datasync_sandbox.testing import Cluster
@@ -32,54 +27,52 @@ def pipeline_runs(empty: Cluster, columns: str) -> list[str]:
     return empty.sql(f"SELECT {columns} FROM pipeline_runs ORDER BY id").splitlines()
 
 
-def test_first_run_loads_and_prints_summary(ready: Checkout, empty: Cluster) -> None:
+def test_first_run_loads_and_prints_progress_and_summary(ready: Checkout, empty: Cluster) -> None:
+    (ready.root / ".run").rmdir()
+    (ready.root / ".env").write_text("API_KEY=put-your-api-key-here\n")
     ready.plan(FINISH)
     code, output = ready.run("--events=20", "--limit", "1000")
     assert code == 0, output
+    assert output.startswith("API_KEY is the placeholder of .env.example: loading sample events")
     assert "API:      http://127.0.0.1:1/api/v1 (sample events)" in output
     assert re.search(r"Database: \S+ at 127\.0\.0\.1:\d+ \(embedded\)", output)
+    # Without a terminal the progress is log lines.
+    (progress,) = [line for line in output.splitlines() if " finished page" in line]
+    assert "events=20" in progress
+    assert "\x1b" not in output
     assert "events in the table     20 (20 new)" in output
     assert "events in the API       20" in output
     assert ready.sandbox_calls() == [["up", "--json", "--events=20", "--limit", "1000"]]
     (call,) = ready.calls("run")
+    assert call["words"] == [
+        *("--log-format=json", "--environment=dev", "run", "--no-install", "--force"),
+        *("tap-datasync", "target-postgres"),
+    ]
     assert call["env"]["API_KEY"] == "sample-key"
     assert call["env"]["DB_PORT"] == str(empty.port)
     columns = "source, outcome, restarts, events_before, events_after, ended_at IS NOT NULL"
     assert pipeline_runs(empty, columns) == ["sandbox --events=20|finished|0|0|20|t"]
-
-
-def test_progress_without_terminal_is_log_lines(ready: Checkout) -> None:
-    ready.plan(FINISH)
-    _, output = ready.run()
-    lines = [line for line in output.splitlines() if " finished page" in line]
-    assert len(lines) == 1
-    assert "events=20" in lines[0]
-    assert "\x1b" not in output
+    # The log may contain what others must not read.
+    assert (ready.root / ".run").stat().st_mode & 0o077 == 0
 
 
 def test_restarts_failed_attempts_until_scan_has_finished(ready: Checkout, empty: Cluster) -> None:
     ready.plan(
         {"sql": load(5, cursor="c1"), **failure(1, "The API does not respond.")},
         {"sql": load(10, cursor="c2"), "kill": int(signal.SIGKILL)},
+        {"sql": load(15, cursor="c3"), "exit": 0},
         FINISH,
     )
     code, output = ready.run()
     assert code == 0, output
     assert "The API does not respond. Restarting now (restart 1)." in output
     assert "Meltano was ended by SIGKILL. Restarting now (restart 2)." in output
-    assert "restarts                2" in output
-    assert pipeline_runs(empty, "outcome, restarts") == ["finished|2"]
+    assert "but the scan has not finished. Restarting now (restart 3)." in output
+    assert "restarts                3" in output
+    assert pipeline_runs(empty, "outcome, restarts") == ["finished|3"]
     # A part of the sandbox that has ended is started again, as it was.
-    assert ready.sandbox_calls()[1:] == [["up", "--json", "--restore"]] * 2
+    assert ready.sandbox_calls()[1:] == [["up", "--json", "--restore"]] * 3
     assert not list((ready.root / ".meltano" / "run").glob("*/*.config.json"))
-
-
-def test_exit_code_0_does_not_end_unfinished_scan(ready: Checkout) -> None:
-    ready.plan({"sql": load(5, cursor="c1")}, FINISH)
-    code, output = ready.run()
-    assert code == 0
-    assert "but the scan has not finished. Restarting" in output
-    assert len(ready.calls("run")) == 2
 
 
 @pytest.mark.parametrize(
@@ -95,16 +88,17 @@ def test_permanent_failure_ends_run_at_once_with_message(
     ready: Checkout, empty: Cluster, plugin: str, exit_code: int, message: str
 ) -> None:
     ready.plan(failure(exit_code, message, plugin))
-    code, output = ready.run()
-    assert code == exit_code
-    assert output.splitlines()[-2] == message
-    assert output.count(message) == 1
-    assert (
-        "the next run resumes from the checkpoint. Full log: .run/log/" in output.splitlines()[-1]
-    )
+    process = ready.start(stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == exit_code
+    cause, hint = errors.splitlines()
+    assert cause == message
+    assert "the next run resumes from the checkpoint. Full log: .run/log/" in hint
+    assert message not in output
     assert "finished" not in output
     assert len(ready.calls("run")) == 1
     assert pipeline_runs(empty, "outcome, message") == [f"failed|{message}"]
+    assert ready.log().endswith(f" error    run-ingestion   {message}\n")
 
 
 def test_failure_after_finished_scan_is_not_reported_as_finished(
@@ -117,16 +111,6 @@ def test_failure_after_finished_scan_is_not_reported_as_finished(
     assert "finished" not in output
     assert "100" not in output
     assert pipeline_runs(empty, "outcome, events_after") == ["failed|20"]
-
-
-def test_failure_is_printed_to_stderr_and_logged(ready: Checkout) -> None:
-    ready.plan(failure(3, "The key is refused."))
-    process = ready.start(stderr=subprocess.PIPE)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 3
-    assert "The key is refused." not in output
-    assert errors.splitlines()[0] == "The key is refused."
-    assert re.search(r" error    run-ingestion   The key is refused\.\n\Z", ready.log())
 
 
 def test_no_restart_makes_one_attempt(ready: Checkout) -> None:
@@ -145,6 +129,8 @@ def test_signal_stops_pipeline_and_started_sandbox(
     process = ready.start()
     meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
     wait_for(lambda: "Page 1" in ready.log())
+    # Ctrl-C in the terminal reaches this process alone, which stops the tap first.
+    assert os.getsid(meltano) == meltano
     code, output = stop(process, number)
     assert code == expected
     assert "Stopped. Loaded events are kept" in output
@@ -206,7 +192,7 @@ def test_closed_output_ends_run(ready: Checkout) -> None:
     assert (process.returncode, errors) == (1, "")
 
 
-def test_refuses_second_run_in_checkout(ready: Checkout) -> None:
+def test_refuses_second_run_in_checkout(ready: Checkout, empty: Cluster) -> None:
     ready.plan({"tap": {"seconds": 60}})
     first = ready.start()
     wait_for(lambda: "Page 1" in ready.log())
@@ -214,22 +200,33 @@ def test_refuses_second_run_in_checkout(ready: Checkout) -> None:
     code, output = ready.run()
     assert (code, output) == (75, f"{message}with Ctrl-C where it was started.\n")
     assert ready.run("--stop-sandbox")[0] == 75
+    _, output = ready.run(**own_database(empty), DATASYNC_CONTAINER="1")
+    assert output == f"{message}with `docker compose stop ingestion`.\n"
     assert stop(first, signal.SIGTERM)[0] == 143
 
 
 def test_refuses_second_load_into_database(ready: Checkout, empty: Cluster) -> None:
-    at = settings_of(empty)
-    with psycopg.connect(
-        host=at.host, port=at.port, user=at.user, password=at.password, dbname=at.name
-    ) as holder:
+    with psycopg.connect(empty.url, application_name="target-postgres-checkpoint") as holder:
         holder.execute("SELECT pg_try_advisory_xact_lock(1684107116, hashtext('public'))")
         code, output = ready.run()
         assert code == 75
         assert "Another load into the database" in output
-        assert f"server process {holder.info.backend_pid}" in output
+        process = f"target-postgres-checkpoint, server process {holder.info.backend_pid}, from "
+        assert re.search(rf"\({process}127\.0\.0\.1, since .* UTC\): wait for it", output)
         assert not ready.calls("run")
     ready.plan(FINISH)
     assert ready.run()[0] == 0
+
+
+def test_lock_that_fails_is_not_reported_as_another_run(
+    ready: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(ingestion.fcntl, "flock", no_locks)
+    with pytest.raises(OSError, match="No locks available"):
+        Ingestion(ready.root, SignalWatcher()).stop_sandbox()
 
 
 def test_next_run_stops_pipeline_of_killed_run(ready: Checkout, empty: Cluster) -> None:
@@ -244,6 +241,7 @@ def test_next_run_stops_pipeline_of_killed_run(ready: Checkout, empty: Cluster) 
     assert code == 0
     assert "Stopped a pipeline left running by a killed run." in output
     wait_for(lambda: not is_alive(meltano))
+    assert str(process.pid) not in (ready.root / ".run/run.lock").read_text()
     assert pipeline_runs(empty, "outcome") == ["killed", "finished"]
 
 
@@ -268,57 +266,14 @@ def test_clears_state_of_another_database(ready: Checkout) -> None:
     assert not (ready.root / "state.json").exists()
 
 
-@pytest.mark.parametrize("saved", [None, 15])
-def test_replaces_missing_or_outdated_state_by_checkpoint(
-    ready: Checkout, saved: int | None
-) -> None:
+def test_replaces_missing_state_by_checkpoint(ready: Checkout) -> None:
     ready.plan(FINISH, FINISH)
     ready.run()
-    path = ready.root / "state.json"
-    if saved:
-        state = {"singer_state": {"bookmarks": {"events": {"events_seen": saved}}}}
-        path.write_text(json.dumps(state))
     code, output = ready.run()
     assert code == 0
     assert "resuming from the checkpoint" in output
-    bookmark = json.loads(path.read_text())["singer_state"]["bookmarks"]["events"]
-    assert bookmark["events_seen"] == 20
-
-
-@pytest.mark.parametrize(
-    ("log", "reason"),
-    [
-        (
-            [
-                {
-                    "event": "(sqlite3.OperationalError) unable to open database file\nAt: x",
-                    "level": "error",
-                },
-                {"event": "Need help fixing this problem? Visit x", "level": "info"},
-            ],
-            "(sqlite3.OperationalError) unable to open database file",
-        ),
-        (["Error: No such option: --x"], "Error: No such option: --x"),
-        ([], "exit code 1"),
-    ],
-)
-def test_reports_why_state_cannot_be_read(
-    ready: Checkout, log: list[dict[str, str] | str], reason: str
-) -> None:
-    lines = [
-        line if isinstance(line, str) else json.dumps({"level": "error", **line}) for line in log
-    ]
-    (ready.root / "state_error.log").write_text("\n".join(lines))
-    code, output = ready.run()
-    assert code == 1
-    assert output.splitlines()[-1] == f"`meltano state get` failed: {reason}"
-
-
-def test_reports_state_that_is_not_json(ready: Checkout) -> None:
-    (ready.root / "state.json").write_text("{")
-    code, output = ready.run()
-    assert code == 1
-    assert output.splitlines()[-1] == "`meltano state get` failed: its output is not JSON."
+    state = json.loads((ready.root / "state.json").read_text())["singer_state"]
+    assert state["bookmarks"]["events"]["events_seen"] == 20
 
 
 def test_other_sample_events_replace_previous_ones(ready: Checkout, empty: Cluster) -> None:
@@ -360,14 +315,16 @@ def test_foreign_pages_table_hides_progress_only(ready: Checkout, empty: Cluster
 
 def test_real_api_and_database_start_no_sandbox(ready: Checkout, empty: Cluster) -> None:
     """And the key is in no output, log or process list, only in the environment."""
-    ready.plan(FINISH)
+    ready.plan(failure(1, "The API does not respond."), FINISH)
     settings = own_database(empty) | {"BATCH_SIZE": "1000"}
-    code, output = ready.run("--verbose", **settings)
+    # Meltano's own settings do not change what is run.
+    foreign = {"MELTANO_RUN_FULL_REFRESH": "1", "MELTANO_ENVIRONMENT": "prod"}
+    code, output = ready.run("--verbose", **settings, **foreign)
     assert code == 0, output
     assert ready.sandbox_calls() == []
-    (call,) = ready.calls("run")
-    assert call["env"] == settings
-    assert "real-key-123" not in output + ready.log() + "".join(call["words"])
+    for call in ready.calls("run"):
+        assert call["env"] == settings
+        assert "real-key-123" not in output + ready.log() + "".join(call["words"])
     assert f"psql -h {empty.host} -p {empty.port}" in output
     assert pipeline_runs(empty, "source") == ["https://api.test/api/v1"]
 
@@ -403,29 +360,21 @@ def test_settings_that_cannot_be_read_are_exit_code_2(
     assert ready.sandbox_calls() == []
 
 
-def test_special_characters_in_env_file_reach_meltano_unchanged(
+def test_env_file_reaches_meltano_unchanged_unless_environment_overrides_it(
     ready: Checkout, empty: Cluster
 ) -> None:
-    settings = own_database(empty)
+    settings = own_database(empty) | {"BATCH_SIZE": "100"}
     password = settings.pop("DB_PASSWORD")
     lines = [f"{name}='{value}'" for name, value in settings.items()]
     (ready.root / ".env").write_text("\n".join([*lines, "API_KEY='k ${HOME} \"$x #'"]))
     (ready.root / "password").write_text(f"{password}\n")
     ready.plan(FINISH)
-    code, output = ready.run(DB_PASSWORD_FILE=str(ready.root / "password"))
+    code, output = ready.run(DB_PASSWORD_FILE=str(ready.root / "password"), BATCH_SIZE="200")
     assert code == 0, output
     env = ready.calls("run")[0]["env"]
     assert env["API_KEY"] == 'k ${HOME} "$x #'
     assert env["DB_PASSWORD"] == password
-
-
-def test_environment_overrides_env_file(ready: Checkout) -> None:
-    (ready.root / ".env").write_text("BATCH_SIZE=100\nAPI_KEY=put-your-api-key-here\n")
-    ready.plan(FINISH)
-    code, output = ready.run(BATCH_SIZE="200")
-    assert code == 0
-    assert "API_KEY is the placeholder" in output
-    assert ready.calls("run")[0]["env"]["BATCH_SIZE"] == "200"
+    assert env["BATCH_SIZE"] == "200"
 
 
 def test_sample_events_are_not_loaded_into_real_database(ready: Checkout, empty: Cluster) -> None:
@@ -471,19 +420,15 @@ def test_verbose_prints_full_log(ready: Checkout) -> None:
     assert "a detail" not in ready.run()[1]
 
 
-def test_always_shows_warnings_of_tap_and_target(ready: Checkout) -> None:
-    line = {"event": "The cursor has expired.", "name": "tap-datasync", "level": "warning"}
-    ready.plan({**FINISH, "log": [line, {"event": "No state", "level": "warning"}]})
+def test_shows_warnings_of_tap_and_target_and_a_series_of_them_once(ready: Checkout) -> None:
+    texts = ["try 1 of 3", "try 2 of 3", "The cursor has expired.", "try 3 of 3"]
+    log = [{"event": text, "name": "tap-datasync", "level": "warning"} for text in texts]
+    ready.plan({**FINISH, "log": [*log, {"event": "No state", "level": "warning"}]})
     output = ready.run()[1]
-    assert "tap-datasync: The cursor has expired." in output
+    shown = [line for line in output.splitlines() if line.startswith("tap-datasync: ")]
+    assert shown == [f"tap-datasync: {texts[i]}" for i in (0, 2, 3)]
     assert "No state" not in output
-
-
-def test_meltano_settings_in_environment_do_not_change_run(ready: Checkout) -> None:
-    ready.plan(FINISH)
-    code, _ = ready.run(MELTANO_RUN_FULL_REFRESH="1", MELTANO_ENVIRONMENT="prod")
-    assert code == 0
-    assert "MELTANO_RUN_FULL_REFRESH" not in ready.calls("run")[0]["env"]
+    assert all(text in ready.log() for text in texts)
 
 
 def test_stop_sandbox_stops_sandbox(ready: Checkout) -> None:
@@ -491,18 +436,24 @@ def test_stop_sandbox_stops_sandbox(ready: Checkout) -> None:
     assert ready.sandbox_calls() == [["down"]]
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("Usage: up\n\nError: Port 1 is taken.", "Port 1 is taken."),
+        ("", "The sandbox ended with exit code 1."),
+    ],
+)
+def test_error_of_sandbox_ends_run(ready: Checkout, error: str, message: str) -> None:
+    (ready.root / "sandbox_error.log").write_text(error)
+    assert ready.run() == (1, f"{message}\n")
+    assert ready.run("--stop-sandbox") == (1, f"{message}\n")
+
+
 def test_refuses_to_run_outside_checkout(ready: Checkout) -> None:
     (ready.root / "meltano.yml").unlink()
     code, output = ready.run()
     assert code == 2
     assert "contains no meltano.yml: start this with run-ingestion.sh." in output
-
-
-def test_run_files_are_readable_by_owner_only(ready: Checkout) -> None:
-    (ready.root / ".run").rmdir()
-    ready.plan(FINISH)
-    assert ready.run()[0] == 0
-    assert (ready.root / ".run").stat().st_mode & 0o077 == 0
 
 
 def test_keeps_newest_logs_only(ready: Checkout) -> None:

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from datasync_ingestion.config import NAMES, UNSUPPORTED_NAMES
-from datasync_ingestion.errors import IngestionError
-from datasync_ingestion.meltano import AttemptSummary, parse_line
-from datasync_ingestion.signals import SignalWatcher
-from datasync_ingestion.state_sync import MeltanoState
+from datasync_ingestion.errors import IngestionError, SignalWatcher
+from datasync_ingestion.meltano import AttemptSummary, MeltanoState, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,26 +83,20 @@ def proxy() -> Iterator[tuple[str, list[str]]]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
 
 
-def sandbox_file(project: Path, **values: str) -> None:
-    """Write what `datasync-sandbox up` writes for Meltano."""
-    directory = project / ".sandbox"
-    directory.mkdir(exist_ok=True)
-    document = {"env": {f"SANDBOX_{name}": value for name, value in values.items()}}
-    (directory / "meltano.yml").write_text(yaml.safe_dump(document))
-
-
 def test_uses_running_sandbox_without_settings(project: Path) -> None:
     """With the ports that the sandbox uses."""
-    sandbox_file(
-        project,
-        API_URL="http://127.0.0.1:1/api/v1",
-        API_KEY="k",
-        DB_HOST="127.0.0.1",
-        DB_PORT="2",
-        DB_USER="datasync",
-        DB_PASSWORD="pw",  # noqa: S106
-        DB_NAME="events",
-    )
+    values = {
+        "SANDBOX_API_URL": "http://127.0.0.1:1/api/v1",
+        "SANDBOX_API_KEY": "k",
+        "SANDBOX_DB_HOST": "127.0.0.1",
+        "SANDBOX_DB_PORT": "2",
+        "SANDBOX_DB_USER": "datasync",
+        "SANDBOX_DB_PASSWORD": "pw",
+        "SANDBOX_DB_NAME": "events",
+    }
+    # As `datasync-sandbox up` writes it for Meltano.
+    (project / ".sandbox").mkdir()
+    (project / ".sandbox" / "meltano.yml").write_text(yaml.safe_dump({"env": values}))
     tap = config(project, "tap-datasync")
     assert (tap["api_url"], tap["page_size"]) == ("http://127.0.0.1:1/api/v1", 5000)
     target = config(project, "target-postgres")

@@ -119,24 +119,35 @@ def pipeline_env(api: RunningApi, database: Database) -> dict[str, str]:
 
 
 def pipe(
-    api: RunningApi, database: Database, directory: Path, **settings: Any
+    api: RunningApi,
+    target_config: dict[str, Any],
+    directory: Path,
+    target: Path = TARGET,
+    **settings: Any,
 ) -> tuple[int, int, str]:
     """Run ``tap | target`` once, from the state of the last time.
+
+    Args:
+        api: The API.
+        target_config: Settings of the target.
+        directory: For settings, log and ``state.json``.
+        target: Its program.
+        **settings: Further settings of the tap.
 
     Returns:
         Both exit codes, and what both logged.
     """
-    tap_config, target_config = directory / "tap.json", directory / "target.json"
-    tap_config.write_text(json.dumps({"api_url": api.url, "api_key": api.key, **settings}))
-    target_config.write_text(json.dumps(database.target_config()))
-    state = directory / "state.json"
+    paths = [directory / name for name in ("tap.json", "target.json", "state.json", "log.txt")]
+    tap_path, target_path, state, log_path = paths
+    tap_path.write_text(json.dumps({"api_url": api.url, "api_key": api.key, **settings}))
+    target_path.write_text(json.dumps(target_config))
     arguments = ["--state", str(state)] if state.exists() else []
-    with (directory / "log.txt").open("w+b") as log:
+    with log_path.open("wb") as log:
         tap = subprocess.Popen(
-            [TAP, "--config", tap_config, *arguments], stdout=subprocess.PIPE, stderr=log
+            [TAP, "--config", tap_path, *arguments], stdout=subprocess.PIPE, stderr=log
         )
         done = subprocess.run(
-            [TARGET, "--config", target_config],
+            [target, "--config", target_path],
             check=False,
             stdin=tap.stdout,
             stdout=subprocess.PIPE,
@@ -147,7 +158,7 @@ def pipe(
         code = tap.wait()
     if lines := done.stdout.decode().splitlines():
         state.write_text(lines[-1])
-    return code, done.returncode, (directory / "log.txt").read_text()
+    return code, done.returncode, log_path.read_text()
 
 
 def feed_ids(api: RunningApi) -> Iterator[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import io
 import json
 import logging
-import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import redirect_stdout
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -87,59 +86,67 @@ FATAL = {
 }
 
 
-@dataclass
-class Table:
-    """The contents of a target after one or more syncs."""
+class Load:
+    """Syncs of the tap in this process, into one table."""
 
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    pages: list[dict[str, Any]] = field(default_factory=list)
-    state: dict[str, Any] = field(default_factory=dict)
-    duplicates: int = 0
+    def __init__(self, log: pytest.LogCaptureFixture) -> None:
+        self.log = log
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.pages: list[dict[str, Any]] = []
+        self.state: dict[str, Any] = {}
+        self.duplicates = 0
 
     @property
     def bookmark(self) -> dict[str, Any]:
         bookmark: dict[str, Any] = self.state["bookmarks"]["events"]
         return bookmark
 
-    def read(self, output: bytes) -> None:
-        """Read Singer messages; every line has to be one."""
-        for line in output.splitlines():
-            message = msgspec.json.decode(line)
-            if message["type"] == "STATE":
-                self.state = message["value"]
-            elif message["type"] == "RECORD" and message["stream"] == "events":
-                record = message["record"]
-                self.duplicates += record["id"] in self.rows
-                self.rows[record["id"]] = record
-            elif message["type"] == "RECORD" and message["stream"] == "pages":
-                self.pages.append(message["record"])
+    def run(self, api: RunningApi) -> tuple[int, str]:
+        """Run the tap from the state of the last time; returns exit code and error message."""
+        config = {
+            "api_url": api.url,
+            "api_key": api.key,
+            "page_size": PAGE,
+            "request_timeout": 1,
+            "lookback": LOOKBACK,
+        }
+        self.log.clear()
+        output = io.BytesIO()
+        state = io.StringIO(json.dumps(self.state)) if self.state else None
+        code, message = 0, ""
+        with redirect_stdout(io.TextIOWrapper(output, encoding="utf-8", write_through=True)):
+            try:
+                TapDataSync.invoke(config=_ConfigInput(config=config), state=state, catalog=None)
+            except TapDataSyncError as error:
+                code, message = error.exit_code, str(error)
+            # Every line has to be a Singer message.
+            for line in output.getvalue().splitlines():
+                self._read(msgspec.json.decode(line))
+        assert "Traceback" not in self.log.text
+        assert api.key not in self.log.text
+        return code, message
 
+    def _read(self, message: dict[str, Any]) -> None:
+        if message["type"] == "STATE":
+            self.state = message["value"]
+        elif message["type"] == "RECORD" and message["stream"] == "events":
+            record = message["record"]
+            self.duplicates += record["id"] in self.rows
+            self.rows[record["id"]] = record
+        elif message["type"] == "RECORD" and message["stream"] == "pages":
+            self.pages.append(message["record"])
 
-@dataclass
-class Sync:
-    """The result of one run of the tap."""
-
-    exit_code: int
-    message: str
-    log: str
-
-
-def run_tap(table: Table, config: dict[str, Any], caplog: pytest.LogCaptureFixture) -> Sync:
-    """Run the tap in this process, from the table's state into the table."""
-    caplog.clear()
-    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    state = io.StringIO(json.dumps(table.state)) if table.state else None
-    code, message = 0, ""
-    stdout, sys.stdout = sys.stdout, output
-    try:
-        TapDataSync.invoke(config=_ConfigInput(config=dict(config)), state=state, catalog=None)
-    except TapDataSyncError as error:
-        code, message = error.exit_code, str(error)
-    finally:
-        sys.stdout = stdout
-    output.flush()
-    table.read(output.buffer.getvalue())  # type: ignore[attr-defined]
-    return Sync(code, message, caplog.text)
+    def assert_complete(self, api: RunningApi, *ignored: str) -> None:
+        """The table equals the feed, row by row."""
+        rows = list(api.model.feed.rows())
+        assert self.rows.keys() == {row.id for row in rows}
+        columns = {"session_id", "user_id", "type", "name", "properties", "session"} - {*ignored}
+        for row in rows:
+            record = self.rows[row.id or ""]
+            if "timestamp" not in ignored:
+                assert datetime.fromisoformat(record["timestamp"]) == row.timestamp
+            for column in columns:
+                assert record[column] == getattr(row, column)
 
 
 class FastClock:
@@ -159,10 +166,14 @@ class FastClock:
         time.sleep(slept)
         self._ahead += seconds - slept
 
-
-@pytest.fixture(autouse=True)
-def _logging(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    def serve(self, *faults: str, **options: Any) -> AbstractContextManager[RunningApi]:
+        return running_api(
+            events=EVENTS,
+            fault=faults,
+            limit=100_000,
+            clock=lambda: self.now().timestamp(),
+            **options,
+        )
 
 
 @pytest.fixture
@@ -173,34 +184,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FastClock:
     return fast
 
 
-def serve(clock: FastClock, *faults: str, **options: Any) -> AbstractContextManager[RunningApi]:
-    options.setdefault("limit", 100_000)
-    return running_api(
-        events=EVENTS, fault=faults, clock=lambda: clock.now().timestamp(), **options
-    )
-
-
-def config_of(api: RunningApi) -> dict[str, Any]:
-    return {
-        "api_url": api.url,
-        "api_key": api.key,
-        "page_size": PAGE,
-        "request_timeout": 1,
-        "lookback": LOOKBACK,
-    }
-
-
-def assert_complete(table: Table, api: RunningApi, *ignored: str) -> None:
-    """The table equals the feed, row by row."""
-    rows = list(api.model.feed.rows())
-    assert table.rows.keys() == {row.id for row in rows}
-    columns = {"session_id", "user_id", "type", "name", "properties", "session"} - {*ignored}
-    for row in rows:
-        record = table.rows[row.id or ""]
-        if "timestamp" not in ignored:
-            assert datetime.fromisoformat(record["timestamp"]) == row.timestamp
-        for column in columns:
-            assert record[column] == getattr(row, column)
+@pytest.fixture
+def load(caplog: pytest.LogCaptureFixture) -> Load:
+    caplog.set_level(logging.INFO)
+    return Load(caplog)
 
 
 def most_repeated(api: RunningApi) -> int:
@@ -221,94 +208,72 @@ def test_every_sandbox_fault_is_tested() -> None:
 
 
 @pytest.mark.parametrize("fault", SURVIVED)
-def test_scan_completes_after_retries(
-    fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scan_completes_after_retries(fault: str, clock: FastClock, load: Load) -> None:
     """Every event is loaded, none is repeated without need, and a warning is logged."""
-    name = name_of(fault)
-    with serve(clock, fault) as api:
-        table = Table()
-        sync = run_tap(table, config_of(api), caplog)
-        assert sync.exit_code == 0, sync.log
+    with clock.serve(fault) as api:
+        assert load.run(api) == (0, ""), load.log.text
         # A page that stays corrupted is loaded with replacements, which tests/tap covers.
-        assert_complete(table, api, *(["properties"] if fault.endswith("forever") else []))
-        restarts = name in CURSOR_FAULTS
-        assert table.duplicates <= (most_repeated(api) if restarts else 0)
+        load.assert_complete(api, *(["properties"] if fault.endswith("forever") else []))
+        restarts = name_of(fault) in CURSOR_FAULTS
+        assert load.duplicates <= (most_repeated(api) if restarts else 0)
         assert api.stats()["faults_served"] >= 1
-        assert table.bookmark["cursor"] is None
-        assert table.bookmark["high_watermark"]
-        assert "Traceback" not in sync.log
-        assert api.key not in sync.log
-        assert any(record.levelno == logging.WARNING for record in caplog.records), sync.log
-        causes = [cause for page in table.pages for cause in page["retries"]]
+        assert load.bookmark["cursor"] is None
+        assert load.bookmark["high_watermark"]
+        assert any(record.levelno == logging.WARNING for record in load.log.records)
+        causes = [cause for page in load.pages for cause in page["retries"]]
         assert causes or restarts
 
 
 @pytest.mark.parametrize("fault", HARMLESS)
-def test_scan_completes_without_retries(
-    fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scan_completes_without_retries(fault: str, clock: FastClock, load: Load) -> None:
     """Without a repeated request, and without losing an event."""
-    with serve(clock, fault) as api:
-        table = Table()
-        sync = run_tap(table, config_of(api), caplog)
-        assert sync.exit_code == 0, sync.log
-        assert_complete(table, api, "timestamp")
+    with clock.serve(fault) as api:
+        assert load.run(api) == (0, ""), load.log.text
+        load.assert_complete(api, "timestamp")
         # An overlap makes the feed a page longer.
         assert api.stats()["requests"] <= EVENTS // PAGE + (name_of(fault) == "overlap")
-        assert datetime.fromisoformat(table.bookmark["high_watermark"]) <= clock.now()
+        assert datetime.fromisoformat(load.bookmark["high_watermark"]) <= clock.now()
 
 
 @pytest.mark.parametrize("fault", FATAL)
 def test_sync_fails_with_message_and_next_one_resumes(
-    fault: str, clock: FastClock, caplog: pytest.LogCaptureFixture
+    fault: str, clock: FastClock, load: Load
 ) -> None:
     """Exit code, one message, no traceback; without the fault the next sync has everything."""
     code, message = FATAL[fault]
-    with serve(clock, fault) as api:
-        table = Table()
-        sync = run_tap(table, config_of(api), caplog)
-        assert sync.exit_code == code, sync.log
-        assert message in sync.message
-        assert "\n" not in sync.message
-        assert api.key not in sync.log
+    with clock.serve(fault) as api:
+        exit_code, error = load.run(api)
+        assert exit_code == code, load.log.text
+        assert message in error
+        assert "\n" not in error
         page = int(fault.split("@")[1].split("x", maxsplit=1)[0])
-        assert len(table.rows) >= (page - 1) * PAGE
+        assert len(load.rows) >= (page - 1) * PAGE
+        stats = api.stats()
+        before = stats["requests"]
+        # A permanent error is not retried.
+        assert before == page or code != 3
+        # The key is sent to the configured host only.
+        assert (stats["redirects_followed"], stats["keys_elsewhere"]) == (0, 0)
 
-        before = api.stats()["requests"]
         api.model.faults = Faults()
-        sync = run_tap(table, config_of(api), caplog)
-        assert sync.exit_code == 0, sync.log
-        assert_complete(table, api)
+        assert load.run(api) == (0, ""), load.log.text
+        load.assert_complete(api)
         if name_of(fault) not in (*CURSOR_FAULTS, "cycle"):
             # It resumes at the page that failed.
             assert api.stats()["requests"] - before <= EVENTS // PAGE - page + 1
 
 
-def test_redirect_is_not_followed(clock: FastClock, caplog: pytest.LogCaptureFixture) -> None:
-    """The key is sent to the configured host only."""
-    with serve(clock, "redirect@1xforever") as api:
-        run_tap(Table(), config_of(api), caplog)
-        stats = api.stats()
-        followed = stats["redirects_followed"], stats["keys_elsewhere"]
-        assert (stats["requests"], *followed) == (1, 0, 0)
-
-
-def test_expired_key_fails_and_new_key_resumes(
-    clock: FastClock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_expired_key_fails_and_new_key_resumes(clock: FastClock, load: Load) -> None:
     """The message names the key, and a sync with a new key resumes."""
-    table = Table()
-    with serve(clock, key_requests=5) as api:
-        sync = run_tap(table, config_of(api), caplog)
-        assert sync.exit_code == 3
-        assert KEY.format(401) in sync.message
-        assert len(table.rows) == 5 * PAGE
+    with clock.serve(key_requests=5) as api:
+        code, message = load.run(api)
+        assert code == 3
+        assert KEY.format(401) in message
+        assert len(load.rows) == 5 * PAGE
         port = api.port
     # The same service, with another key for this client: the same feed and cursors.
-    with serve(clock, key="another-key", port=port) as api:
-        sync = run_tap(table, config_of(api), caplog)
-        assert sync.exit_code == 0, sync.log
-        assert_complete(table, api)
-        assert table.duplicates == 0
+    with clock.serve(key="another-key", port=port) as api:
+        assert load.run(api) == (0, ""), load.log.text
+        load.assert_complete(api)
+        assert load.duplicates == 0
         assert api.stats()["requests"] == EVENTS // PAGE - 5

@@ -4,43 +4,33 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.pipeline_helpers import TAP, Database, feed_ids
+from tests.pipeline.pipeline_helpers import TAP, Database, feed_ids, pipe
 
-BIN = Path(sys.executable).parent
-CSV_TARGET = BIN / "target-csv"
-EVENTS = 500
+CSV_TARGET = Path(sys.executable).with_name("target-csv")
 
 
-def pipe_into(target: Path, config: object, directory: Path, *, malformed: float = 0.0) -> set[str]:
+def load_with(
+    target: Path, config: dict[str, Any], directory: Path, *, malformed: float = 0.0
+) -> set[str]:
     """Load sample events with a target; returns the ids that the feed has."""
-    with running_api(events=EVENTS, limit=1000, malformed=malformed) as api:
-        tap_config, target_config = directory / "tap.json", directory / "target.json"
-        tap_config.write_text(json.dumps({"api_url": api.url, "api_key": api.key}))
-        target_config.write_text(json.dumps(config))
-        with subprocess.Popen([TAP, "--config", tap_config], stdout=subprocess.PIPE) as tap:
-            done = subprocess.run(
-                [target, "--config", target_config],
-                check=False,
-                stdin=tap.stdout,
-                capture_output=True,
-                text=True,
-            )
-        assert (tap.returncode, done.returncode) == (0, 0), done.stderr
-        state = json.loads(done.stdout.splitlines()[-1])
+    with running_api(events=500, limit=1000, malformed=malformed) as api:
+        *codes, log = pipe(api, config, directory, target)
+        assert codes == [0, 0], log
+        state = json.loads((directory / "state.json").read_text())
         assert state["bookmarks"]["events"]["high_watermark"]
         return set(feed_ids(api))
 
 
 @pytest.mark.skipif(not CSV_TARGET.exists(), reason="target-csv is not installed")
 def test_target_csv_writes_every_event(tmp_path: Path) -> None:
-    ids = pipe_into(CSV_TARGET, {"output_path": str(tmp_path)}, tmp_path, malformed=0.3)
+    ids = load_with(CSV_TARGET, {"output_path": str(tmp_path)}, tmp_path, malformed=0.3)
     (path,) = tmp_path.glob("events*.csv")
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -55,5 +45,5 @@ def test_stock_target_postgres_loads_every_event(database: Database, tmp_path: P
         "add_record_metadata": False,
         "activate_version": False,
     }
-    ids = pipe_into(TAP.with_name("target-postgres"), config, tmp_path)
+    ids = load_with(TAP.with_name("target-postgres"), config, tmp_path)
     assert {ident for (ident,) in database.rows("SELECT id FROM events")} == ids

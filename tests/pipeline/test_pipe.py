@@ -33,7 +33,7 @@ def _differences(row: ExpectedRow, values: tuple[Any, ...]) -> list[str]:
 def test_malformed_events_are_loaded_or_rejected(database: Database, tmp_path: Path) -> None:
     """Events with an id are in events, typed as far as possible; invalid ones are also kept raw."""
     with running_api(events=6_000, limit=1000, malformed=0.3, key=KEY) as api:
-        *codes, log = pipe(api, database, tmp_path, page_size=1000)
+        *codes, log = pipe(api, database.target_config(), tmp_path, page_size=1000)
         assert codes == [0, 0], log
         table = {ident: tuple(values) for ident, *values in database.rows(QUERY)}
         rejected = {raw for (raw,) in database.rows("SELECT raw_event FROM rejected_events")}
@@ -81,7 +81,7 @@ def recorded_api(recordings: Path) -> Iterator[Any]:
 def test_recorded_page_is_loaded_field_by_field(
     recordings: Path, recorded_api: Any, database: Database, tmp_path: Path
 ) -> None:
-    *codes, log = pipe(recorded_api, database, tmp_path)
+    *codes, log = pipe(recorded_api, database.target_config(), tmp_path)
     assert codes == [0, 0], log
     table = {ident: tuple(values) for ident, *values in database.rows(QUERY)}
     events = json.loads((recordings / "events-limit-10000.json").read_bytes())["data"]
@@ -109,7 +109,7 @@ def test_events_that_arrive_between_loads_are_loaded(database: Database, tmp_pat
     options: dict[str, Any] = {"arrivals": 50.0, "late": "0.3:300", "newest": "now"}
     with running_api(events=3_000, limit=1000, key=KEY, **options) as api:
         for _ in range(2):
-            *codes, log = pipe(api, database, tmp_path, page_size=500, lookback=400)
+            *codes, log = pipe(api, database.target_config(), tmp_path, page_size=500, lookback=400)
             assert codes == [0, 0], log
         loads = database.rows(
             "SELECT count(*), min(requested_at) FROM pages GROUP BY sync_id ORDER BY 2"

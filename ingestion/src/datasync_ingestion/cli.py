@@ -10,8 +10,7 @@ from typing import NoReturn
 import click
 from typing_extensions import override
 
-from datasync_ingestion.errors import EXIT_RETRY, IngestionError
-from datasync_ingestion.signals import Interrupted, SignalWatcher
+from datasync_ingestion.errors import EXIT_RETRY, IngestionError, Interrupted, SignalWatcher
 
 HELP = Path(__file__).with_name("help.txt")
 
@@ -66,9 +65,9 @@ def command(
             message = f"{name} is an option of .venv/bin/datasync-sandbox only."
             raise click.UsageError(message)
     # The import takes half a second, and signals have to be handled before it.
-    from datasync_ingestion.ingestion import Ingestion, Options  # noqa: PLC0415
+    from datasync_ingestion.ingestion import Ingestion  # noqa: PLC0415
 
-    ingestion = Ingestion(Path.cwd(), Options(sandbox=sandbox_options, **flags), signals)
+    ingestion = Ingestion(Path.cwd(), signals, sandbox_options, **flags)
     sys.exit(ingestion.stop_sandbox() if stop_sandbox else ingestion.run())
 
 

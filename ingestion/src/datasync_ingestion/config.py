@@ -15,22 +15,12 @@ from datasync_monitor.environment import read_settings
 from datasync_ingestion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 # The values of `.env.example`; a test compares them.
 PLACEHOLDER_KEY = "put-your-api-key-here"
 PLACEHOLDER_URL = "https://datasync.example.com/api/v1"
 
-NAMES = (
-    "API_BASE_URL",
-    "API_KEY",
-    "BATCH_SIZE",
-    "DB_HOST",
-    "DB_PORT",
-    "DB_USER",
-    "DB_PASSWORD",
-    "DB_NAME",
-)
 # Meltano's own names of the same settings. Meltano fails when both are set.
 MELTANO_NAMES = {
     "TAP_DATASYNC_API_URL": "API_BASE_URL",
@@ -42,6 +32,7 @@ MELTANO_NAMES = {
     "TARGET_POSTGRES_PASSWORD": "DB_PASSWORD",
     "TARGET_POSTGRES_DATABASE": "DB_NAME",
 }
+NAMES = tuple(MELTANO_NAMES.values())
 # Settings with which tap or target would use a path or a database that the run does not monitor.
 UNSUPPORTED_NAMES = (
     "TAP_DATASYNC_BATCH_CONFIG",
@@ -54,10 +45,8 @@ LARGEST_PAGE = 5000
 LARGEST_PORT = 65535
 DEFAULT_PORT = 5432
 DEFAULT_DATABASE = "events"
-_CONTAINER_API = (
-    "set API_KEY and API_BASE_URL in .env, or load sample events with "
-    "`docker compose --profile sandbox up`"
-)
+SANDBOX = "sandbox"
+"""First word of the source of sample events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +55,11 @@ class Api:
 
     url: str
     key: str = field(repr=False)
+
+
+# The sandbox service of docker-compose.yml, as set in docker/entrypoint.sh. The key is compared
+# too, because a real API may also have the host name `sandbox`.
+_COMPOSE_SANDBOX = Api("http://sandbox:8765/api/v1", "sandbox-key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +71,94 @@ class RunConfig:
         database: The user's database; None for the embedded one.
         page_size: Events per request.
         notices: Messages about the selection, for the user.
+        plugin_settings: Names that are set, and that Meltano reads as further settings of tap and
+            target.
     """
 
     api: Api | None = None
     database: DatabaseSettings | None = None
     page_size: int = LARGEST_PAGE
     notices: tuple[str, ...] = ()
+    plugin_settings: tuple[str, ...] = ()
 
     @property
     def uses_sandbox(self) -> bool:
         """Whether the events are the sandbox's sample events."""
         return self.api is None
 
+    def source(self, feed: str) -> str:
+        """Return the source of this run's events, as `pipeline_runs` stores it.
 
-def merge(environ: Mapping[str, str], env_file: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings: from the environment, or else from `.env`; secrets also from files.
+        Args:
+            feed: Which sample events the sandbox serves; empty without a sandbox.
+        """
+        if self.api is None:
+            return f"{SANDBOX} {feed}".rstrip()
+        url = self.api.url.rstrip("/")
+        return f"{SANDBOX} {url}" if Api(url, self.api.key) == _COMPOSE_SANDBOX else url
+
+
+def resolve(
+    environ: Mapping[str, str], env_file: Mapping[str, str], *, in_container: bool = False
+) -> RunConfig:
+    """Select API and database.
+
+    Sample events never go into a database that the user named: the sandbox's API is used with
+    the embedded database only. Real events in the embedded database are fine.
+
+    Args:
+        environ: The environment.
+        env_file: The contents of `.env`.
+        in_container: Whether this is the container, which has no sandbox of its own.
 
     Raises:
-        ConfigError: A name is set that is not supported here.
+        ConfigError: A setting is missing, invalid or not supported here.
         ValueError: The file of a secret cannot be read, or is empty.
     """
-    _refuse_other_names({*environ, *env_file})
-    return read_settings(NAMES, environ, env_file)
+    names = {*environ, *env_file}
+    _refuse_other_names(names)
+    settings = read_settings(NAMES, environ, env_file)
+    page_size = _number(settings, "BATCH_SIZE", LARGEST_PAGE) or LARGEST_PAGE
+    database = _database(settings)
+    key, url = settings.get("API_KEY"), settings.get("API_BASE_URL")
+    api: Api | None = None
+    notices: list[str] = []
+    if key is None or key == PLACEHOLDER_KEY:
+        problem = f"API_KEY is {'not set' if key is None else 'the placeholder of .env.example'}"
+        if in_container:
+            message = (
+                f"{problem}: set API_KEY and API_BASE_URL in .env, or load sample events with "
+                "`docker compose --profile sandbox up`."
+            )
+            raise ConfigError(message)
+        if database is not None:
+            message = (
+                f"{problem}, and sample events are not loaded into the database "
+                f"{database.location}: set API_KEY, or unset DB_HOST to use the sandbox."
+            )
+            raise ConfigError(message)
+        if key or url:
+            notices = [f"{problem}: loading sample events of the local sandbox."]
+    elif url is None or url == PLACEHOLDER_URL:
+        problem = "not set" if url is None else "the placeholder of .env.example"
+        message = (
+            f"API_KEY is set, but API_BASE_URL is {problem}: "
+            "set it to the address that ends in /api/v1."
+        )
+        raise ConfigError(message)
+    else:
+        api = Api(url, key)
+        if database is None and in_container:
+            message = (
+                "DB_HOST is not set, and the image has no database: set DB_HOST and the other DB_*."
+            )
+            raise ConfigError(message)
+        if database is None:
+            notices = ["DB_HOST is not set: loading into the embedded database."]
+    if database is None:
+        notices += _ignored(settings)
+    plugin_settings = sorted(name for name in names if name.startswith(_PLUGIN_PREFIXES))
+    return RunConfig(api, database, page_size, tuple(notices), tuple(plugin_settings))
 
 
 def _refuse_other_names(names: set[str]) -> None:
@@ -110,61 +170,6 @@ def _refuse_other_names(names: set[str]) -> None:
         if name in names:
             message = f"run-ingestion.sh does not support {name}: unset it."
             raise ConfigError(message)
-
-
-def plugin_settings(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the names that Meltano reads as further settings of tap and target."""
-    return tuple(sorted(name for name in names if name.startswith(_PLUGIN_PREFIXES)))
-
-
-def resolve(settings: Mapping[str, str], *, in_container: bool = False) -> RunConfig:
-    """Select API and database.
-
-    Sample events never go into a database that the user named: the sandbox's API is used with
-    the embedded database only. Real events in the embedded database are fine.
-
-    Args:
-        settings: From `merge`.
-        in_container: Whether this is the container, which has no sandbox of its own.
-
-    Raises:
-        ConfigError: A setting is missing or invalid.
-    """
-    page_size = _number(settings, "BATCH_SIZE", LARGEST_PAGE) or LARGEST_PAGE
-    database = _database(settings)
-    key, url = settings.get("API_KEY"), settings.get("API_BASE_URL")
-    if key is None or key == PLACEHOLDER_KEY:
-        problem = f"API_KEY is {'not set' if key is None else 'the placeholder of .env.example'}"
-        if database is not None and not in_container:
-            message = (
-                f"{problem}, and sample events are not loaded into the database "
-                f"{database.location}: set API_KEY, or unset DB_HOST to use the sandbox."
-            )
-            raise ConfigError(message)
-        if in_container:
-            message = f"{problem}: {_CONTAINER_API}."
-            raise ConfigError(message)
-        notices = [f"{problem}: loading sample events of the local sandbox."] if key or url else []
-        return RunConfig(page_size=page_size, notices=(*notices, *_ignored(settings)))
-    if url is None or url == PLACEHOLDER_URL:
-        problem = "not set" if url is None else "the placeholder of .env.example"
-        message = (
-            f"API_KEY is set, but API_BASE_URL is {problem}: "
-            "set it to the address that ends in /api/v1."
-        )
-        raise ConfigError(message)
-    notices = []
-    if database is None and in_container:
-        message = (
-            "DB_HOST is not set, and the image has no database: set DB_HOST and the other DB_*."
-        )
-        raise ConfigError(message)
-    if database is None:
-        notices = [
-            "DB_HOST is not set: loading into the embedded database.",
-            *_ignored(settings),
-        ]
-    return RunConfig(Api(url, key), database, page_size, tuple(notices))
 
 
 def _database(settings: Mapping[str, str]) -> DatabaseSettings | None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from datasync_monitor.database import has_table, in_schema
+from datasync_monitor.database import has_table
 
+from datasync_ingestion.config import SANDBOX
 from datasync_ingestion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _LOAD_LOCK_HOLDER = """
 """
 
 PIPELINE_RUNS = """
-CREATE TABLE {schema}.pipeline_runs (
+CREATE TABLE public.pipeline_runs (
     id            BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     started_at    TIMESTAMPTZ NOT NULL DEFAULT now(),
     ended_at      TIMESTAMPTZ,
@@ -52,18 +53,18 @@ CREATE TABLE {schema}.pipeline_runs (
     events_after  BIGINT,
     message       TEXT
 );
-COMMENT ON TABLE {schema}.pipeline_runs IS 'One row per run of run-ingestion.sh.';
-COMMENT ON COLUMN {schema}.pipeline_runs.source IS
+COMMENT ON TABLE public.pipeline_runs IS 'One row per run of run-ingestion.sh.';
+COMMENT ON COLUMN public.pipeline_runs.source IS
     'Address of the API, or the sample events of the local sandbox.';
-COMMENT ON COLUMN {schema}.pipeline_runs.outcome IS
+COMMENT ON COLUMN public.pipeline_runs.outcome IS
     'finished, failed, stopped (by a signal) or killed; NULL while the run is in progress.';
-COMMENT ON COLUMN {schema}.pipeline_runs.restarts IS
+COMMENT ON COLUMN public.pipeline_runs.restarts IS
     'How often the pipeline was started again after a failure.';
-COMMENT ON COLUMN {schema}.pipeline_runs.events_before IS
+COMMENT ON COLUMN public.pipeline_runs.events_before IS
     'Rows in events when the run started.';
-COMMENT ON COLUMN {schema}.pipeline_runs.events_after IS
+COMMENT ON COLUMN public.pipeline_runs.events_after IS
     'Rows in events when the run ended.';
-COMMENT ON COLUMN {schema}.pipeline_runs.message IS 'Why the run failed.'
+COMMENT ON COLUMN public.pipeline_runs.message IS 'Why the run failed.'
 """
 
 
@@ -130,7 +131,7 @@ def begin_run(
     """
     if not has_table(connection, SCHEMA, "pipeline_runs"):
         try:
-            connection.execute(in_schema(SCHEMA, PIPELINE_RUNS))
+            connection.execute(PIPELINE_RUNS)
         except psycopg.errors.InsufficientPrivilege:
             message = (
                 f"The role {settings.user} may not create tables in schema {SCHEMA} of the "
@@ -138,24 +139,18 @@ def begin_run(
                 f'GRANT CREATE ON SCHEMA {SCHEMA} TO "{settings.user}"'
             )
             raise ConfigError(message) from None
-    connection.execute(
-        in_schema(
-            SCHEMA, "UPDATE {schema}.pipeline_runs SET outcome = 'killed' WHERE outcome IS NULL"
-        )
-    )
+    connection.execute("UPDATE public.pipeline_runs SET outcome = 'killed' WHERE outcome IS NULL")
     before = count_rows(connection, "events")
-    query = (
-        "INSERT INTO {schema}.pipeline_runs (source, events_before) VALUES (%s, %s) RETURNING id"
-    )
-    row = connection.execute(in_schema(SCHEMA, query), (source, before)).fetchone()
+    query = "INSERT INTO public.pipeline_runs (source, events_before) VALUES (%s, %s) RETURNING id"
+    row = connection.execute(query, (source, before)).fetchone()
     assert row is not None  # noqa: S101 - RETURNING returns
     return PipelineRun(row[0], before)
 
 
 def record_restart(connection: psycopg.Connection[Any], run: PipelineRun, restarts: int) -> None:
     """Store how often the pipeline was started again."""
-    query = "UPDATE {schema}.pipeline_runs SET restarts = %s WHERE id = %s"
-    connection.execute(in_schema(SCHEMA, query), (restarts, run.id))
+    query = "UPDATE public.pipeline_runs SET restarts = %s WHERE id = %s"
+    connection.execute(query, (restarts, run.id))
 
 
 def end_run(
@@ -177,10 +172,10 @@ def end_run(
     """
     after = count_rows(connection, "events")
     query = (
-        "UPDATE {schema}.pipeline_runs SET ended_at = now(), outcome = %s, message = %s, "
+        "UPDATE public.pipeline_runs SET ended_at = now(), outcome = %s, message = %s, "
         "events_after = %s WHERE id = %s"
     )
-    connection.execute(in_schema(SCHEMA, query), (outcome, message, after, run.id))
+    connection.execute(query, (outcome, message, after, run.id))
     return after
 
 
@@ -195,23 +190,68 @@ def last_source(connection: psycopg.Connection[Any]) -> str | None:
         return None
     loaded = "outcome = 'finished' OR events_after <> events_before"
     if has_table(connection, SCHEMA, "checkpoint"):
-        loaded += " OR started_at < (SELECT updated_at FROM {schema}.checkpoint WHERE id = 1)"
-    query = f"SELECT source FROM {{schema}}.pipeline_runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
-    row = connection.execute(in_schema(SCHEMA, query)).fetchone()
+        loaded += " OR started_at < (SELECT updated_at FROM public.checkpoint WHERE id = 1)"
+    query = f"SELECT source FROM public.pipeline_runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
+    row = connection.execute(query).fetchone()
     return row[0] if row else None
+
+
+def check_source_change(
+    last: str | None, current: str, settings: DatabaseSettings, *, embedded: bool
+) -> bool:
+    """Compare the source of the events in the database with that of this run.
+
+    A change between two real addresses is not handled here: the tap compares the address in its
+    state.
+
+    Args:
+        last: Source of the events in the database; None where it is new.
+        current: Source of this run.
+        settings: The database.
+        embedded: Whether it is the embedded one, which the user may remove.
+
+    Returns:
+        Whether the sandbox serves other sample events than those in the database, which have to be
+        removed.
+
+    Raises:
+        ConfigError: Sample events and real events would be mixed.
+    """
+    if last is None or last == current:
+        return False
+    had_samples, has_samples = (source.partition(" ")[0] == SANDBOX for source in (last, current))
+    if had_samples == has_samples:
+        return has_samples
+    alternative = ""
+    if embedded:
+        alternative = (
+            ", or remove the embedded database with `sh run-ingestion.sh --stop-sandbox` and "
+            "`rm -r .sandbox`"
+        )
+    if had_samples:
+        message = (
+            f"The database {settings.location} holds sample events of the sandbox, and real events "
+            f"are not mixed with them: set DB_NAME to another database{alternative}."
+        )
+    else:
+        message = (
+            f"The database {settings.location} holds events from {last}, and sample events are not "
+            f"mixed with them: set API_KEY and API_BASE_URL again{alternative}."
+        )
+    raise ConfigError(message)
 
 
 def count_rows(connection: psycopg.Connection[Any], table: str) -> int:
     """Count the rows of a table of the load; 0 where it does not exist."""
     if not has_table(connection, SCHEMA, table):
         return 0
-    query = f"SELECT count(*) FROM {{schema}}.{table}"  # noqa: S608 - a constant name
-    row = connection.execute(in_schema(SCHEMA, query)).fetchone()
+    query = f"SELECT count(*) FROM public.{table}"  # noqa: S608 - a constant name
+    row = connection.execute(query).fetchone()
     return int(row[0]) if row else 0
 
 
 def truncate_load(connection: psycopg.Connection[Any]) -> None:
     """Empty the tables of the load."""
-    tables = [f"{{schema}}.{name}" for name in _LOAD_TABLES if has_table(connection, SCHEMA, name)]
+    tables = [f"public.{name}" for name in _LOAD_TABLES if has_table(connection, SCHEMA, name)]
     if tables:
-        connection.execute(in_schema(SCHEMA, f"TRUNCATE {', '.join(tables)}"))
+        connection.execute(f"TRUNCATE {', '.join(tables)}")

@@ -1,4 +1,4 @@
-"""`meltano run tap-datasync target-postgres` as a child process: started, followed, stopped.
+"""Meltano as a child process: its pipeline, started, followed and stopped; its log; its state.
 
 Meltano 4.4.1 logs one JSON object per line: `{"event", "level", "timestamp", ...}`, with the
 plugin's name in `name`. The exit codes of tap and target are in the line "Block run completed",
@@ -12,32 +12,33 @@ as in `{"exit_codes": {"extractors": 3}}`. It is missing in two cases:
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import queue
 import re
 import signal
 import subprocess
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from datasync_ingestion.errors import BusyError
+from datasync_ingestion.errors import IngestionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
+
+    from datasync_ingestion.errors import SignalWatcher
 
 TAP = "tap-datasync"
 TARGET = "target-postgres"
 MELTANO = "meltano"
 ENVIRONMENT = "dev"
 STATE_ID = f"{ENVIRONMENT}:{TAP}-to-{TARGET}"
+_STATE_KEY = "singer_state"
 
 PIPELINE_VARIABLE = "DATASYNC_PIPELINE_ROOT"
 """In the environment of a pipeline's processes: the checkout. It identifies them reliably,
@@ -106,11 +107,6 @@ class LogLine:
         return f"{self.timestamp:<27} {self.level:<8} {self.source:<15} {self.text}{rest}".strip()
 
     @property
-    def is_error(self) -> bool:
-        """Whether it is an error message."""
-        return self.level in {"error", "critical"}
-
-    @property
     def is_noise(self) -> bool:
         """Whether it is Meltano's offer of support, without information about the run."""
         return self.text.startswith(_SUPPORT_OFFER)
@@ -159,7 +155,7 @@ class AttemptSummary:
                 self._add_exit_code(TAP, int(found[1]))
                 # Meltano relays the messages of a discovery without their level.
                 self.errors.setdefault(TAP, self._discovery)
-        elif line.is_error and line.text:
+        elif line.level in {"error", "critical"} and line.text:
             self.errors[line.source] = line.text.splitlines()[0]
             self._add_exit_code(line.source, line.fields.get("exit_code"))
             if line.source == MELTANO and _failed_in(line, _SETTING_CONVERSION):
@@ -193,6 +189,11 @@ def _failed_in(line: LogLine, function: str) -> bool:
     )
 
 
+def _command(root: Path, *words: str) -> list[str]:
+    program = root / ".venv" / "bin" / "meltano"
+    return [str(program), "--log-format=json", f"--environment={ENVIRONMENT}", *words]
+
+
 class Pipeline:
     """One attempt: Meltano and the processes that it starts."""
 
@@ -204,17 +205,8 @@ class Pipeline:
             env: Meltano's whole environment.
         """
         self._root = root
-        command = [
-            str(root / ".venv" / "bin" / "meltano"),
-            "--log-format=json",
-            f"--environment={ENVIRONMENT}",
-            "run",
-            "--no-install",
-            # Meltano refuses to run for five minutes after it was killed.
-            "--force",
-            TAP,
-            TARGET,
-        ]
+        # Without --force, Meltano refuses to run for five minutes after it was killed.
+        command = _command(root, "run", "--no-install", "--force", TAP, TARGET)
         self._process = subprocess.Popen(  # noqa: S603 - the project's own program
             command,
             cwd=root,
@@ -286,43 +278,17 @@ class Pipeline:
         self.wait()
 
     def _ends_within(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while self._process.poll() is None:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(_POLL_SECONDS)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
         return True
 
 
-@contextmanager
-def exclusive_lock(path: Path, hint: str = "") -> Iterator[None]:
-    """Hold the lock of a checkout; the kernel releases it however the process ends.
-
-    While it is held, every process of a pipeline that this process did not start is an orphan.
-
-    Args:
-        path: The lock file; it contains the process id of the holder.
-        hint: Appended to the message of `BusyError`: an alternative to waiting.
-
-    Raises:
-        BusyError: Another process holds it.
-    """
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(20).strip() or "unknown"
-            message = f"Another run is in progress here (process {holder}): wait for it{hint}."
-            raise BusyError(message) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
-
-
 def stop_orphaned_pipeline(root: Path) -> bool:
-    """Stop the pipeline of a run that was killed. The caller holds the checkout's lock.
+    """Stop the pipeline of a run that was killed.
+
+    The caller holds the checkout's lock, so every process that is found is an orphan.
 
     Returns:
         Whether there was one.
@@ -376,3 +342,100 @@ def _is_tap(process: psutil.Process) -> bool:
         # The interpreter comes first, the script second.
         return any(Path(word).name == TAP for word in process.cmdline()[:2])
     return False
+
+
+class MeltanoState:
+    """Reads and writes the Singer state with `meltano state`."""
+
+    def __init__(self, root: Path, env: Mapping[str, str], signals: SignalWatcher) -> None:
+        self._root = root
+        self._env = env
+        self._signals = signals
+
+    def read(self) -> dict[str, Any]:
+        """Return the state; empty where there is none.
+
+        Raises:
+            IngestionError: Meltano cannot read it.
+            Interrupted: A signal arrived.
+        """
+        output = self._run("get", STATE_ID).strip()
+        try:
+            document = json.loads(output or "{}")
+        except ValueError:
+            message = "`meltano state get` failed: its output is not JSON."
+            raise IngestionError(message) from None
+        state = document.get(_STATE_KEY) if isinstance(document, dict) else None
+        return state if isinstance(state, dict) else {}
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Write the state; an empty one is cleared.
+
+        Raises:
+            IngestionError: Meltano cannot do that.
+            Interrupted: A signal arrived.
+        """
+        if state:
+            self._run("set", "--force", STATE_ID, json.dumps({_STATE_KEY: state}))
+        else:
+            self._run("clear", "--force", STATE_ID)
+
+    def _run(self, verb: str, *arguments: str) -> str:
+        command = _command(self._root, "state", verb, *arguments)
+        done = self._signals.run(command, cwd=self._root, env=self._env)
+        if done.returncode:
+            reason = _error_in(done.stderr) or f"exit code {done.returncode}"
+            message = f"`meltano state {verb}` failed: {reason}"
+            raise IngestionError(message)
+        return done.stdout
+
+
+def _error_in(log: str) -> str | None:
+    """Return Meltano's error message, or else the last line of its log."""
+    summary, last = AttemptSummary(), None
+    for line in map(parse_line, log.splitlines()):
+        if not line.is_noise:
+            summary.add(line)
+            last = line.text or last
+    return summary.message or last
+
+
+def reconcile(
+    state: Mapping[str, Any] | None,
+    checkpoint: Mapping[str, Any] | None,
+    *,
+    full_refresh: bool = False,
+) -> tuple[dict[str, Any], str] | None:
+    """Determine how Meltano's state has to change before a load.
+
+    The checkpoint is committed after the rows that it covers, so it always matches the table.
+    Meltano's state is a copy, which may be missing (a new checkout or container), belong to another
+    database (`.env` was changed), be ahead (a backup was restored) or be one page behind (Meltano
+    was killed). A state that is ahead would leave a gap, one that is behind would repeat work: if
+    the two differ, the checkpoint is used. The tap itself compares the API's address in the state
+    with its settings.
+
+    Args:
+        state: Meltano's Singer state; empty or None where there is none.
+        checkpoint: The Singer state in the database's checkpoint, likewise.
+        full_refresh: Whether the user asked for a scan from the newest to the oldest event.
+
+    Returns:
+        The new state, empty to clear it, and the reason; None where nothing has to change.
+    """
+    saved, committed = _bookmark(state), _bookmark(checkpoint)
+    if full_refresh:
+        return {}, "Full refresh: loading from the newest event to the oldest."
+    if saved == committed:
+        return None
+    if not committed:
+        return {}, "The database has no checkpoint: loading from the beginning."
+    found = "differs from" if saved else "is empty, unlike"
+    reason = f"Meltano's state {found} the database's checkpoint: resuming from the checkpoint."
+    return dict(checkpoint or {}), reason
+
+
+def _bookmark(state: Mapping[str, Any] | None) -> dict[str, Any]:
+    bookmarks = (state or {}).get("bookmarks")
+    bookmark = bookmarks.get("events") if isinstance(bookmarks, dict) else None
+    return bookmark if isinstance(bookmark, dict) else {}

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+import click
 from datasync_monitor import formatting
 from datasync_monitor.database import DatabaseUnavailable
 from datasync_monitor.progress import read_progress
 from datasync_monitor.terminal import LiveView, LogLines, is_live
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
     from typing_extensions import Self
 
-CONTAINER_VARIABLE = "DATASYNC_CONTAINER"
 RESUME_NOTE = "Loaded events are kept; the next run resumes from the checkpoint."
 
 _REFRESH_SECONDS = 1.0
 _COMPOSE_DATABASE = "postgres"
-
-
-def info(message: object) -> None:
-    """Print a message, at once also into a pipe."""
-    print(message, flush=True)  # noqa: T201 - the one place that prints
-
-
-def error(message: object) -> None:
-    """Print an error message."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +39,12 @@ class Hints:
 
     in_container: bool = False
 
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Hints:
-        """Read `DATASYNC_CONTAINER`, which the image sets."""
-        return cls(environ.get(CONTAINER_VARIABLE) == "1")
-
     @property
     def stop(self) -> str:
         """How to stop a run that is in progress."""
         if self.in_container:
-            return ", or stop it with `docker compose stop ingestion`"
-        return ", or stop it with Ctrl-C where it was started"
+            return "with `docker compose stop ingestion`"
+        return "with Ctrl-C where it was started"
 
     def log(self, path: Path) -> str:
         """Where the full log is."""
@@ -73,38 +57,16 @@ class Hints:
         if embedded:
             return ".venv/bin/datasync-sandbox db psql"
         if not self.in_container:
-            return shlex.join(
-                [
-                    "psql",
-                    *("-h", database.host),
-                    *("-p", str(database.port)),
-                    *("-U", database.user),
-                    *("-d", database.name),
-                ]
+            return (
+                f"psql -h {quote(database.host)} -p {database.port} -U {quote(database.user)} "
+                f"-d {quote(database.name)}"
             )
         if database.host == _COMPOSE_DATABASE:
-            return shlex.join(
-                [
-                    "docker",
-                    "compose",
-                    "exec",
-                    "postgres",
-                    "psql",
-                    "--username",
-                    database.user,
-                    database.name,
-                ]
+            return (
+                "docker compose exec postgres psql "
+                f"--username {quote(database.user)} {quote(database.name)}"
             )
         return None
-
-    def removal(self, *, embedded: bool) -> str:
-        """How to remove the embedded database; empty for any other database."""
-        if not embedded:
-            return ""
-        return (
-            "remove the embedded database with `sh run-ingestion.sh --stop-sandbox` and "
-            "`rm -r .sandbox`"
-        )
 
 
 class ProgressDisplay:
@@ -134,16 +96,11 @@ class ProgressDisplay:
             self._live.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             # Restoring a closed terminal fails.
             with suppress(OSError):
-                self._live.__exit__(kind, error, trace)
+                self._live.__exit__()
         self._database.close()
 
     def message(self, text: str) -> None:
@@ -151,7 +108,7 @@ class ProgressDisplay:
         if self._live:
             self._live.print(text)
         else:
-            info(text)
+            click.echo(text)
 
     def refresh(self, *, last: bool = False) -> None:
         """Show the current progress, once a second at most.
@@ -174,8 +131,8 @@ class ProgressDisplay:
             return
         if self._live:
             self._live.update(progress, self.note)
-        elif line := formatting.log_line(progress) if last else self._lines.next(progress):
-            info(line)
+        elif line := self._lines.next(progress, last=last):
+            click.echo(line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +161,26 @@ class Summary:
     log: str
     sandbox_runs: bool
 
-    @property
-    def new(self) -> int:
-        """Rows that this run added."""
-        return self.rows - self.rows_before
-
     def lines(self) -> Iterator[str]:
         """Yield the summary line by line."""
+        count = formatting.count
+        new = self.rows - self.rows_before
+        total = "not reported" if self.total_events is None else count(self.total_events)
+        values = {
+            "events in the table": f"{count(self.rows)} ({count(new)} new)",
+            "events in the API": total,
+            "rejected events": count(self.rejected),
+            "duration": formatting.duration(timedelta(seconds=self.seconds)),
+        }
+        if new > 0 and self.seconds > 0:
+            values["throughput"] = formatting.per_second(new / self.seconds)
+        if self.restarts:
+            values["restarts"] = count(self.restarts)
+        if self.query:
+            values["query them with"] = self.query
+        values["full log"] = self.log
         yield "Finished."
-        for name, value in self._values():
+        for name, value in values.items():
             yield f"  {name:<24}{value}"
         if self.total_events is not None and self.rows < self.total_events:
             missing = formatting.plural(self.total_events - self.rows, "event")
@@ -223,18 +191,3 @@ class Summary:
             )
         if self.sandbox_runs:
             yield "The sandbox keeps running; `sh run-ingestion.sh --stop-sandbox` stops it."
-
-    def _values(self) -> Iterator[tuple[str, str]]:
-        count = formatting.count
-        yield "events in the table", f"{count(self.rows)} ({count(self.new)} new)"
-        total = "not reported" if self.total_events is None else count(self.total_events)
-        yield "events in the API", total
-        yield "rejected events", count(self.rejected)
-        yield "duration", formatting.duration(timedelta(seconds=self.seconds))
-        if self.new > 0 and self.seconds > 0:
-            yield "throughput", formatting.per_second(self.new / self.seconds)
-        if self.restarts:
-            yield "restarts", count(self.restarts)
-        if self.query:
-            yield "query them with", self.query
-        yield "full log", self.log

@@ -6,9 +6,8 @@ import re
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from enum import Enum
 from typing import IO, TYPE_CHECKING, Any
 
 from datasync_monitor.database import DatabaseRejected, DatabaseUnavailable
@@ -22,6 +21,7 @@ from datasync_ingestion.errors import (
     EXIT_PERMANENT,
     EXIT_RETRY,
     IngestionError,
+    Interrupted,
 )
 from datasync_ingestion.meltano import (
     MELTANO,
@@ -32,7 +32,6 @@ from datasync_ingestion.meltano import (
     Pipeline,
     parse_line,
 )
-from datasync_ingestion.signals import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,8 +42,8 @@ if TYPE_CHECKING:
     from datasync_monitor.snapshot import Checkpoint
 
     from datasync_ingestion.database import PipelineRun
+    from datasync_ingestion.errors import SignalWatcher
     from datasync_ingestion.output import ProgressDisplay
-    from datasync_ingestion.signals import SignalWatcher
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 60.0
@@ -58,21 +57,15 @@ _SANDBOX_CHECK_SECONDS = 5.0
 _NO_RETRY = frozenset({EXIT_CONFIG, EXIT_PERMANENT, EXIT_BUSY})
 
 
-class Action(Enum):
-    """What to do after an attempt."""
-
-    FINISH = "finish"
-    RETRY = "retry"
-    FAIL = "fail"
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What to do after an attempt, why, and the exit code if the run ends with it."""
+    """The exit code of an attempt or of the load, and the message if it is not 0.
 
-    action: Action
+    After an attempt with `EXIT_RETRY` the pipeline is started again.
+    """
+
+    exit_code: int
     message: str = ""
-    exit_code: int = EXIT_OK
 
 
 def classify(
@@ -93,23 +86,22 @@ def classify(
         plugin_settings: Names of the settings that Meltano reads by itself.
     """
     for plugin in (TAP, TARGET):
-        plugin_code = summary.exit_codes.get(plugin)
+        plugin_code = summary.exit_codes.get(plugin, EXIT_OK)
         if plugin_code in _NO_RETRY:
             message = summary.errors.get(plugin) or f"{plugin} ended with exit code {plugin_code}."
-            return Outcome(Action.FAIL, message, plugin_code)
+            return Outcome(plugin_code, message)
     if summary.invalid_setting is not None:
         names = ", ".join(plugin_settings) or "meltano.yml"
         message = f"A setting has an invalid value, see {names}: {summary.invalid_setting}"
-        return Outcome(Action.FAIL, message, EXIT_CONFIG)
+        return Outcome(EXIT_CONFIG, message)
     if code == 0:
         if checkpoint is not None and checkpoint.scan_finished:
-            return Outcome(Action.FINISH)
+            return Outcome(EXIT_OK)
         message = "Meltano ended with exit code 0, but the scan has not finished."
-        return Outcome(Action.RETRY, message, EXIT_RETRY)
-    cause = summary.message
+        return Outcome(EXIT_RETRY, message)
     if code < 0:
-        cause = f"Meltano was ended by {signal.Signals(-code).name}."
-    return Outcome(Action.RETRY, cause or f"Meltano ended with exit code {code}.", EXIT_RETRY)
+        return Outcome(EXIT_RETRY, f"Meltano was ended by {signal.Signals(-code).name}.")
+    return Outcome(EXIT_RETRY, summary.message or f"Meltano ended with exit code {code}.")
 
 
 class RestartPolicy:
@@ -121,23 +113,13 @@ class RestartPolicy:
     may take longer.
     """
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        stall_timeout: float = STALL_TIMEOUT_SECONDS,
-        min_attempts: int = MIN_ATTEMPTS,
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start counting.
 
         Args:
             clock: Seconds of a monotonic clock.
-            stall_timeout: Seconds without progress after which the run fails.
-            min_attempts: Attempts without progress that are made in any case.
         """
         self._clock = clock
-        self._stall_timeout = stall_timeout
-        self._min_attempts = min_attempts
         self._progressed_at = clock()
         self._stalled_attempts = 0
 
@@ -152,8 +134,8 @@ class RestartPolicy:
             self._progressed_at, self._stalled_attempts = now, 0
             return 0.0
         self._stalled_attempts += 1
-        stalled = now - self._progressed_at >= self._stall_timeout
-        if stalled and self._stalled_attempts >= self._min_attempts:
+        stalled = now - self._progressed_at >= STALL_TIMEOUT_SECONDS
+        if stalled and self._stalled_attempts >= MIN_ATTEMPTS:
             return None
         if self._stalled_attempts == 1:
             return 0.0
@@ -183,51 +165,40 @@ class ProgressMarker:
         return progressed
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
-    """Dependencies of a load.
+@dataclass
+class LoadRunner:
+    """Runs the pipeline until the scan has finished, or until no further attempt can help.
 
     Attributes:
         root: The checkout.
         env: Meltano's whole environment.
         database: The connection.
+        row: The row of `pipeline_runs`.
         display: Shows progress and messages.
         log: The full log, line-buffered.
         signals: Reports signals.
         ensure_sandbox: Restarts the sandbox if it has ended; returns whether its addresses are
             unchanged.
+        policy: Delays between attempts; None for a single attempt.
         plugin_settings: Names of the settings that Meltano reads by itself.
         verbose: Whether the full log is also printed.
+        restarts: How often the pipeline was started again.
     """
 
     root: Path
     env: Mapping[str, str]
     database: ReconnectingConnection
+    row: PipelineRun
     display: ProgressDisplay
     log: IO[str]
     signals: SignalWatcher
     ensure_sandbox: Callable[[], bool]
+    policy: RestartPolicy | None
     plugin_settings: Sequence[str] = ()
     verbose: bool = False
-
-
-class LoadRunner:
-    """Runs the pipeline until the scan has finished, or until no further attempt can help."""
-
-    def __init__(self, context: RunContext, run: PipelineRun, policy: RestartPolicy | None) -> None:
-        """Store the arguments.
-
-        Args:
-            context: Dependencies.
-            run: The row of `pipeline_runs`.
-            policy: Delays between attempts; None for a single attempt.
-        """
-        self._context = context
-        self._run = run
-        self._policy = policy
-        self._sandbox_checked_at = 0.0
-        self._last_warning = ""
-        self.restarts = 0
+    restarts: int = field(default=0, init=False)
+    _sandbox_checked_at: float = field(default=0.0, init=False)
+    _last_warning: str = field(default="", init=False)
 
     def run(self) -> Outcome:
         """Load.
@@ -239,13 +210,13 @@ class LoadRunner:
         try:
             outcome = self._run_attempts()
         except Interrupted:
-            self._end("stopped", None)
+            self._end("stopped")
             raise
         except (IngestionError, OSError) as error:
-            self._fail(str(error))
+            self._end("failed", str(error))
             raise
-        if outcome.action is not Action.FINISH:
-            self._fail(outcome.message)
+        if outcome.exit_code != EXIT_OK:
+            self._end("failed", outcome.message)
         return outcome
 
     def _run_attempts(self) -> Outcome:
@@ -254,39 +225,38 @@ class LoadRunner:
             outcome = self._attempt()
             # The server may not have released the lock of the previous attempt's target yet.
             own_lock = outcome.exit_code == EXIT_BUSY and self.restarts > 0
-            if self._policy is None or not (outcome.action is Action.RETRY or own_lock):
+            if self.policy is None or not (outcome.exit_code == EXIT_RETRY or own_lock):
                 return outcome
             # Why the sandbox does not start says more than that its database is not reached.
             failure = self._ensure_sandbox() or outcome.message
             progressed = marker.update(self._read_checkpoint(attempts=1))
-            delay = self._policy.next_delay(progressed=progressed)
+            delay = self.policy.next_delay(progressed=progressed)
             if delay is None:
                 message = f"{failure} No progress over {self.restarts} restarts."
-                return Outcome(Action.FAIL, message, outcome.exit_code)
+                return Outcome(outcome.exit_code, message)
             self.restarts += 1
             when = f"in {delay:.0f} s" if delay else "now"
             self._report(f"{failure} Restarting {when} (restart {self.restarts}).")
-            self._write(lambda conn: database.record_restart(conn, self._run, self.restarts))
+            self._write(lambda conn: database.record_restart(conn, self.row, self.restarts))
             self._wait(delay)
 
     def _attempt(self) -> Outcome:
-        context = self._context
-        context.signals.check()
+        self.signals.check()
         try:
             # Without a database the tap would use up the rate limit in vain.
-            context.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
+            self.database.run(read_checkpoint, attempts=database.CONNECT_ATTEMPTS)
         except DatabaseRejected as error:
-            return Outcome(Action.FAIL, str(error), EXIT_CONFIG)
+            return Outcome(EXIT_CONFIG, str(error))
         except DatabaseUnavailable as error:
-            return Outcome(Action.RETRY, str(error), EXIT_RETRY)
-        pipeline = Pipeline(context.root, context.env)
+            return Outcome(EXIT_RETRY, str(error))
+        pipeline = Pipeline(self.root, self.env)
         summary = AttemptSummary()
         try:
             while (text := pipeline.next_line(_POLL_SECONDS)) is not None:
                 if text:
                     self._process_line(parse_line(text), summary)
-                context.signals.check()
-                context.display.refresh()
+                self.signals.check()
+                self.display.refresh()
                 self._check_sandbox_database()
         except BaseException:
             pipeline.stop()
@@ -295,36 +265,36 @@ class LoadRunner:
                 with suppress(OSError):
                     self._process_line(parse_line(text), summary, shown=False)
             # Writing to a closed terminal fails before its SIGHUP is checked for.
-            context.signals.check()
+            self.signals.check()
             raise
         code = pipeline.wait()
         checkpoint = None
         if code == 0:
             checkpoint = self._read_checkpoint(attempts=database.CONNECT_ATTEMPTS)
-        return classify(code, summary, checkpoint, context.plugin_settings)
+        return classify(code, summary, checkpoint, self.plugin_settings)
 
     def _process_line(self, line: LogLine, summary: AttemptSummary, *, shown: bool = True) -> None:
         if line.is_noise:
             return
         summary.add(line)
-        print(line, file=self._context.log)
+        print(line, file=self.log)
         if not shown:
             return
-        if self._context.verbose:
-            self._context.display.message(str(line))
+        if self.verbose:
+            self.display.message(str(line))
         elif line.source != MELTANO and line.level == "warning":
             # An error ends the attempt and is reported then, with its consequence. A warning that
             # differs from the last one by its numbers only is one of a series.
             content = _DIGITS.sub("", line.text)
             if content != self._last_warning:
-                self._context.display.message(f"{line.source}: {line.text}")
+                self.display.message(f"{line.source}: {line.text}")
             self._last_warning = content
 
     def _check_sandbox_database(self) -> None:
         # The target retries for longer than the embedded PostgreSQL takes to start.
         now = time.monotonic()
         if (
-            self._context.display.database_unreachable
+            self.display.database_unreachable
             and now - self._sandbox_checked_at > _SANDBOX_CHECK_SECONDS
         ):
             self._sandbox_checked_at = now
@@ -333,7 +303,7 @@ class LoadRunner:
     def _ensure_sandbox(self) -> str:
         """Restart what has ended of the sandbox; returns why it does not start, else ""."""
         try:
-            same_address = self._context.ensure_sandbox()
+            same_address = self.ensure_sandbox()
         except IngestionError as error:
             return str(error)  # retried like any other failure
         if not same_address:
@@ -342,38 +312,36 @@ class LoadRunner:
         return ""
 
     def _wait(self, seconds: float) -> None:
-        display = self._context.display
+        display = self.display
         deadline = time.monotonic() + seconds
         while (remaining := deadline - time.monotonic()) > 0:
             display.note = f"restarting in {remaining:.0f} s"
             display.refresh()
-            self._context.signals.sleep(min(_POLL_SECONDS, remaining))
+            self.signals.sleep(min(_POLL_SECONDS, remaining))
         display.note = None
 
     def _read_checkpoint(self, *, attempts: int) -> Checkpoint | None:
         # An unreachable database is retried like any other failure.
         with suppress(DatabaseUnavailable):
-            return self._context.database.run(read_checkpoint, attempts=attempts)
+            return self.database.run(read_checkpoint, attempts=attempts)
         return None
 
     def _report(self, message: str) -> None:
         self._log(message, "warning")
-        self._context.display.message(message)
+        self.display.message(message)
 
     def _log(self, message: str, level: str) -> None:
         now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%fZ}"
-        print(LogLine(message, "run-ingestion", level, now), file=self._context.log)
+        print(LogLine(message, "run-ingestion", level, now), file=self.log)
 
-    def _fail(self, message: str) -> None:
-        # A full disk may be the cause, and the log is on it.
-        with suppress(OSError):
-            self._log(message, "error")
-        self._end("failed", message)
-
-    def _end(self, outcome: str, message: str | None) -> None:
-        self._write(lambda connection: database.end_run(connection, self._run, outcome, message))
+    def _end(self, outcome: str, message: str | None = None) -> None:
+        if message is not None:
+            # A full disk may be the cause, and the log is on it.
+            with suppress(OSError):
+                self._log(message, "error")
+        self._write(lambda conn: database.end_run(conn, self.row, outcome, message))
 
     def _write(self, work: Callable[[psycopg.Connection[Any]], object]) -> None:
         # Neither a restart nor the end of the run waits for an unreachable database.
         with suppress(DatabaseUnavailable):
-            self._context.database.run(work)
+            self.database.run(work)

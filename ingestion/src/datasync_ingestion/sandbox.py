@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datasync_monitor.database import DatabaseSettings
 
 from datasync_ingestion.config import Api
-from datasync_ingestion.errors import ConfigError, IngestionError
+from datasync_ingestion.errors import EXIT_CONFIG, ConfigError, IngestionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from datasync_ingestion.signals import SignalWatcher
+    from datasync_ingestion.config import RunConfig
+    from datasync_ingestion.errors import SignalWatcher
 
-_USAGE_ERROR = 2
 # The parts of the sandbox, and the options that restrict a command to them.
 _PARTS = {"api": "--api-only", "database": "--db-only"}
 
@@ -35,18 +35,16 @@ class Sandbox:
         self._signals = signals
         self._program = root / ".venv" / "bin" / "datasync-sandbox"
         self._started: set[str] = set()
-        self._only: list[str] = []
-        self._addresses: tuple[Api | None, DatabaseSettings] | None = None
+        self._own_api: Api | None = None
+        self._addresses: tuple[Api, DatabaseSettings] | None = None
         self.feed = ""
 
-    def start(
-        self, options: Sequence[str], *, with_api: bool
-    ) -> tuple[Api | None, DatabaseSettings]:
-        """Start the parts that are not running, and wait until they respond.
+    def start(self, config: RunConfig, options: Sequence[str]) -> tuple[Api, DatabaseSettings]:
+        """Start what the run uses of it and is not running, and wait until it responds.
 
         Args:
-            options: For the API, from the user.
-            with_api: Whether the API is needed, or the database alone.
+            config: The user's own API and database; the sandbox takes the place of a missing one.
+            options: For the sandbox's API, from the user.
 
         Returns:
             The addresses of API and database.
@@ -56,7 +54,9 @@ class Sandbox:
             IngestionError: They do not start.
             Interrupted: A signal arrived.
         """
-        self._only = [] if with_api else [_PARTS["database"]]
+        if config.api and config.database:
+            return config.api, config.database
+        self._own_api = config.api
         self._addresses = self._up(*options)
         return self._addresses
 
@@ -74,13 +74,13 @@ class Sandbox:
             return True
         return self._up("--restore") == self._addresses
 
-    def _up(self, *options: str) -> tuple[Api | None, DatabaseSettings]:
-        done = self._run("up", "--json", *self._only, *options)
+    def _up(self, *options: str) -> tuple[Api, DatabaseSettings]:
+        only = (_PARTS["database"],) if self._own_api else ()
+        done = self._run("up", "--json", *only, *options)
         if done.returncode:
             self._signals.check()
-            raise (ConfigError if done.returncode == _USAGE_ERROR else IngestionError)(
-                _error_in(done)
-            )
+            kind = ConfigError if done.returncode == EXIT_CONFIG else IngestionError
+            raise kind(_error_in(done))
         try:
             report = json.loads(done.stdout)
         except ValueError:
@@ -90,30 +90,25 @@ class Sandbox:
             option for part, option in _PARTS.items() if (report.get(part) or {}).get("started")
         }
         self._signals.check()
-        api = None if self._only else self._api(report["api"])
-        database = report["database"]
+        api = self._own_api
+        if api is None:
+            api = Api(report["api"]["url"], report["api"]["key"])
+            self.feed = report["api"]["feed"]
         names = ("host", "port", "user", "password", "name")
-        return api, DatabaseSettings(**{name: database[name] for name in names})
-
-    def _api(self, report: dict[str, Any]) -> Api:
-        self.feed = report["feed"]
-        return Api(report["url"], report["key"])
+        return api, DatabaseSettings(**{name: report["database"][name] for name in names})
 
     def stop_started(self) -> None:
         """Stop the parts that this run started."""
         for option in sorted(self._started):
-            self._down(option)
+            self.stop(option)
         self._started = set()
 
-    def stop(self) -> str:
-        """Stop all of it; returns the sandbox's report.
+    def stop(self, *options: str) -> str:
+        """Stop it, or the part that an option names; returns the sandbox's report.
 
         Raises:
             IngestionError: It does not stop.
         """
-        return self._down()
-
-    def _down(self, *options: str) -> str:
         done = self._run("down", *options)
         if done.returncode:
             raise IngestionError(_error_in(done))

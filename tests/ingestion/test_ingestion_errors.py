@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from datasync_ingestion import signals
-from datasync_ingestion.signals import Interrupted, SignalWatcher
+from datasync_ingestion import errors
+from datasync_ingestion.errors import Interrupted, SignalWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def test_signal_ends_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(slept) == 2:
             watcher.received = signal.SIGTERM
 
-    monkeypatch.setattr(signals.time, "sleep", sleep)
+    monkeypatch.setattr(errors.time, "sleep", sleep)
     with pytest.raises(Interrupted):
         watcher.sleep(3600)
     assert sum(slept) < 1
@@ -67,7 +67,7 @@ def test_signal_ends_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM; "])
 def test_signal_ends_command(monkeypatch: pytest.MonkeyPatch, trap: str) -> None:
-    monkeypatch.setattr(signals, "_KILL_AFTER_SECONDS", 0.2)
+    monkeypatch.setattr(errors, "_KILL_AFTER_SECONDS", 0.2)
     watcher = SignalWatcher()
     watcher.received = signal.SIGTERM
     with pytest.raises(Interrupted):
