@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tap_datasync.events import EventRecord
+from tap_datasync.parsing import EventRecord
 from tap_datasync.timestamps import (
     EPOCH,
     format_timestamp,

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
     from datetime import datetime
 
-    from tap_datasync.events import EventRecord
-    from tap_datasync.parsing import FetchedPage
+    from tap_datasync.parsing import EventRecord, FetchedPage
 
 MIN_EVENTS_BELOW = 3
 """Consecutive events below the bound of an incremental scan that end it."""
