@@ -23,9 +23,8 @@ from tap_datasync.tap import TapDataSync
 if TYPE_CHECKING:
     from random import Random
 
-    from tap_datasync.client import RawResponse, RequestStats
-    from tap_datasync.parsing import FetchedPage
-    from tap_datasync.scan import PageResult
+    from tap_datasync.client import RawResponse
+    from tap_datasync.parsing import EventRecord, FetchedPage
 
 LOOKBACK = timedelta(seconds=600)
 START = 1_800_000_000.0
@@ -73,9 +72,9 @@ class Target:
     state: dict[str, Any] = field(default_factory=dict)
     written: int = 0
 
-    def commit(self, page: FetchedPage, result: PageResult, share: float = 1.0) -> None:
+    def commit(self, page: FetchedPage, emit: list[EventRecord], share: float = 1.0) -> None:
         """Commit the rows of a page, or the first part of them."""
-        records = result.emit[: round(len(result.emit) * share)]
+        records = emit[: round(len(emit) * share)]
         for record in records:
             self.rows[record.id] = record
         self.written += len(records)
@@ -100,10 +99,10 @@ class SimulatedStream(EventsStream):
         return self.simulated.transport
 
     def write_page(
-        self, page: FetchedPage, result: PageResult, stats: RequestStats, **_: Any
+        self, page: FetchedPage, emit: list[EventRecord], page_record: dict[str, Any]
     ) -> None:
-        del stats
-        self.simulated.write_page(page, result)
+        del page_record
+        self.simulated.write_page(page, emit)
 
     def save_state(self, state: dict[str, Any]) -> None:
         self.simulated.save_state(state)
@@ -143,7 +142,7 @@ class SimulatedRun:
     def __post_init__(self) -> None:
         self._lag = self.draw.choice([0, 0, 1, 2])
         self._states: list[dict[str, Any]] = []
-        self._page: tuple[FetchedPage, PageResult] | None = None
+        self._page: tuple[FetchedPage, list[EventRecord]] | None = None
 
     def maybe_kill(self) -> None:
         """Kill the process here, sometimes."""
@@ -178,12 +177,12 @@ class SimulatedRun:
             self.target.acknowledge(state)
         return self.error is None
 
-    def write_page(self, page: FetchedPage, result: PageResult) -> None:
+    def write_page(self, page: FetchedPage, emit: list[EventRecord]) -> None:
         """Take the RECORDs of a page."""
         self.pages += 1
         self.last_requested_at = page.requested_at
-        assert len(result.emit) + result.skipped <= page.returned
-        self._page = page, result
+        assert len(emit) <= page.returned
+        self._page = page, emit
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Take the STATE of a page: commit its rows, and hand back an earlier state."""
