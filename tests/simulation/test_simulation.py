@@ -62,12 +62,12 @@ def _trust_the_feed(state: ScanState, *, at_oldest_event: bool) -> ScanState:
 @pytest.mark.parametrize(
     ("owner", "name", "broken", "check", "first"),
     [
-        (TimeRange, "contains", _contains_late_events, service.check, 0),
+        (TimeRange, "contains", _contains_late_events, service.check, 60),
         (PageCheck, "may_end", property(_any_end), service.check, 0),
         (RateLimiter, "_next_slot", _too_early, service.check, 0),
         (PageHistory, "_find_repeated", _no_repeated_event, feeds.check, 0),
-        (Scan, "_anchors_met", _every_anchor, feeds.check, 680),
-        (ScanState, "finish", _trust_the_feed, feeds.check, 0),
+        (Scan, "_anchors_met", _every_anchor, feeds.check, 600),
+        (ScanState, "finish", _trust_the_feed, feeds.check, 40),
     ],
     ids=[
         "late events are skipped",

@@ -373,23 +373,14 @@ def test_a_repeated_page_is_not_counted_and_passed():
     assert run.state.feed_sorted
 
 
-def test_cursors_that_lead_in_a_circle_end_the_run():
-    """Each cursor is new, the pages repeat."""
-    pages = [some(5 * (n % 10), total=100_000, nextCursor=f"x{n}") for n in range(500)]
-    run = Run(*pages)
-    assert isinstance(run.error, IncompleteFeedError)
-    assert len(run.cursors) < 20
-    assert set(run.emitted) == set(ids(*range(50)))
-    # What the scan has counted is not reliable: the next run starts a new one.
-    assert (run.state.cursor, run.state.high_watermark) == (None, None)
-
-
-def test_circles_whose_pages_shift_end_the_run():
+@pytest.mark.parametrize(("size", "events"), [(5, 50), (101, 1009)])
+def test_cursors_that_lead_in_a_circle_end_the_run(size, events):
+    """Each cursor is new, the pages repeat, or begin elsewhere in each round."""
     pages = [
         body_of(
-            *[event(k % 1009) for k in range(101 * n, 101 * n + 101)],
+            *[event(k % events) for k in range(size * n, size * (n + 1))],
             nextCursor=f"x{n}",
-            total=5000,
+            total=100_000,
         )
         for n in range(150)
     ]
@@ -397,6 +388,9 @@ def test_circles_whose_pages_shift_end_the_run():
     assert isinstance(run.error, IncompleteFeedError)
     assert "its cursors lead in a circle" in str(run.error)
     assert len(run.cursors) < 20
+    assert set(run.emitted) == set(ids(*range(events)))
+    # What the scan has counted is not reliable: the next run starts a new one.
+    assert (run.state.cursor, run.state.high_watermark) == (None, None)
 
 
 # ------------------------------------------------------------------ corrupted pages
