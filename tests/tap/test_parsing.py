@@ -467,6 +467,11 @@ def test_the_lifetime_of_a_cursor_is_a_number_or_unknown(value, seconds):
     assert page_from(body_with("cursorExpiresIn", value)).expires_in == seconds
 
 
+def test_a_lifetime_that_is_not_utf_8_is_unknown():
+    body = body_with("cursorExpiresIn", '"@@"').replace(b"@@", b"\xff")
+    assert page_from(body).expires_in is None
+
+
 json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
 numbers = st.sampled_from(["1e400", "-1e400", "9" * 5000, "-" + "9" * 5000, "1e-400", "[]", "{}"])
 

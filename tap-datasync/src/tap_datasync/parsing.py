@@ -362,7 +362,7 @@ def _is_utf8(body: bytes) -> bool:
 
 def _lifetime(raw: msgspec.Raw) -> float | None:
     """Return a cursor's lifetime in seconds from a number or a numeric string."""
-    value = load(bytes(raw).decode())
+    value = load(bytes(raw).decode("utf-8", "replace"))
     try:
         seconds = float(value) if isinstance(value, (Decimal, str)) else -1.0
     except ValueError:
