@@ -195,6 +195,14 @@ def test_a_full_scan_reads_to_the_oldest_event():
     assert not scan.is_finished
 
 
+def test_a_feed_that_has_grown_by_more_than_was_found_is_read_to_the_oldest_event(caplog):
+    scan = scan_of(loaded_to(100, known_total=200))
+    assert process(scan, *down(105, 60), total=230) == names(*down(105, 60))
+    assert not scan.is_finished
+    (warning,) = caplog.messages
+    assert "grown by more events" in warning
+
+
 def test_a_watermark_whose_event_is_missing_does_not_end_a_scan(caplog):
     """It is of another account, or that event was deleted: what is loaded is not known."""
     scan = scan_of(replace(loaded_to(100), high_watermark_id="of another feed"))
