@@ -17,8 +17,13 @@ from tap_datasync.errors import (
     RetriesExhaustedError,
     TapDataSyncError,
 )
-from tap_datasync.pagination import MAX_IDLE_PAGES, MAX_REFETCHES, MAX_STALLED_SCANS
-from tap_datasync.state import ScanState, TimeRange
+from tap_datasync.pagination import (
+    MAX_IDLE_PAGES,
+    MAX_REFETCHES,
+    MAX_STALLED_SCANS,
+    EventPaginator,
+)
+from tap_datasync.state import ORDER_TOLERANCE, ScanState, TimeRange
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
 from tap_datasync.verification import PageAnomaly
@@ -313,6 +318,33 @@ def test_an_end_that_no_total_confirms_fails(total):
         feed={None: some(0, total=total), "c5": some(5, total=total), "c10": final(10, total=total)}
     )
     assert isinstance(run.error, IncompleteFeedError)
+
+
+def test_a_feed_smaller_than_an_earlier_scan_fails_with_a_hint():
+    run = Run(final(0, total=5), state=ScanState(source=SOURCE, known_total=1000))
+    assert isinstance(run.error, IncompleteFeedError)
+    assert "An earlier scan read that many" in str(run.error)
+
+
+def test_a_scan_that_ends_at_the_same_place_again_is_left():
+    """The missing events are more likely further up: the next run starts at the newest event."""
+    counts = {"events_seen": 13, "events_expected": 15, "total_events": 15}
+    state = scanned(0, -12, "c13", scan_has_gaps=True, **counts)
+    run = Run(final(13, 1), state=state)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert run.state.cursor is None
+
+
+def test_the_lookback_is_never_less_than_the_precision_of_timestamps():
+    paginator = EventPaginator(
+        ScanState(),
+        source=SOURCE,
+        lookback=timedelta(0),
+        full=False,
+        now=NOON,
+        logger=logging.getLogger("tests.pagination"),
+    )
+    assert paginator.scan._lookback == ORDER_TOLERANCE
 
 
 def test_a_total_that_drops_is_fetched_again():

@@ -405,6 +405,14 @@ def test_a_page_without_a_new_event_is_an_anomaly(restart):
     assert scan.state.events_seen == 21
 
 
+def test_a_page_above_the_position_of_a_resumed_scan_is_an_anomaly():
+    scan = scan_of()
+    process(scan, *down(100, 80), cursor="a")
+    process(scan, *down(79, 60), cursor="b")
+    page = received(rows(*down(100, 80)), cursor="c")
+    assert anomaly_of(resumed(scan), page) is PageAnomaly.REPEATED_PAGE
+
+
 def test_a_page_seen_long_before_is_an_anomaly():
     scan = scan_of()
     for number in range(10):
