@@ -14,7 +14,9 @@ from tests.simulation import feeds, service
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WORLDS: dict[str, Callable[[int], feeds.FeedWorld | service.ServiceWorld]] = {
+    from tests.simulation.harness import World
+
+WORLDS: dict[str, Callable[[int], World]] = {
     "service": service.check,
     "feeds": feeds.check,
 }

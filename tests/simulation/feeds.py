@@ -8,14 +8,16 @@ all the while. A run that finishes has to leave nothing out that existed when it
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tap_datasync.client import RawResponse
 
-from tests.simulation.harness import API_URL, LOOKBACK, START, SimulatedClock, SimulatedRun, Target
+from tests.simulation.harness import API_URL, LOOKBACK, START, World
+
+if TYPE_CHECKING:
+    import random
 
 CURSOR_LIFETIME = 120.0
 MAX_RUNS = 60
@@ -186,46 +188,32 @@ class DefectiveApi:
         )
 
 
-class FeedWorld:
-    """Everything that one seed makes."""
+class FeedWorld(World):
+    """A feed with defects, and runs of the tap that are checked one by one."""
 
     def __init__(self, seed: int) -> None:
         """Draw an API, how often runs are killed, and whether the account changes."""
-        self.seed = seed
-        self.draw = draw = random.Random(seed)
-        self.clock = SimulatedClock()
+        super().__init__(seed)
+        draw = self.draw
         self.api = DefectiveApi(draw, "a")
-        self.target = Target()
         self.kill_share = draw.choice([0.0, 0.0, 0.02, 0.1])
         self.latency = draw.choice([0.0, 1.0, 5.0, 20.0])
         self.changes_account = draw.random() < 0.1
-        self.source = API_URL
-        self.runs = 0
-        self.killed_runs = 0
-        self.served = 0
-        self.requests = 0
-        self.run = SimulatedRun(draw, self.clock, self, self.target)
 
     def get(self, cursor: str | None, limit: int) -> RawResponse:
-        """Carry a request to the API."""
         del limit
-        self.run.maybe_kill()
+        self.maybe_kill()
         self.requests += 1
         self.clock.time += 0.001
         response = self.api.get(cursor, self.clock.time)
         self.clock.time += self.draw.uniform(0, self.latency)
-        self.run.maybe_kill()
+        self.maybe_kill()
         return response
 
     def run_tap(self) -> bool:
         """Run the tap once and check it; return whether the scan is finished."""
-        self.runs += 1
-        self.run = SimulatedRun(
-            self.draw, self.clock, self, self.target, kill_share=self.kill_share, source=self.source
-        )
         before = self.requests
-        finished = self.run.run()
-        self.killed_runs += self.run.was_killed
+        finished = super().run_tap()
         self._check_requests(self.requests - before)
         if finished:
             self._check_complete()

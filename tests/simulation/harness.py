@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tap_datasync.errors import TapDataSyncError
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
 
 if TYPE_CHECKING:
-    from random import Random
-
-    from tap_datasync.client import RawResponse, RequestStats
-    from tap_datasync.parsing import FetchedPage
-    from tap_datasync.scan import PageResult
+    from tap_datasync.client import RawResponse, Transport
+    from tap_datasync.parsing import EventRecord, FetchedPage
 
 LOOKBACK = timedelta(seconds=600)
 START = 1_800_000_000.0
@@ -57,13 +55,6 @@ class KilledError(BaseException):
     """The process is killed here."""
 
 
-class SimulatedTransport(Protocol):
-    """Takes the place of HTTP."""
-
-    def get(self, cursor: str | None, limit: int) -> RawResponse:
-        """Return a response."""
-
-
 @dataclass
 class Target:
     """Rows by id as they were last written, and the state that survives a crash."""
@@ -73,9 +64,9 @@ class Target:
     state: dict[str, Any] = field(default_factory=dict)
     written: int = 0
 
-    def commit(self, page: FetchedPage, result: PageResult, share: float = 1.0) -> None:
+    def commit(self, page: FetchedPage, emit: list[EventRecord], share: float = 1.0) -> None:
         """Commit the rows of a page, or the first part of them."""
-        records = result.emit[: round(len(result.emit) * share)]
+        records = emit[: round(len(emit) * share)]
         for record in records:
             self.rows[record.id] = record
         self.written += len(records)
@@ -86,72 +77,104 @@ class Target:
         self.state.update(json.loads(json.dumps(state)))
 
 
-class SimulatedStream(EventsStream):
-    """The stream ``events`` in a simulated process."""
+class SimulatedRun(EventsStream):
+    """One process: the stream ``events``, and a target whose saved state lags behind.
 
-    simulated: SimulatedRun
+    Attributes:
+        pages: Pages written.
+        last_requested_at: When the last of them was requested.
+    """
+
+    world: World
+    lag: int
+
+    def run(self) -> bool:
+        """Run until the end; return whether the scan is finished."""
+        self.pages = 0
+        self.record_counter = SimpleNamespace(increment=lambda _: None)  # type: ignore[assignment]
+        self._states: list[dict[str, Any]] = []
+        finished = True
+        try:
+            self.sync_pages()
+        except TapDataSyncError:
+            finished = False
+        # The pipe is drained: only a killed target loses what was acknowledged.
+        for state in self._states[-1 - self.lag :]:
+            self.world.target.acknowledge(state)
+        return finished
 
     @property
     def logger(self) -> logging.Logger:
         """A logger that writes nothing."""
         return QUIET
 
-    def transport(self) -> SimulatedTransport:
-        return self.simulated.transport
+    def transport(self) -> Transport:
+        return self.world
 
     def write_page(
-        self, page: FetchedPage, result: PageResult, stats: RequestStats, **_: Any
+        self, page: FetchedPage, emit: list[EventRecord], page_record: dict[str, Any]
     ) -> None:
-        del stats
-        self.simulated.write_page(page, result)
+        """Take the RECORDs of a page."""
+        del page_record
+        assert len(emit) <= page.returned
+        self.pages += 1
+        self.last_requested_at = page.requested_at
+        self._page = page, emit
 
     def save_state(self, state: dict[str, Any]) -> None:
-        self.simulated.save_state(state)
+        """Take the STATE of a page: commit its rows, and hand back an earlier state."""
+        draw, target = self.world.draw, self.world.target
+        if draw.random() < self.world.kill_share:
+            target.commit(*self._page, draw.random())
+            raise KilledError
+        target.commit(*self._page)
+        self._states.append(state)
+        if len(self._states) > self.lag:
+            target.acknowledge(self._states[-1 - self.lag])
 
     def write_schema_of(self, stream: object) -> None:
         """Leave the SCHEMA out."""
 
 
-@dataclass
-class SimulatedRun:
-    """One process: the tap, and a target whose saved state lags behind.
+class World:
+    """Everything that one seed makes: a clock, an API, a target, and the runs of the tap.
 
     Attributes:
         draw: Source of chance.
-        clock: Simulated time.
-        transport: The API.
-        target: What survives.
         kill_share: Probability of a kill at each of its occasions.
         page_size: Setting of the tap.
         source: Setting ``api_url`` of the tap.
-        pages: Pages written.
-        error: The error that has ended the run.
-        was_killed: Whether it was killed.
+        run: The last run.
+        requests: Requests that the API has received.
     """
 
-    draw: Random
-    clock: SimulatedClock
-    transport: SimulatedTransport
-    target: Target
-    kill_share: float = 0.0
-    page_size: int = 5000
-    source: str = API_URL
-    pages: int = 0
-    error: TapDataSyncError | None = None
-    was_killed: bool = False
+    kill_share: float
+    page_size = 5000
+    source = API_URL
+    run: SimulatedRun
 
-    def __post_init__(self) -> None:
-        self._lag = self.draw.choice([0, 0, 1, 2])
-        self._states: list[dict[str, Any]] = []
-        self._page: tuple[FetchedPage, PageResult] | None = None
+    def __init__(self, seed: int) -> None:
+        """Start at the beginning of time."""
+        self.seed = seed
+        self.draw = random.Random(seed)
+        self.clock = SimulatedClock()
+        self.target = Target()
+        self.runs = 0
+        self.killed_runs = 0
+        self.requests = 0
+
+    def get(self, cursor: str | None, limit: int) -> RawResponse:
+        """Carry a request to the API, in place of HTTP."""
+        raise NotImplementedError
 
     def maybe_kill(self) -> None:
         """Kill the process here, sometimes."""
         if self.draw.random() < self.kill_share:
             raise KilledError
 
-    def run(self) -> bool:
-        """Run the tap until it ends; return whether the scan is finished."""
+    def run_tap(self) -> bool:
+        """Run the tap once; return whether the scan is finished."""
+        self.runs += 1
         state = {"bookmarks": {"events": self.target.state}} if self.target.state else None
         tap = TapDataSync(
             config={
@@ -162,36 +185,12 @@ class SimulatedRun:
             },
             state=json.loads(json.dumps(state)),
         )
-        stream = SimulatedStream(tap)
-        stream.clock = self.clock
-        stream.simulated = self
-        stream.record_counter = SimpleNamespace(increment=lambda _: None)  # type: ignore[assignment]
+        self.run = SimulatedRun(tap)
+        self.run.world = self
+        self.run.clock = self.clock
+        self.run.lag = self.draw.choice([0, 0, 1, 2])
         try:
-            stream.sync_pages()
+            return self.run.run()
         except KilledError:
-            self.was_killed = True
+            self.killed_runs += 1
             return False
-        except TapDataSyncError as error:
-            self.error = error
-        # The pipe is drained: only a killed target loses what was acknowledged.
-        for state in self._states[-1 - self._lag :]:
-            self.target.acknowledge(state)
-        return self.error is None
-
-    def write_page(self, page: FetchedPage, result: PageResult) -> None:
-        """Take the RECORDs of a page."""
-        self.pages += 1
-        self.last_requested_at = page.requested_at
-        assert len(result.emit) + result.skipped <= page.returned
-        self._page = page, result
-
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Take the STATE of a page: commit its rows, and hand back an earlier state."""
-        assert self._page is not None
-        if self.draw.random() < self.kill_share:
-            self.target.commit(*self._page, self.draw.random())
-            raise KilledError
-        self.target.commit(*self._page)
-        self._states.append(state)
-        if len(self._states) > self._lag:
-            self.target.acknowledge(self._states[-1 - self._lag])

@@ -7,7 +7,6 @@ compared with the feed.
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 from datetime import datetime, timezone
 
@@ -27,7 +26,7 @@ from tap_datasync.client import RawResponse
 from tap_datasync.errors import TransportError
 from tap_datasync.state import ScanState
 
-from tests.simulation.harness import LOOKBACK, START, SimulatedClock, SimulatedRun, Target
+from tests.simulation.harness import LOOKBACK, START, World
 
 TIMEOUT = 30.0
 MAX_JITTER = 0.03
@@ -47,14 +46,13 @@ FATAL = ["401", "403", "404", "redirect", "400"]
 """Faults that end a run, until it is started again."""
 
 
-class ServiceWorld:
-    """Everything that one seed makes."""
+class ServiceWorld(World):
+    """The sandbox's API with its faults and its rate limit, and runs that load its feed."""
 
     def __init__(self, seed: int) -> None:
         """Draw a feed, an API, its faults, and how often runs are killed."""
-        self.seed = seed
-        self.draw = draw = random.Random(seed)
-        self.clock = SimulatedClock()
+        super().__init__(seed)
+        draw = self.draw
         self.page_size = draw.choice([1, 3, 7, 20, 50])
         pages = draw.randint(0, 30)
         events = max(0, pages * self.page_size - draw.randint(0, self.page_size))
@@ -90,21 +88,12 @@ class ServiceWorld:
         self.model = ApiModel(self.options, started_at=START)
         self.feed = self.model.feed
         self.kill_share = draw.choice([0.0, 0.0, 0.01, 0.05])
-        self.target = Target()
-        self.run = SimulatedRun(self.draw, self.clock, self, self.target)
-        self.runs = 0
-        self.killed_runs = 0
         self.pages = 0
         self.replies_lost = 0
         self.served = 0
         self.ready = START
         self.longest_idle = 0.0
         self._counted: list[float] = []
-
-    @property
-    def requests(self) -> int:
-        """Requests that the API has received."""
-        return self.model.requests
 
     def _draw_faults(self, pages: int) -> list[Fault]:
         draw = self.draw
@@ -117,8 +106,8 @@ class ServiceWorld:
         ]
 
     def get(self, cursor: str | None, limit: int) -> RawResponse:
-        """Carry a request to the model, and take the time that it takes."""
-        self.run.maybe_kill()
+        self.maybe_kill()
+        self.requests += 1
         self._note_request()
         self.clock.time += self.draw.uniform(0.0, MAX_JITTER)
         query = {"limit": str(limit), **({"cursor": cursor} if cursor else {})}
@@ -133,7 +122,7 @@ class ServiceWorld:
             self.clock.time += reply.delay + reply.drip
             self.ready = self.clock.time
             self.replies_lost += 1
-            self.run.maybe_kill()
+            self.maybe_kill()
             self.replies_lost -= 1
             return RawResponse(reply.status, reply.headers, reply.body)
         cause = "timeout" if isinstance(reply, NoReply) else "connection"
@@ -144,18 +133,7 @@ class ServiceWorld:
         raise TransportError(cause, "no response", counted=not isinstance(reply, Refused))
 
     def run_tap(self) -> bool:
-        """Run the tap once; return whether the scan is finished."""
-        self.runs += 1
-        self.run = SimulatedRun(
-            self.draw,
-            self.clock,
-            self,
-            self.target,
-            kill_share=self.kill_share,
-            page_size=self.page_size,
-        )
-        finished = self.run.run()
-        self.killed_runs += self.run.was_killed
+        finished = super().run_tap()
         self.pages += self.run.pages
         return finished
 
@@ -197,14 +175,14 @@ def check(seed: int) -> ServiceWorld:
     world.model.faults = Faults()
     # A kill and a page of another position may have looked like a feed without order.
     was_sorted = ScanState.from_dict(world.target.state).feed_sorted
-    before = world.model.requests
+    before = world.requests
     written = world.target.written
     while not world.run_tap():
         assert world.runs < MAX_RUNS + 5, f"seed {seed}: the second load does not finish"
         world.clock.time += 200.0
     _check_table(world, frozen)
     if was_sorted and not (world.arrival_rate or world.unsorted):
-        _check_second_run(world, world.model.requests - before, world.target.written - written)
+        _check_second_run(world, world.requests - before, world.target.written - written)
     _check_rate_limit(world)
     return world
 

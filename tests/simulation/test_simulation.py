@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tap_datasync.page_history import PageHistory
 from tap_datasync.rate_limit import RateLimiter
 from tap_datasync.scan import Scan
 from tap_datasync.state import ScanState, TimeRange
-from tap_datasync.verification import Counts
+from tap_datasync.verification import PageCheck, PageHistory
 
 from tests.simulation import feeds, service
 
@@ -35,8 +34,8 @@ def _contains_late_events(loaded: TimeRange, timestamp: datetime, lookback: time
     return loaded.oldest_at < timestamp < loaded.newest_at
 
 
-def _any_end(counts: Counts) -> bool:
-    del counts
+def _any_end(check: PageCheck) -> bool:
+    del check
     return True
 
 
@@ -50,11 +49,9 @@ def _no_repeated_event(history: PageHistory, ids: list[str], recent: frozenset[s
     return set()
 
 
-def _keep_every_anchor(scan: Scan, page: FetchedPage) -> None:
-    state = scan.state
-    anchors = [one.newest_id for one in state.loaded_ranges] + [state.high_watermark_id]
-    object.__setattr__(state, "scan_anchors", tuple(filter(None, anchors)))
+def _every_anchor(scan: Scan, page: FetchedPage) -> tuple[str | None, ...]:
     del page
+    return tuple(scan._anchors())
 
 
 def _trust_the_feed(state: ScanState, *, at_oldest_event: bool) -> ScanState:
@@ -65,12 +62,12 @@ def _trust_the_feed(state: ScanState, *, at_oldest_event: bool) -> ScanState:
 @pytest.mark.parametrize(
     ("owner", "name", "broken", "check", "first"),
     [
-        (TimeRange, "contains", _contains_late_events, service.check, 0),
-        (Counts, "may_end", property(_any_end), service.check, 0),
+        (TimeRange, "contains", _contains_late_events, service.check, 60),
+        (PageCheck, "may_end", property(_any_end), service.check, 0),
         (RateLimiter, "_next_slot", _too_early, service.check, 0),
         (PageHistory, "_find_repeated", _no_repeated_event, feeds.check, 0),
-        (Scan, "_meet_anchors", _keep_every_anchor, feeds.check, 680),
-        (ScanState, "finish", _trust_the_feed, feeds.check, 0),
+        (Scan, "_anchors_met", _every_anchor, feeds.check, 600),
+        (ScanState, "finish", _trust_the_feed, feeds.check, 40),
     ],
     ids=[
         "late events are skipped",

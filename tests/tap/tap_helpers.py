@@ -16,8 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from tap_datasync.client import PageClient, RawResponse
-from tap_datasync.events import EventRecord
-from tap_datasync.parsing import FetchedPage, parse_page
+from tap_datasync.parsing import EventRecord, FetchedPage, parse_page
 from tap_datasync.timestamps import from_milliseconds
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tap_datasync.client import RawResponse, RequestStats
+from tap_datasync.client import RawResponse
 from tap_datasync.errors import (
     ApiChangedError,
     IncompleteFeedError,
@@ -17,8 +17,13 @@ from tap_datasync.errors import (
     RetriesExhaustedError,
     TapDataSyncError,
 )
-from tap_datasync.pagination import MAX_IDLE_PAGES, MAX_REFETCHES, MAX_STALLED_SCANS
-from tap_datasync.state import ScanState, TimeRange
+from tap_datasync.pagination import (
+    MAX_IDLE_PAGES,
+    MAX_REFETCHES,
+    MAX_STALLED_SCANS,
+    EventPaginator,
+)
+from tap_datasync.state import ORDER_TOLERANCE, ScanState, TimeRange
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
 from tap_datasync.verification import PageAnomaly
@@ -36,8 +41,7 @@ from tap_helpers import (
 )
 
 if TYPE_CHECKING:
-    from tap_datasync.parsing import FetchedPage
-    from tap_datasync.scan import PageResult
+    from tap_datasync.parsing import EventRecord, FetchedPage
 
 SOURCE = "https://example.com/api/v1"
 EXPIRED = RawResponse(400, {}, b'{"code":"CURSOR_EXPIRED"}')
@@ -51,12 +55,12 @@ class RecordingStream(EventsStream):
         return self.fake
 
     def write_page(
-        self, page: FetchedPage, result: PageResult, stats: RequestStats, **_: Any
+        self, page: FetchedPage, emit: list[EventRecord], page_record: dict[str, Any]
     ) -> None:
-        assert len(self.results) < 200, "the run does not end"
+        assert len(self.pages) < 200, "the run does not end"
         self.pages.append(page)
-        self.results.append(result)
-        self.stats.append(stats)
+        self.page_records.append(page_record)
+        self.emitted += [record.id for record in emit]
 
     def save_state(self, state: dict[str, Any]) -> None:
         self.states.append(ScanState.from_dict(state))
@@ -87,12 +91,10 @@ class Run:
         stream.forced_replication_method = "FULL_TABLE" if full else None
         self.transport.latency = latency
         self.transport.by_cursor = feed or {}
-        self.pages: list[FetchedPage] = []
-        self.results: list[PageResult] = []
-        self.stats: list[RequestStats] = []
-        self.states: list[ScanState] = []
-        stream.pages, stream.results = self.pages, self.results
-        stream.stats, stream.states = self.stats, self.states
+        self.pages = stream.pages = []
+        self.page_records = stream.page_records = []
+        self.emitted = stream.emitted = []
+        self.states = stream.states = []
         self.error: TapDataSyncError | None = None
         try:
             stream.sync_pages()
@@ -110,10 +112,6 @@ class Run:
     @property
     def cursors(self) -> list[str | None]:
         return self.transport.cursors
-
-    @property
-    def emitted(self) -> list[str]:
-        return [record.id for result in self.results for record in result.emit]
 
 
 def ids(*numbers: int) -> list[str]:
@@ -175,7 +173,7 @@ def test_an_expired_cursor_starts_a_new_scan_without_a_request_for_it(caplog):
     assert "Scan interrupted: its cursor has expired. Starting a new one" in caplog.text
     # Without the lookback, the ends of the range, and the last events of the page.
     assert run.emitted == ids(*range(11), *range(39, 70))
-    assert run.results[0].skipped == 28
+    assert run.page_records[0]["skipped"] == 28
 
 
 def test_a_cursor_without_known_expiry_is_tried():
@@ -222,12 +220,6 @@ def test_a_second_run_stops_where_the_first_began():
     assert second.state.high_watermark == NOON
 
 
-def test_a_full_run_reads_everything_again():
-    first = Run(some(0, 15, hasMore=False, nextCursor=None))
-    second = Run(some(0), some(5), final(10), state=first.state, full=True)
-    assert second.emitted == ids(*range(15))
-
-
 def test_an_empty_feed_is_finished():
     for body in (last_page(), body_of(total=0)):
         run = Run(body)
@@ -254,15 +246,6 @@ def test_a_state_of_another_source_is_ignored_with_a_warning(caplog):
     assert run.state.source == SOURCE
 
 
-def test_a_state_of_another_account_at_the_same_address_hides_nothing(caplog):
-    state = ScanState(
-        source=SOURCE, high_watermark=seconds_after_noon(-30), high_watermark_id="theirs"
-    )
-    run = Run(some(0, 60, total=70), final(60, 10, total=70), state=state)
-    assert run.emitted == ids(*range(70))
-    assert caplog.text.count("no longer in the feed") == 1
-
-
 # ------------------------------------------------------------------ false ends
 
 FALSE_ENDS = [
@@ -285,7 +268,7 @@ def test_a_false_end_that_goes_away_costs_only_requests(false_end, times):
     assert run.finished
     assert run.emitted == ids(*range(15))
     assert run.cursors == [None, *["c5"] * (times + 1), "c10"]
-    assert sum(run.stats[1].retries.values()) == times
+    assert sum(run.page_records[1]["retries"].values()) == times
 
 
 @pytest.mark.parametrize("false_end", FALSE_ENDS)
@@ -337,27 +320,49 @@ def test_an_end_that_no_total_confirms_fails(total):
     assert isinstance(run.error, IncompleteFeedError)
 
 
+def test_a_feed_smaller_than_an_earlier_scan_fails_with_a_hint():
+    run = Run(final(0, total=5), state=ScanState(source=SOURCE, known_total=1000))
+    assert isinstance(run.error, IncompleteFeedError)
+    assert "An earlier scan read that many" in str(run.error)
+
+
+def test_a_scan_that_ends_at_the_same_place_again_is_left():
+    """The missing events are more likely further up: the next run starts at the newest event."""
+    counts = {"events_seen": 13, "events_expected": 15, "total_events": 15}
+    state = scanned(0, -12, "c13", scan_has_gaps=True, **counts)
+    run = Run(final(13, 1), state=state)
+    assert isinstance(run.error, IncompleteFeedError)
+    assert run.state.cursor is None
+
+
+def test_the_lookback_is_never_less_than_the_precision_of_timestamps():
+    paginator = EventPaginator(
+        ScanState(),
+        source=SOURCE,
+        lookback=timedelta(0),
+        full=False,
+        now=NOON,
+        logger=logging.getLogger("tests.pagination"),
+    )
+    assert paginator.scan._lookback == ORDER_TOLERANCE
+
+
 def test_a_total_that_drops_is_fetched_again():
     run = Run(some(0, total=1000), some(5, total=0), some(5, total=1000), KEY_REFUSED)
-    assert run.stats[1].retries == {"total_drop": 1}
+    assert run.page_records[1]["retries"] == {"total_drop": 1}
 
 
 def test_a_total_that_stays_low_costs_no_refetch_of_later_pages(caplog):
     pages = [some(n, total=0) for n in range(5, 50, 5)]
     run = Run(some(0, total=1000), *[pages[0]] * (MAX_REFETCHES + 1), *pages[1:], KEY_REFUSED)
-    assert [sum(stats.retries.values()) for stats in run.stats[:4]] == [0, MAX_REFETCHES, 0, 0]
+    retries = [sum(record["retries"].values()) for record in run.page_records]
+    assert retries[:4] == [0, MAX_REFETCHES, 0, 0]
     assert caplog.text.count("Continuing although it persists: meta.total") == 1
 
 
 # ------------------------------------------------------------------ pages without progress
 
 EMPTY = body_of(total=15, nextCursor="c5b")
-
-
-def test_an_empty_page_in_the_middle_is_fetched_again():
-    run = Run(some(0), EMPTY, some(5), final(10))
-    assert run.finished
-    assert run.emitted == ids(*range(15))
 
 
 def test_a_feed_that_announces_events_and_has_none_is_not_finished():
@@ -400,23 +405,14 @@ def test_a_repeated_page_is_not_counted_and_passed():
     assert run.state.feed_sorted
 
 
-def test_cursors_that_lead_in_a_circle_end_the_run():
-    """Each cursor is new, the pages repeat."""
-    pages = [some(5 * (n % 10), total=100_000, nextCursor=f"x{n}") for n in range(500)]
-    run = Run(*pages)
-    assert isinstance(run.error, IncompleteFeedError)
-    assert len(run.cursors) < 20
-    assert set(run.emitted) == set(ids(*range(50)))
-    # What the scan has counted is not reliable: the next run starts a new one.
-    assert (run.state.cursor, run.state.high_watermark) == (None, None)
-
-
-def test_circles_whose_pages_shift_end_the_run():
+@pytest.mark.parametrize(("size", "events"), [(5, 50), (101, 1009)])
+def test_cursors_that_lead_in_a_circle_end_the_run(size, events):
+    """Each cursor is new, the pages repeat, or begin elsewhere in each round."""
     pages = [
         body_of(
-            *[event(k % 1009) for k in range(101 * n, 101 * n + 101)],
+            *[event(k % events) for k in range(size * n, size * (n + 1))],
             nextCursor=f"x{n}",
-            total=5000,
+            total=100_000,
         )
         for n in range(150)
     ]
@@ -424,6 +420,9 @@ def test_circles_whose_pages_shift_end_the_run():
     assert isinstance(run.error, IncompleteFeedError)
     assert "its cursors lead in a circle" in str(run.error)
     assert len(run.cursors) < 20
+    assert set(run.emitted) == set(ids(*range(events)))
+    # What the scan has counted is not reliable: the next run starts a new one.
+    assert (run.state.cursor, run.state.high_watermark) == (None, None)
 
 
 # ------------------------------------------------------------------ corrupted pages
@@ -522,8 +521,9 @@ def test_retries_and_waits_are_counted_since_the_page_before():
         some(5),
         final(10),
     )
-    assert [dict(stats.retries) for stats in run.stats] == [{"http_503": 1}, {}, {}]
-    assert [round(stats.rate_limit_wait_seconds) for stats in run.stats] == [0, 30, 0]
+    assert [record["retries"] for record in run.page_records] == [{"http_503": 1}, {}, {}]
+    waits = [round(record["rate_limit_wait_seconds"]) for record in run.page_records]
+    assert waits == [0, 30, 0]
 
 
 def test_a_failure_keeps_what_was_saved():

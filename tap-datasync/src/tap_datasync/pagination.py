@@ -16,7 +16,7 @@ from tap_datasync.errors import (
     NoProgressError,
 )
 from tap_datasync.scan import Scan
-from tap_datasync.state import ScanState
+from tap_datasync.state import ORDER_TOLERANCE, ScanState
 from tap_datasync.verification import PageAnomaly
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from tap_datasync.parsing import FetchedPage
+    from tap_datasync.verification import PageCheck
 
 MAX_REFETCHES = 4
 """Times one page is fetched again because of anomalies."""
@@ -90,7 +91,7 @@ class EventPaginator:
             now: Wall clock.
             logger: Receives a warning for every irregularity.
         """
-        self._lookback = lookback
+        self._lookback = max(lookback, ORDER_TOLERANCE)
         self._full = full
         self._logger = logger
         self._fewest_missing: int | None = None
@@ -101,7 +102,12 @@ class EventPaginator:
         self._reported_fields = False
         self._counted_arrivals = False
         self._failure = ""
-        self.scan = self._start_or_resume(self._of_source(state, source), now)
+        state = self._of_source(state, source)
+        expires_at = state.cursor_expires_at
+        if state.cursor and expires_at is not None and now - expires_at > CLOCK_GRACE:
+            self.scan = self._new_scan(state, "its cursor has expired")
+        else:
+            self.scan = self._scan(state)
 
     def restart(self, reason: str) -> None:
         """Interrupt the scan, whose cursor has expired, and start a new one.
@@ -126,46 +132,44 @@ class EventPaginator:
             raise NoProgressError(message)
         self._refetches = 0
         self._counted_arrivals = False
-        self.scan = self._new_scan(self.scan.interrupt(), reason)
+        self.scan = self._new_scan(state, reason)
 
-    def decide(self, page: FetchedPage, retries: Counter[str]) -> PageDecision:
-        """Verify a page against what is known of the feed.
+    def decide(self, check: PageCheck, retries: Counter[str]) -> PageDecision:
+        """Decide whether a page is used.
 
         Args:
-            page: The page that the cursor of the scan leads to.
+            check: The page, compared with what is known of the feed.
             retries: Retries by cause; a refetch is counted here.
 
         Raises:
             ApiChangedError: Most events of the page are invalid.
         """
-        _check_events(page)
-        self._report_unknown_fields(page)
-        if self.scan.exceeds_total(page):
-            self._failure = "more events were read than the feed holds"
-            return self._fail(page)
-        ignored: set[PageAnomaly] = set()
-        while (anomaly := self.scan.detect_anomaly(page, ignored)) is not None:
-            if self._refetches < self._max_refetches(anomaly):
+        _check_events(check.page)
+        self._report_unknown_fields(check.page)
+        if check.exceeds_total:
+            return self._fail(check, "more events were read than the feed holds")
+        for anomaly in self.scan.anomalies(check):
+            max_refetches = self._max_refetches(anomaly)
+            if self._refetches < max_refetches:
                 self._refetches += 1
                 retries[anomaly.cause] += 1
                 self._logger.warning(
                     "Fetching a page again (%d of %d): %s",
                     self._refetches,
-                    self._max_refetches(anomaly),
+                    max_refetches,
                     anomaly.value,
                 )
                 return PageDecision.REFETCH
-            if not self._accepts(anomaly, page):
-                self._failure = anomaly.value
-                if self.scan.is_revisited(page):
-                    self._failure = "its cursors lead in a circle"
-                elif not self._counted_arrivals:
-                    self._counted_arrivals = True
-                    return PageDecision.COUNT_ARRIVALS
-                return self._fail(page)
-            ignored.add(anomaly)
+            if self._accepts(anomaly, check):
+                continue
+            if check.is_revisited:
+                return self._fail(check, "its cursors lead in a circle")
+            if not self._counted_arrivals:
+                self._counted_arrivals = True
+                return PageDecision.COUNT_ARRIVALS
+            return self._fail(check, anomaly.value)
         self._refetches = 0
-        if page.returned and PageAnomaly.REPEATED_PAGE not in ignored:
+        if check.new:
             self._idle_pages = 0
         return PageDecision.ACCEPT
 
@@ -173,25 +177,20 @@ class EventPaginator:
         """Return the error that ends the run after :attr:`PageDecision.FAIL`."""
         return IncompleteFeedError(self._failure)
 
-    def _fail(self, page: FetchedPage) -> PageDecision:
-        expected = self.scan.count(page).expected
+    def _fail(self, check: PageCheck, reason: str) -> PageDecision:
         hint = (
             "An earlier scan read that many: if events were deleted, or the key is of another "
             "account, use --full-refresh. "
-            if expected == self.scan.reference_total
+            if check.expected == check.reference_total
             else ""
         )
         self._failure = (
-            f"The scan is incomplete: {self._failure} "
+            f"The scan is incomplete: {reason} "
             f"({self.scan.state.events_seen:,} events read before this page of "
-            f"{page.returned:,}, {expected:,} expected, {self._refetches} refetches). {hint}"
-            "No event is lost; try again later."
+            f"{check.page.returned:,}, {check.expected:,} expected, {self._refetches} refetches). "
+            f"{hint}No event is lost; try again later."
         )
-        is_useless = (
-            self.scan.is_revisited(page)
-            or self.scan.exceeds_total(page)
-            or self.scan.is_stuck_at(page)
-        )
+        is_useless = check.is_revisited or check.exceeds_total or self.scan.is_stuck_at(check)
         self.scan.mark_incomplete()
         return PageDecision.ABANDON if is_useless else PageDecision.FAIL
 
@@ -200,10 +199,8 @@ class EventPaginator:
             return _REFETCHES_OF_PERSISTENT.get(anomaly, MAX_REFETCHES)
         return _MAX_REFETCHES_OF.get(anomaly, MAX_REFETCHES)
 
-    def _accepts(self, anomaly: PageAnomaly, page: FetchedPage) -> bool:
+    def _accepts(self, anomaly: PageAnomaly, check: PageCheck) -> bool:
         """Return whether a page is used although its anomaly has not gone away."""
-        cursor = page.next_cursor
-        leads_on = cursor is not None and not self.scan.cursor_seen(cursor)
         if anomaly in _REFETCHES_OF_PERSISTENT:
             if anomaly not in self._persistent:
                 self._persistent.add(anomaly)
@@ -211,26 +208,19 @@ class EventPaginator:
             if anomaly is PageAnomaly.SHORT_PAGE:
                 self.scan.mark_incomplete()
             return True
-        if self.scan.is_revisited(page):
+        if check.is_revisited:
             return False
-        if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and leads_on:
+        if anomaly in {PageAnomaly.EMPTY_PAGE, PageAnomaly.REPEATED_PAGE} and check.leads_on:
             self._idle_pages += 1
             self.scan.mark_incomplete()
             self.scan.has_stalled = self._idle_pages > MAX_IDLE_PAGES
-            return not self.scan.has_stalled or self.scan.count(page).may_end
-        if anomaly is PageAnomaly.FALSE_END and leads_on:
+            return not self.scan.has_stalled or check.may_end
+        if anomaly is PageAnomaly.FALSE_END and check.leads_on:
             self._logger.warning("Continuing with the next cursor: %s", anomaly.value)
             return True
-        counts = self.scan.count(page)
         # Nothing was read although pages have announced more events.
-        is_empty = anomaly is PageAnomaly.FALSE_END and not counts.seen
-        return counts.may_end and not is_empty
-
-    def _start_or_resume(self, state: ScanState, now: datetime) -> Scan:
-        expires_at = state.cursor_expires_at
-        if state.cursor and expires_at is not None and now - expires_at > CLOCK_GRACE:
-            return self._new_scan(state.interrupt(self._lookback), "its cursor has expired")
-        return Scan(state, lookback=self._lookback, full=self._full)
+        is_empty = anomaly is PageAnomaly.FALSE_END and not check.seen
+        return check.may_end and not is_empty
 
     def _new_scan(self, state: ScanState, reason: str) -> Scan:
         self._logger.warning(
@@ -238,7 +228,10 @@ class EventPaginator:
             "loaded are skipped.",
             reason,
         )
-        return Scan(state, lookback=self._lookback, full=self._full)
+        return self._scan(state.interrupt(self._lookback))
+
+    def _scan(self, state: ScanState) -> Scan:
+        return Scan(state, lookback=self._lookback, full=self._full, logger=self._logger)
 
     def _of_source(self, state: ScanState, source: str) -> ScanState:
         if state.source not in {None, source}:

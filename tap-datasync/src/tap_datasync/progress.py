@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import logging
 
-    from tap_datasync.client import RequestStats
+    from tap_datasync.client import Clock, RequestStats
     from tap_datasync.parsing import FetchedPage
     from tap_datasync.rate_limit import RateLimitHeaders
-    from tap_datasync.scan import PageResult
+    from tap_datasync.state import ScanState
 
 _RECENT_PAGES = 30
 
@@ -25,18 +25,19 @@ class ProgressLog:
         emitted: Events emitted so far.
     """
 
-    def __init__(self, logger: logging.Logger, started: float) -> None:
+    def __init__(self, logger: logging.Logger, clock: Clock) -> None:
         """Start at zero.
 
         Args:
             logger: Receives the lines.
-            started: Seconds of a monotonic clock.
+            clock: Its monotonic time is measured.
         """
         self.pages = 0
         self.emitted = 0
         self._logger = logger
-        self._started = started
-        self._recent: deque[tuple[float, int]] = deque([(started, 0)], maxlen=_RECENT_PAGES)
+        self._clock = clock
+        self._started = clock.monotonic()
+        self._recent: deque[tuple[float, int]] = deque([(self._started, 0)], maxlen=_RECENT_PAGES)
         self._events = 0
         self._rejected = 0
         self._waited_seconds = 0.0
@@ -45,29 +46,28 @@ class ProgressLog:
     def log_page(
         self,
         page: FetchedPage,
-        result: PageResult,
+        state: ScanState,
         stats: RequestStats,
         *,
-        now: float,
+        emitted: int,
         window: float | None,
     ) -> None:
         """Log one page that was emitted.
 
         Args:
             page: The page.
-            result: What was done with it.
+            state: State of the scan after it.
             stats: Retries and waits since the page before.
-            now: Seconds of the monotonic clock.
+            emitted: Events of the page that were emitted.
             window: Window of the rate limit in seconds, if it is known.
         """
-        state = result.state
         self.pages += 1
-        self.emitted += len(result.emit)
+        self.emitted += emitted
         self._events += page.returned
         self._rejected += len(page.rejections)
         self._waited_seconds += stats.rate_limit_wait_seconds
         self._retries += sum(stats.retries.values())
-        self._recent.append((now, self._events))
+        self._recent.append((self._clock.monotonic(), self._events))
         expected = state.events_expected or 0
         rate = self._rate(page, window)
         left = max(0, expected - state.events_seen) if state.cursor else 0
@@ -77,24 +77,23 @@ class ProgressLog:
             "time left %s",
             self.pages,
             page.returned,
-            len(result.emit),
-            result.skipped,
+            emitted,
+            len(page.records) - emitted,
             len(page.rejections),
             f"{state.events_seen:,}",
             f"{expected:,}",
             100 * state.events_seen / expected if expected else 100,
             rate,
             _rate_limit(page.rate_limit),
-            _cursor_lifetime(page, result),
+            _cursor_lifetime(page, state),
             _duration(left / rate) if rate else "unknown",
         )
 
-    def log_summary(self, stats: RequestStats, now: float, *, finished: bool) -> None:
+    def log_summary(self, stats: RequestStats, *, finished: bool) -> None:
         """Log the last line of a run.
 
         Args:
             stats: Retries and waits since the last page.
-            now: Seconds of the monotonic clock.
             finished: Whether the scan is finished.
         """
         self._logger.info(
@@ -105,7 +104,7 @@ class ProgressLog:
             f"{self._events:,}",
             f"{self.emitted:,}",
             self._rejected,
-            _duration(now - self._started),
+            _duration(self._clock.monotonic() - self._started),
             _duration(self._waited_seconds + stats.rate_limit_wait_seconds),
             self._retries + sum(stats.retries.values()),
         )
@@ -125,11 +124,10 @@ def _rate_limit(headers: RateLimitHeaders | None) -> str:
     return f"{headers.remaining}/{headers.limit}, reset in {headers.reset} s"
 
 
-def _cursor_lifetime(page: FetchedPage, result: PageResult) -> str:
-    expires_at = result.state.cursor_expires_at
-    if expires_at is None:
+def _cursor_lifetime(page: FetchedPage, state: ScanState) -> str:
+    if state.cursor_expires_at is None:
         return "-"
-    return f"{(expires_at - page.received_at).total_seconds():.0f} s"
+    return f"{(state.cursor_expires_at - page.received_at).total_seconds():.0f} s"
 
 
 def _duration(seconds: float) -> str:

@@ -7,9 +7,11 @@ and null cannot be merged at all (``meltano.core.utils.merge``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import msgspec
 
 from tap_datasync.errors import EXIT_PERMANENT, TapDataSyncError
 from tap_datasync.timestamps import format_timestamp, parse_timestamp
@@ -23,7 +25,8 @@ ORDER_TOLERANCE = timedelta(seconds=1)
 """How far a timestamp may rise in a sorted feed: one in whole seconds, between others in
 milliseconds, has lost up to a second."""
 
-_MAX_INTEGER = 2**63
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Id = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class StateError(TapDataSyncError):
@@ -59,17 +62,8 @@ class TimeRange:
         timestamps. So is the lookback below the newest end, where events may arrive late.
         """
         return (
-            timestamp - self.oldest_at > ORDER_TOLERANCE
-            and self.newest_at - timestamp > lookback_of(lookback)
+            timestamp - self.oldest_at > ORDER_TOLERANCE and self.newest_at - timestamp > lookback
         )
-
-    def to_dict(self) -> dict[str, str]:
-        """Return the range as JSON."""
-        return {
-            "newest_at": format_timestamp(self.newest_at),
-            "newest_id": self.newest_id,
-            "oldest_at": format_timestamp(self.oldest_at),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +109,11 @@ class ScanState:
     loaded_ranges: tuple[TimeRange, ...] = ()
     high_watermark: datetime | None = None
     high_watermark_id: str | None = None
-    events_seen: int = 0
-    events_emitted: int = 0
-    events_expected: int | None = None
-    total_events: int | None = None
-    known_total: int | None = None
+    events_seen: Count = 0
+    events_emitted: Count = 0
+    events_expected: Count | None = None
+    total_events: Count | None = None
+    known_total: Count | None = None
 
     @property
     def in_order(self) -> bool:
@@ -128,14 +122,7 @@ class ScanState:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the state as JSON, every key present."""
-        state: dict[str, Any] = {"version": VERSION}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            state[field.name] = format_timestamp(value) if isinstance(value, datetime) else value
-        return state | {
-            "scan_anchors": list(self.scan_anchors),
-            "loaded_ranges": [one.to_dict() for one in self.loaded_ranges],
-        }
+        return {"version": VERSION} | asdict(self, dict_factory=_to_json)
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> ScanState:
@@ -152,12 +139,12 @@ class ScanState:
             reason = f"it is of {found}, this tap requires version {VERSION}"
             raise StateError(reason)
         values: dict[str, Any] = {}
-        for field in fields(cls):
-            if field.name in state:
+        for name, kind in get_type_hints(cls, include_extras=True).items():
+            if name in state:
                 try:
-                    values[field.name] = _READERS[field.name](state[field.name])
-                except (ValueError, TypeError, KeyError) as error:
-                    reason = f"its key '{field.name}' is damaged"
+                    values[name] = _read(state[name], kind)
+                except (ValueError, KeyError, msgspec.ValidationError) as error:
+                    reason = f"its key '{name}' is damaged"
                     raise StateError(reason) from error
         return cls(**values)
 
@@ -195,7 +182,7 @@ class ScanState:
             for loaded in self.loaded_ranges:
                 if oldest_at > loaded.newest_at:
                     older.append(loaded)
-                elif loaded.newest_at - oldest_at >= lookback_of(lookback) + ORDER_TOLERANCE:
+                elif loaded.newest_at - oldest_at >= lookback + ORDER_TOLERANCE:
                     oldest_at = min(oldest_at, loaded.oldest_at)
                 else:
                     oldest_at = loaded.newest_at
@@ -236,84 +223,31 @@ class ScanState:
         )
 
 
-def lookback_of(lookback: timedelta) -> timedelta:
-    """Return how far below a loaded timestamp events are read again."""
-    return max(lookback, ORDER_TOLERANCE)
+def _to_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {
+        name: format_timestamp(value)
+        if isinstance(value, datetime)
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for name, value in items
+    }
 
 
-def _timestamp(value: object) -> datetime | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise TypeError
-    return parse_timestamp(value)
-
-
-def _text(value: object) -> str | None:
-    if not isinstance(value, (str, type(None))):
-        raise TypeError
-    return value or None
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _optional_count(value: object) -> int | None:
-    return None if value is None else _count(value)
-
-
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    if not 0 <= value < _MAX_INTEGER:
-        raise ValueError
-    return value
-
-
-def _ids(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise TypeError
-    return tuple(value)
-
-
-def _ranges(value: object) -> tuple[TimeRange, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(_range(one) for one in value)
-
-
-def _range(value: dict[str, Any]) -> TimeRange:
-    newest_at, newest_id, oldest_at = (
-        _timestamp(value["newest_at"]),
-        _text(value["newest_id"]),
-        _timestamp(value["oldest_at"]),
-    )
-    if newest_at is None or newest_id is None or oldest_at is None:
-        raise TypeError
-    return TimeRange(newest_at, newest_id, oldest_at)
-
-
-_READERS = {
-    "source": _text,
-    "cursor": _text,
-    "cursor_expires_at": _timestamp,
-    "scan_newest_at": _timestamp,
-    "scan_newest_id": _text,
-    "scan_oldest_at": _timestamp,
-    "scan_last_id": _text,
-    "scan_anchors": _ids,
-    "scan_has_gaps": _flag,
-    "scan_sorted": _flag,
-    "feed_sorted": _flag,
-    "loaded_ranges": _ranges,
-    "high_watermark": _timestamp,
-    "high_watermark_id": _text,
-    "events_seen": _count,
-    "events_emitted": _count,
-    "events_expected": _optional_count,
-    "total_events": _optional_count,
-    "known_total": _optional_count,
-}
+def _read(value: object, kind: Any) -> object:
+    """Return a value of a saved state as the type of its field."""
+    if kind == str | None:
+        return msgspec.convert(value, kind) or None
+    if kind == datetime | None:
+        text = msgspec.convert(value, str | None)
+        return None if text is None else parse_timestamp(text)
+    if kind == tuple[TimeRange, ...]:
+        return tuple(
+            TimeRange(
+                newest_at=parse_timestamp(msgspec.convert(one["newest_at"], str)),
+                newest_id=msgspec.convert(one["newest_id"], _Id),
+                oldest_at=parse_timestamp(msgspec.convert(one["oldest_at"], str)),
+            )
+            for one in msgspec.convert(value, list[dict[str, Any]])
+        )
+    return msgspec.convert(value, kind)

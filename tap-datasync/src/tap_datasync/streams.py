@@ -28,8 +28,8 @@ from tap_datasync.timestamps import format_timestamp
 from tap_datasync.transport import HttpTransport
 
 if TYPE_CHECKING:
-    from tap_datasync.parsing import FetchedPage
-    from tap_datasync.scan import PageResult
+    from tap_datasync.parsing import EventRecord, FetchedPage
+    from tap_datasync.scan import Scan
 
 _Json = dict[str, Any]
 
@@ -37,9 +37,9 @@ _Json = dict[str, Any]
 _DECODER = msgspec.json.Decoder(_Json, float_hook=Decimal)
 
 
-def _column(
-    name: str, kind: Any, title: str, description: str, *, required: bool = False
-) -> th.Property[Any]:
+def _column(name: str, kind: Any, description: str, *, required: bool = False) -> th.Property[Any]:
+    words = ["ID" if word == "id" else word for word in name.removesuffix("_seconds").split("_")]
+    title = " ".join([words[0].capitalize() if words[0] != "ID" else "ID", *words[1:]])
     return th.Property(name, kind, required=required, title=title, description=description)
 
 
@@ -52,22 +52,20 @@ class RejectedEventsStream(DerivedStream):
         _column(
             "rejection_id",
             th.StringType,
-            "Rejection ID",
             "SHA-256 of the event, whatever the notation of its timestamp.",
             required=True,
         ),
-        _column("event_id", th.StringType, "Event ID", "ID of the event; null if it has none."),
+        _column("event_id", th.StringType, "ID of the event; null if it has none."),
         # Without `items`: with them a PostgreSQL target makes an array, not JSONB.
         _column(
             "errors",
             th.CustomType({"type": ["array", "null"]}),
-            "Errors",
             "What is invalid, one message for each field.",
         ),
-        _column("raw_event", th.StringType, "Raw event", "JSON text of the event."),
-        _column("sync_id", th.StringType, "Sync ID", "Run of the tap; joins with pages."),
-        _column("page", th.IntegerType, "Page", "Page of that run, from 1."),
-        _column("rejected_at", th.DateTimeType, "Rejected at", "When the page was received."),
+        _column("raw_event", th.StringType, "JSON text of the event."),
+        _column("sync_id", th.StringType, "Run of the tap; joins with pages."),
+        _column("page", th.IntegerType, "Page of that run, from 1."),
+        _column("rejected_at", th.DateTimeType, "When the page was received."),
     ).to_dict()
 
 
@@ -77,59 +75,39 @@ class PagesStream(DerivedStream):
     name = "pages"
     primary_keys: ClassVar[list[str]] = ["sync_id", "page"]
     schema: ClassVar[_Json] = th.PropertiesList(
-        _column("sync_id", th.StringType, "Sync ID", "Run of the tap (UUID).", required=True),
-        _column("page", th.IntegerType, "Page", "Page of that run, from 1.", required=True),
-        _column("requested_at", th.DateTimeType, "Requested at", "When the request was sent."),
-        _column("received_at", th.DateTimeType, "Received at", "When the response was complete."),
-        _column("response_bytes", th.IntegerType, "Response bytes", "Size of the body."),
-        _column("events", th.IntegerType, "Events", "Events on the page."),
-        _column("emitted", th.IntegerType, "Emitted", "Events sent to the target."),
-        _column("skipped", th.IntegerType, "Skipped", "Events left out because they are loaded."),
-        _column("rejected", th.IntegerType, "Rejected", "Events with errors."),
+        _column("sync_id", th.StringType, "Run of the tap (UUID).", required=True),
+        _column("page", th.IntegerType, "Page of that run, from 1.", required=True),
+        _column("requested_at", th.DateTimeType, "When the request was sent."),
+        _column("received_at", th.DateTimeType, "When the response was complete."),
+        _column("response_bytes", th.IntegerType, "Size of the body."),
+        _column("events", th.IntegerType, "Events on the page."),
+        _column("emitted", th.IntegerType, "Events sent to the target."),
+        _column("skipped", th.IntegerType, "Events left out because they are loaded."),
+        _column("rejected", th.IntegerType, "Events with errors."),
         _column(
             "retries",
             th.ObjectType(additional_properties=th.IntegerType),
-            "Retries",
             "Repeated requests since the page before, by cause.",
         ),
         _column(
             "rate_limit_wait_seconds",
             th.NumberType,
-            "Rate limit wait",
             "Seconds waited for the rate limit since the page before.",
         ),
-        _column("rate_limit", th.IntegerType, "Rate limit", "Requests in one window."),
+        _column("rate_limit", th.IntegerType, "Requests in one window."),
+        _column("rate_limit_remaining", th.IntegerType, "Requests left after this one."),
         _column(
-            "rate_limit_remaining",
-            th.IntegerType,
-            "Rate limit remaining",
-            "Requests left after this one.",
+            "rate_limit_reset_seconds", th.IntegerType, "Seconds until a request becomes available."
         ),
-        _column(
-            "rate_limit_reset_seconds",
-            th.IntegerType,
-            "Rate limit reset",
-            "Seconds until a request becomes available.",
-        ),
-        _column(
-            "cursor_expires_at", th.DateTimeType, "Cursor expires at", "End of the next cursor."
-        ),
-        _column("oldest_event_at", th.DateTimeType, "Oldest event at", "Oldest event on the page."),
-        _column("newest_event_at", th.DateTimeType, "Newest event at", "Newest event on the page."),
-        _column(
-            "events_seen", th.IntegerType, "Events seen", "Distinct events of the scan so far."
-        ),
-        _column(
-            "events_expected",
-            th.IntegerType,
-            "Events expected",
-            "Events that existed when the scan started.",
-        ),
-        _column("total_events", th.IntegerType, "Total events", "Highest meta.total of the scan."),
+        _column("cursor_expires_at", th.DateTimeType, "End of the next cursor."),
+        _column("oldest_event_at", th.DateTimeType, "Oldest event on the page."),
+        _column("newest_event_at", th.DateTimeType, "Newest event on the page."),
+        _column("events_seen", th.IntegerType, "Distinct events of the scan so far."),
+        _column("events_expected", th.IntegerType, "Events that existed when the scan started."),
+        _column("total_events", th.IntegerType, "Highest meta.total of the scan."),
         _column(
             "incremental_to",
             th.DateTimeType,
-            "Incremental to",
             "Where an incremental scan ends; null for a scan to the oldest event.",
         ),
     ).to_dict()
@@ -142,22 +120,18 @@ class EventsStream(PagedStream):
     primary_keys: ClassVar[list[str]] = ["id"]
     replication_key = "timestamp"
     schema: ClassVar[_Json] = th.PropertiesList(
-        _column("id", th.StringType, "ID", "UUID of the event.", required=True),
-        _column("session_id", th.StringType, "Session ID", "UUID of the session."),
-        _column("user_id", th.StringType, "User ID", "UUID of the user."),
-        _column("type", th.StringType, "Type", "page_view, click, purchase, ..."),
-        _column("name", th.StringType, "Name", "Name of the event."),
+        _column("id", th.StringType, "UUID of the event.", required=True),
+        _column("session_id", th.StringType, "UUID of the session."),
+        _column("user_id", th.StringType, "UUID of the user."),
+        _column("type", th.StringType, "page_view, click, purchase, ..."),
+        _column("name", th.StringType, "Name of the event."),
         _column(
-            "properties",
-            th.ObjectType(additional_properties=True),
-            "Properties",
-            "Properties of the event.",
+            "properties", th.ObjectType(additional_properties=True), "Properties of the event."
         ),
-        _column("timestamp", th.DateTimeType, "Timestamp", "When the event happened, in UTC."),
+        _column("timestamp", th.DateTimeType, "When the event happened, in UTC."),
         _column(
             "session",
             th.ObjectType(additional_properties=True),
-            "Session",
             "Device and browser of the session.",
         ),
     ).to_dict()
@@ -183,7 +157,7 @@ class EventsStream(PagedStream):
             now=self.clock.now(),
             logger=self.logger,
         )
-        progress = ProgressLog(self.logger, self.clock.monotonic())
+        progress = ProgressLog(self.logger, self.clock)
         self._write_other_schemas()
         finished = False
         try:
@@ -198,43 +172,44 @@ class EventsStream(PagedStream):
                     continue
 
                 # Verify the page against what is known of the feed.
-                decision = paginator.decide(page, client.stats.retries)
+                check = scan.check(page)
+                decision = paginator.decide(check, client.stats.retries)
                 if decision is PageDecision.REFETCH:
                     self.clock.sleep(REFETCH_DELAY_SECONDS)
                     continue
                 if decision is PageDecision.COUNT_ARRIVALS:
                     scan.note_arrivals(client.fetch(None))
-                    decision = paginator.decide(page, client.stats.retries)
+                    check = scan.check(page)
+                    decision = paginator.decide(check, client.stats.retries)
 
                 # Decide what to emit. Without a way on, the state stays before the page.
                 states = {
                     PageDecision.FAIL: scan.state,
                     PageDecision.ABANDON: scan.interrupt(),
                 }
-                result = scan.process_page(page)
-                for warning in result.warnings:
-                    self.logger.warning(warning)
+                emit = scan.process_page(check)
 
                 # Emit: RECORDs first, then the STATE that is valid once they are loaded.
                 stats = client.take_stats()
+                key = {"sync_id": sync_id, "page": progress.pages + 1}
                 with self.tap.whole_page():
-                    self.write_page(page, result, stats, sync_id=sync_id, number=progress.pages + 1)
-                    self.save_state(states.get(decision, result.state).to_dict())
+                    self.write_page(page, emit, key | _page_record(page, emit, scan, stats))
+                    self.save_state(states.get(decision, scan.state).to_dict())
                 progress.log_page(
                     page,
-                    result,
+                    scan.state,
                     stats,
-                    now=self.clock.monotonic(),
+                    emitted=len(emit),
                     window=client.rate_limiter.window,
                 )
-                self.record_counter.increment(len(result.emit))
+                self.record_counter.increment(len(emit))
                 if decision in states:
                     raise paginator.error()
                 if not scan.is_finished:
                     self.check_record_limit(progress.emitted)
             finished = True
         finally:
-            progress.log_summary(client.stats, self.clock.monotonic(), finished=finished)
+            progress.log_summary(client.stats, finished=finished)
 
     def transport(self) -> Transport:
         """Return what sends the requests."""
@@ -245,20 +220,18 @@ class EventsStream(PagedStream):
             logger=self.logger,
         )
 
-    def write_page(
-        self,
-        page: FetchedPage,
-        result: PageResult,
-        stats: RequestStats,
-        *,
-        sync_id: str,
-        number: int,
-    ) -> None:
-        """Write the records of one page, of all three streams."""
+    def write_page(self, page: FetchedPage, emit: list[EventRecord], page_record: _Json) -> None:
+        """Write the records of one page, of all three streams.
+
+        Args:
+            page: The page.
+            emit: Its events that are emitted.
+            page_record: Its record of the stream ``pages``.
+        """
         if self.emits_unchanged:
-            self.write_unchanged(result.emit, page.received_at)
+            self.write_unchanged(emit, page.received_at)
         else:
-            for record in result.emit:
+            for record in emit:
                 self.write_mapped(self, _DECODER.decode(msgspec.json.encode(record)))
         if rejected := self.selected_stream(RejectedEventsStream.name):
             for rejection in page.rejections:
@@ -269,14 +242,13 @@ class EventsStream(PagedStream):
                         "event_id": rejection.event_id,
                         "errors": rejection.errors,
                         "raw_event": rejection.raw_event,
-                        "sync_id": sync_id,
-                        "page": number,
+                        "sync_id": page_record["sync_id"],
+                        "page": page_record["page"],
                         "rejected_at": format_timestamp(page.received_at),
                     },
                 )
         if pages := self.selected_stream(PagesStream.name):
-            record_of_page = _page_record(page, result, stats)
-            self.write_mapped(pages, {"sync_id": sync_id, "page": number} | record_of_page)
+            self.write_mapped(pages, page_record)
 
     def _write_other_schemas(self) -> None:
         with self.tap.whole_page():
@@ -285,15 +257,18 @@ class EventsStream(PagedStream):
                     self.write_schema_of(stream)
 
 
-def _page_record(page: FetchedPage, result: PageResult, stats: RequestStats) -> _Json:
-    limit, state = page.rate_limit, result.state
+def _page_record(
+    page: FetchedPage, emit: list[EventRecord], scan: Scan, stats: RequestStats
+) -> _Json:
+    limit, state = page.rate_limit, scan.state
+    timestamps = [record.timestamp for record in page.records if record.timestamp is not None]
     return {
         "requested_at": format_timestamp(page.requested_at),
         "received_at": format_timestamp(page.received_at),
         "response_bytes": page.response_bytes,
         "events": page.returned,
-        "emitted": len(result.emit),
-        "skipped": result.skipped,
+        "emitted": len(emit),
+        "skipped": len(page.records) - len(emit),
         "rejected": len(page.rejections),
         "retries": dict(stats.retries),
         "rate_limit_wait_seconds": round(stats.rate_limit_wait_seconds, 3),
@@ -301,12 +276,12 @@ def _page_record(page: FetchedPage, result: PageResult, stats: RequestStats) -> 
         "rate_limit_remaining": limit and limit.remaining,
         "rate_limit_reset_seconds": limit and limit.reset,
         "cursor_expires_at": _optional(state.cursor_expires_at),
-        "oldest_event_at": _optional(result.oldest_at),
-        "newest_event_at": _optional(result.newest_at),
+        "oldest_event_at": _optional(min(timestamps, default=None)),
+        "newest_event_at": _optional(max(timestamps, default=None)),
         "events_seen": state.events_seen,
         "events_expected": state.events_expected,
         "total_events": state.total_events,
-        "incremental_to": _optional(result.incremental_to),
+        "incremental_to": _optional(scan.incremental_to),
     }
 
 
