@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -330,10 +331,11 @@ def _parse_leniently(body: bytes) -> tuple[_Page[msgspec.Raw], list[ParsedEvent]
     except _INVALID as error:
         page, texts = _split_page(text, error)
     events = [parse_event(text) for text in texts]
-    for text, event in [] if _is_utf8(body) else zip(texts, events, strict=True):
-        if "\ufffd" in text:
-            event.errors.append("invalid UTF-8 replaced")
-            event.invalid, event.text, event.identity = True, text, event.identity or text
+    if not _is_utf8(body):
+        for text, event in zip(texts, events, strict=True):
+            if "\ufffd" in text:
+                event.errors.append("invalid UTF-8 replaced")
+                event.invalid, event.text, event.identity = True, text, event.identity or text
     return page, events
 
 
@@ -417,12 +419,8 @@ def parse_event(text: str) -> ParsedEvent:
     """
     is_one_line = "\n" not in text and "\r" not in text
     if is_one_line and not has_suspicious_escape(text.encode("utf-8", "replace")):
-        try:
-            record = to_record(_EVENT.decode(text))
-        except _INVALID:
-            pass  # Parsed field by field below.
-        else:
-            return ParsedEvent(record)
+        with suppress(*_INVALID):  # Then it is parsed field by field.
+            return ParsedEvent(to_record(_EVENT.decode(text)))
     try:
         fields = _Fields(split_object(text))
     except JSONTextError:

@@ -224,14 +224,13 @@ class ScanState:
 
 
 def _to_json(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    return {
-        name: format_timestamp(value)
-        if isinstance(value, datetime)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for name, value in items
-    }
+    values = dict(items)
+    for name, value in items:
+        if isinstance(value, datetime):
+            values[name] = format_timestamp(value)
+        elif isinstance(value, tuple):
+            values[name] = list(value)
+    return values
 
 
 def _read(value: object, kind: Any) -> object:
