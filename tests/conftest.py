@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def pytest_configure() -> None:
+    """Handle the signals that `nohup` or a background job ignores, which processes inherit."""
+    for signum in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _restore_signal_handlers() -> Iterator[None]:
     """A tap or a target that is created in this process installs its own handlers."""

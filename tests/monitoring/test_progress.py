@@ -60,6 +60,17 @@ def test_time_left_includes_the_waits_for_the_rate_limit(
     assert read().time_left.total_seconds() == pytest.approx(seconds, abs=1, rel=0.03)
 
 
+def test_time_left_leaves_out_the_time_before_a_restart(writer: TableWriter, read) -> None:
+    writer.total = 100_000
+    for _ in range(2):
+        writer.page(took=2, limit=None)
+    writer.advance(600)
+    writer.new_sync()
+    for _ in range(2):
+        writer.page(took=2, limit=None)
+    assert read().time_left == timedelta(seconds=16 * 2)
+
+
 def test_the_stall_timeout_starts_after_the_announced_wait(writer: TableWriter, read) -> None:
     writer.page(remaining=0, reset=300)
     writer.advance(299)
