@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasync_ingestion.database import PIPELINE_RUNS
-from datasync_monitor.database import in_schema
 
 if TYPE_CHECKING:
     import psycopg
@@ -165,7 +164,7 @@ def create_tables(connection: psycopg.Connection) -> None:
     with connection.transaction():
         for file in sorted(SQL_FILES.glob("*.sql")):
             connection.execute(file.read_text(encoding="utf-8"))
-        connection.execute(in_schema("public", PIPELINE_RUNS))
+        connection.execute(PIPELINE_RUNS)
 
 
 def partition_events(connection: psycopg.Connection) -> None:
