@@ -102,6 +102,7 @@ def test_redirect_is_not_followed(status):
             b"5\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n" % (BODY[:5], len(BODY) - 5, BODY[5:]),
         ),
     ],
+    ids=["gzip", "deflate", "chunked"],
 )
 def test_body_is_decompressed_and_joined(head, body):
     with raw_server(sending(OK + head + body)) as url:
