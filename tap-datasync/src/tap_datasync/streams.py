@@ -8,6 +8,7 @@ streams belong to the page as well, and are written with it, before that STATE.
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -38,8 +39,8 @@ _DECODER = msgspec.json.Decoder(_Json, float_hook=Decimal)
 
 
 def _column(name: str, kind: Any, description: str, *, required: bool = False) -> th.Property[Any]:
-    words = ["ID" if word == "id" else word for word in name.removesuffix("_seconds").split("_")]
-    title = " ".join([words[0].capitalize() if words[0] != "ID" else "ID", *words[1:]])
+    title = name.removesuffix("_seconds").replace("_", " ").capitalize()
+    title = re.sub(r"\bid\b", "ID", title, flags=re.IGNORECASE)
     return th.Property(name, kind, required=required, title=title, description=description)
 
 
