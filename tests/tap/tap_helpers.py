@@ -10,7 +10,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +20,7 @@ from tap_datasync.parsing import EventRecord, FetchedPage, parse_page
 from tap_datasync.timestamps import from_milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 KEY = "sesame-0f3a-key"
 NOON = datetime(2026, 1, 27, 12, tzinfo=timezone.utc)
@@ -136,22 +136,30 @@ class FakeClock:
 
 
 class FakeTransport:
-    """Returns prepared responses or raises prepared errors; repeats the last one."""
+    """Returns responses or raises errors: in order, and then the last one; or by cursor."""
 
-    def __init__(self, clock: FakeClock, *outcomes: RawResponse | Exception | bytes) -> None:
+    def __init__(
+        self,
+        clock: FakeClock,
+        *outcomes: RawResponse | Exception | bytes,
+        feed: Mapping[str | None, bytes | RawResponse] = MappingProxyType({}),
+        latency: float = 0.0,
+    ) -> None:
         self.clock = clock
         self.outcomes = deque(outcomes)
+        self.feed = feed
+        self.latency = latency
         self.cursors: list[str | None] = []
-        self.by_cursor: dict[str | None, bytes] = {}
-        self.latency = 0.0
 
     def get(self, cursor: str | None, limit: int) -> RawResponse:
         assert limit == 5000
+        assert len(self.cursors) < 500, "the run does not end"
         self.cursors.append(cursor)
         self.clock.passed += self.latency
-        if self.by_cursor:
-            return RawResponse(200, {}, self.by_cursor[cursor])
-        outcome = self.outcomes.popleft() if len(self.outcomes) > 1 else self.outcomes[0]
+        if self.outcomes:
+            outcome = self.outcomes.popleft() if len(self.outcomes) > 1 else self.outcomes[0]
+        else:
+            outcome = self.feed[cursor]
         if isinstance(outcome, Exception):
             raise outcome
         return RawResponse(200, {}, outcome) if isinstance(outcome, bytes) else outcome

@@ -10,19 +10,20 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tap_datasync.errors import TapDataSyncError
-from tap_datasync.streams import EventsStream
-from tap_datasync.tap import TapDataSync
-from tap_helpers import KEY, MILLIS, FakeClock, event, limits, lines_of, page_of, raw_server
+from tap_helpers import KEY, MILLIS, FakeClock, event, limits, page_of, raw_server
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+
+    from tap_datasync.errors import TapDataSyncError
+    from tap_datasync.state import ScanState
+    from tap_runs import Runner
 
     Fault = Callable[["Feed", int], bytes]
 
@@ -253,13 +254,12 @@ class Api:
         times: How often the fault occurs.
     """
 
-    capfd: pytest.CaptureFixture[str]
     feed: Feed = field(default_factory=Feed)
     fault: Fault | None = None
     faulty: int = 0
     times: int = 0
     ids: set[str] = field(default_factory=set)
-    state: dict[str, Any] = field(default_factory=dict)
+    state: ScanState | None = None
     requests: int = 0
 
     def respond(self, connection: socket.socket, target: str) -> None:
@@ -275,28 +275,15 @@ class Api:
         else:
             connection.sendall(http(json.dumps(self.feed.page(start)).encode()))
 
-    def run(self) -> TapDataSyncError | None:
+    def load(self, run: Runner, clock: FakeClock) -> TapDataSyncError | None:
         """Run the tap once from the last state, and return its error."""
         with raw_server(self.respond) as url:
             # The port differs between runs, and a state belongs to one address.
-            if "bookmarks" in self.state:
-                self.state["bookmarks"]["events"]["source"] = url
-            tap = TapDataSync(
-                config={"api_url": url, "api_key": KEY, "lookback": LOOKBACK_SECONDS},
-                state=self.state,
-            )
-            self.capfd.readouterr()
-            error = None
-            try:
-                tap.sync_all()
-            except TapDataSyncError as caught:
-                error = caught
-        for message in lines_of(self.capfd.readouterr().out):
-            if message["type"] == "STATE":
-                self.state = message["value"]
-            elif message["type"] == "RECORD" and message["stream"] == "events":
-                self.ids.add(message["record"]["id"])
-        return error
+            state = self.state and replace(self.state, source=url)
+            output = run(url=url, state=state, clock=clock, lookback=LOOKBACK_SECONDS)
+        self.state = output.states[-1] if output.states else state
+        self.ids.update(output.emitted)
+        return output.error
 
 
 @pytest.mark.parametrize(
@@ -313,17 +300,14 @@ class Api:
 )
 @pytest.mark.parametrize("name", FAULTS)
 def test_events_are_complete_or_the_run_fails(  # noqa: PLR0913, PLR0917 - a table of cases
-    name, scan, faulty, times, monkeypatch, capfd, caplog, tmp_path
+    name, scan, faulty, times, run, caplog
 ):
     """With bounded requests, a plain message, and completeness by a later run."""
     if (name, scan, faulty) in UNDETECTABLE:
         pytest.skip("looks like another valid feed")
-    monkeypatch.chdir(tmp_path)
-    clock = FakeClock()
-    monkeypatch.setattr(EventsStream, "clock", clock)
-    api = Api(capfd)
+    api, clock = Api(), FakeClock()
     if scan == "incremental":
-        assert api.run() is None
+        assert api.load(run, clock) is None
         api.feed.arrive()
         clock.passed += 300
     api.fault, api.faulty, api.times = FAULTS[name], faulty, times
@@ -331,7 +315,7 @@ def test_events_are_complete_or_the_run_fails(  # noqa: PLR0913, PLR0917 - a tab
         # A failed run is started again at once.
         api.requests = 0
         clock.passed += 5
-        error = api.run()
+        error = api.load(run, clock)
         assert api.requests <= MAX_REQUESTS
         if error is None:
             assert api.ids == api.feed.ids
@@ -343,5 +327,5 @@ def test_events_are_complete_or_the_run_fails(  # noqa: PLR0913, PLR0917 - a tab
     api.fault = None
     api.feed.arrive()
     clock.passed += 300
-    assert api.run() is None
+    assert api.load(run, clock) is None
     assert api.ids == api.feed.ids
