@@ -45,7 +45,8 @@ def test_each_state_names_the_page_behind_its_records(run):
     """And the last one a finished scan, every key still there."""
     output = run()
     assert [bookmark["cursor"] for bookmark in output.bookmarks[:3]] == ["c5", "c11", None]
-    assert [bookmark["events_seen"] for bookmark in output.bookmarks[:3]] == [5, 11, 12]
+    for count in ("events_seen", "events_emitted"):
+        assert [bookmark[count] for bookmark in output.bookmarks[:3]] == [5, 11, 12]
     last = output.bookmarks[-1]
     assert last == output.bookmarks[2]
     assert last["high_watermark"] == "2026-01-27T12:00:00.000000Z"
@@ -162,8 +163,11 @@ def test_a_run_that_fails_has_saved_every_page_before(run, caplog):
 
 def test_full_table_reads_everything_again(run):
     """By the catalog."""
-    output = run(state=run().state, catalog=catalog_with(replication_method="FULL_TABLE"))
+    output = run(
+        state=run().state, catalog=catalog_with(replication_method="FULL_TABLE"), lookback=0
+    )
     assert len(output.rows()) == 11
+    assert {page["incremental_to"] for page in output.rows("pages")} == {None}
 
 
 def test_deselected_fields_are_left_out(run):
