@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tap_datasync import parsing
 from tap_datasync.errors import InvalidBodyError
-from tap_datasync.lenient_json import has_suspicious_escape
 from tap_datasync.parsing import (
     DOCUMENTED_FIELDS,
     MAX_CURSOR_CHARACTERS,
@@ -26,7 +25,6 @@ from tap_datasync.parsing import (
     parse_page,
 )
 from tap_datasync.rate_limit import RateLimitHeaders
-from tap_datasync.timestamps import format_timestamp, parse_timestamp
 from tap_helpers import MILLIS, NOON, body_of, event, page_of
 
 COLUMNS = {"sessionId": "session_id", "userId": "user_id"}
@@ -68,22 +66,11 @@ def page_from(body: bytes) -> FetchedPage:
 
 
 def body_with(name: str, value: str) -> bytes:
-    """Return a page in which one field of the envelope is this JSON text."""
-    return body_of(event(), **{name: "@@"}).replace(b'"@@"', value.encode())
+    """Return a page in which one field of the envelope is this JSON text, as Latin-1."""
+    return body_of(event(), **{name: "@@"}).replace(b'"@@"', value.encode("latin-1"))
 
 
 # ------------------------------------------------------------------ one event
-
-
-def test_a_documented_event_becomes_a_record():
-    result = parsed()
-    record = record_of(result)
-    assert (result.errors, result.unknown_fields, result.invalid) == ([], frozenset(), False)
-    assert (record.id, record.timestamp) == ("id-000000", NOON)
-    for name in TEXT_FIELDS:
-        assert column_of(result, name) == event()[name]
-    for name in OBJECT_FIELDS:
-        assert decoded(column_of(result, name)) == event()[name]
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED_FIELDS - {"id"}))
@@ -317,17 +304,6 @@ def test_an_event_that_is_not_an_object_is_rejected(text):
     assert result.invalid
 
 
-@pytest.mark.parametrize(
-    ("body", "expected"),
-    [
-        *((b'"a\\u0000"', True), (b'"\\ud800"', True), (b'"\\uDfff"', True)),
-        *((b'"\\ud83d\\ude00"', True), (b'"\\u0001 \\ue000 \\u00e9"', False), (b"plain", False)),
-    ],
-)
-def test_suspicious_escapes_are_found(body, expected):
-    assert has_suspicious_escape(body) is expected
-
-
 values = st.recursive(
     st.none()
     | st.booleans()
@@ -460,16 +436,11 @@ def test_the_longest_cursor_is_kept_and_an_empty_one_is_none():
         *(("116", 116), ("0", 0), ("15.5", 15.5), ('"116"', 116)),
         *((value, MAX_CURSOR_LIFETIME_SECONDS) for value in ("1e400", "9" * 5000)),
         *((value, None) for value in ("-1", "-1e400", "NaN", "Infinity", '"soon"', '"nan"')),
-        *((value, None) for value in ("true", "[]", "{}", '"\\ud800"', '""', "null")),
+        *((value, None) for value in ("true", "[]", "{}", '"\\ud800"', '""', "null", '"\xff"')),
     ],
 )
 def test_the_lifetime_of_a_cursor_is_a_number_or_unknown(value, seconds):
     assert page_from(body_with("cursorExpiresIn", value)).expires_in == seconds
-
-
-def test_a_lifetime_that_is_not_utf_8_is_unknown():
-    body = body_with("cursorExpiresIn", '"@@"').replace(b"@@", b"\xff")
-    assert page_from(body).expires_in is None
 
 
 json_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -617,21 +588,3 @@ def test_a_page_with_one_byte_changed_is_a_page_or_invalid(data):
     assert page.returned == 3
     rejected = [rejection for rejection in page.rejections if rejection.event_id is None]
     assert len({record.id for record in page.records}) + len(rejected) >= 2
-
-
-def test_a_recorded_page_is_parsed_exactly(recordings):
-    body = (recordings / "events-limit-10000.json").read_bytes()
-    recorded = json.loads(body)
-    page = page_from(body)
-    assert (page.returned, page.total, page.has_more) == (5000, 3_000_000, True)
-    assert page.next_cursor == recorded["pagination"]["nextCursor"]
-    assert (page.rejections, page.unknown_fields) == ([], frozenset())
-    assert len({record.id for record in page.records}) == 5000
-    for record, raw in zip(page.records, recorded["data"], strict=True):
-        row = json.loads(msgspec.json.encode(record))
-        timestamp = row.pop("timestamp")
-        assert parse_timestamp(timestamp) == parse_timestamp(raw.pop("timestamp"))
-        assert format_timestamp(record.timestamp)[:19] == timestamp[:19]
-        assert row == {COLUMNS.get(name, name): value for name, value in raw.items()}
-    timestamps = [record.timestamp for record in page.records]
-    assert timestamps == sorted(timestamps, reverse=True)

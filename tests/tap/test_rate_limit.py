@@ -273,13 +273,6 @@ def test_timeout_of_the_first_request_causes_no_wait(limiter):
     assert limiter.delay(0.0) == 0
 
 
-@pytest.mark.parametrize(("retry_after", "delay"), [(17.0, 17), (None, 30)])
-def test_429_waits_for_retry_after_or_the_reset(limiter, retry_after, delay):
-    limiter.on_request(0.0)
-    wait = limiter.on_429(RateLimitHeaders(10, 0, 30), retry_after, 1.0)
-    assert wait == limiter.delay(1.0) == pytest.approx(delay)
-
-
 def test_429_without_any_header_waits_exponentially(limiter):
     waits = []
     for _ in range(8):
@@ -390,11 +383,3 @@ def test_reset_given_as_unix_time_is_relative_to_the_response(reset, date, secon
 )
 def test_retry_after_is_seconds_or_a_date(value, seconds):
     assert retry_after({"Retry-After": value}, NOW) == seconds
-
-
-def test_retry_after_as_a_date_is_relative_to_the_response():
-    headers = {
-        "Retry-After": "Tue, 27 Jan 2026 09:00:30 GMT",
-        "Date": "Tue, 27 Jan 2026 09:00:00 GMT",
-    }
-    assert retry_after(headers, NOW) == 30
