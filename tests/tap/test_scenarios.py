@@ -12,10 +12,19 @@ import json
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from tap_helpers import KEY, MILLIS, FakeClock, event, limits, page_of, raw_server
+from tap_helpers import (
+    KEY,
+    MILLIS,
+    FakeClock,
+    cursor_of,
+    event,
+    http,
+    limits,
+    page_of,
+    serving,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -65,12 +74,6 @@ class Feed:
             hasMore=not is_last,
             total=len(self.numbers),
         )
-
-
-def http(body: bytes, status: int = 200, **headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status} x", "Connection: close", f"Content-Length: {len(body)}"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
 def envelope(**changes: Any) -> Fault:
@@ -262,11 +265,10 @@ class Api:
     state: ScanState | None = None
     requests: int = 0
 
-    def respond(self, connection: socket.socket, target: str) -> None:
+    def respond(self, connection: socket.socket, head: str) -> None:
         self.requests += 1
         assert self.requests < 1000, "requests without end"
-        cursor = parse_qs(urlsplit(target).query).get("cursor", [None])[0]
-        start = self.feed.start_of(cursor)
+        start = self.feed.start_of(cursor_of(head))
         if start is None:
             connection.sendall(http(b'{"code":"CURSOR_INVALID_FORMAT"}', 400))
         elif self.fault is not None and self.times and start == self.faulty * PAGE_EVENTS:
@@ -277,10 +279,10 @@ class Api:
 
     def load(self, run: Runner, clock: FakeClock) -> TapDataSyncError | None:
         """Run the tap once from the last state, and return its error."""
-        with raw_server(self.respond) as url:
+        with serving(self.respond) as server:
             # The port differs between runs, and a state belongs to one address.
-            state = self.state and replace(self.state, source=url)
-            output = run(url=url, state=state, clock=clock, lookback=LOOKBACK_SECONDS)
+            state = self.state and replace(self.state, source=server.url)
+            output = run(url=server.url, state=state, clock=clock, lookback=LOOKBACK_SECONDS)
         self.state = output.states[-1] if output.states else state
         self.ids.update(output.emitted)
         return output.error

@@ -18,7 +18,18 @@ from datasync_sandbox.testing import running_api
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
-from tap_helpers import KEY, FakeClock, body_of, event, feeding, last_page, lines_of, send, serving
+from tap_helpers import (
+    KEY,
+    FakeClock,
+    body_of,
+    event,
+    feeding,
+    http,
+    last_page,
+    lines_of,
+    sending,
+    serving,
+)
 
 SNAPSHOT = Path(__file__).parent / "snapshots" / "catalog.json"
 SCRIPT = Path(sys.executable).with_name("tap-datasync")
@@ -242,7 +253,7 @@ def test_a_bad_stream_map_ends_in_one_message(tap, config, expression):
 
 
 def status(code: int):
-    return lambda handler: send(handler, b'{"code":"SOME_CODE"}', code, {"Location": "http://x/"})
+    return sending(http(b'{"code":"SOME_CODE"}', code, Location="http://x/"))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +264,7 @@ def status(code: int):
         (status(400), 3, "It no longer behaves as documented."),
         (status(407), 2, "The proxy requires authentication"),
         (status(503), 1, "Gave up after 8 attempts: service unavailable"),
-        (lambda handler: send(handler, b"<html>"), 1, "Gave up after 8 attempts: the response"),
+        (sending(http(b"<html>")), 1, "Gave up after 8 attempts: the response"),
     ],
 )
 @pytest.mark.parametrize("test", [(), ("--test",)])
@@ -268,7 +279,7 @@ def test_a_failure_ends_in_one_message_and_its_exit_code(tap, config, answer, co
 
 def test_a_false_end_is_a_failure_that_loses_nothing(tap, config):
     """With --test it is none: one record is all that is wanted."""
-    with serving(lambda handler: send(handler, body_of(event(), hasMore=False))) as server:
+    with serving(sending(http(body_of(event(), hasMore=False)))) as server:
         ended = tap("--config", config(api_url=server.url))
         tried = tap("--config", config(api_url=server.url), "--test")
     assert (ended.code, tried.code) == (1, 0)

@@ -67,7 +67,7 @@ def read_rest(process: subprocess.Popen[str]) -> str:
 def waiting(tmp_path: Path, prelude: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start the tap; yields it with its output while it waits for the rate limit."""
     with (
-        feeding({None: PAGES[None]}, limits(1, 0, 60)) as server,
+        feeding({None: PAGES[None]}, **limits(1, 0, 60)) as server,
         started(tmp_path, server.url, prelude) as tap,
     ):
         yield tap, read_until(tap, "STATE")
