@@ -56,19 +56,19 @@ def test_request_has_path_parameters_and_key():
         "/api/v1/events?limit=100&cursor=a+b%26c",
         "/api/v1/sessions?limit=50",
     ]
-    for header in (
-        f"X-API-Key: {KEY}\r\n",
-        "Accept: application/json\r\n",
-        "User-Agent: tap-datasync/",
-    ):
-        assert f"\r\n{header}" in server.requests[0]
+    head = server.requests[0]
+    assert f"\r\nX-API-Key: {KEY}\r\n" in head
+    assert "\r\nAccept: application/json\r\n" in head
+    assert "\r\nUser-Agent: tap-datasync/" in head
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_not_followed(status):
-    with serving(sending(http(BODY))) as other:
-        with serving(sending(http(b"", status, Location=other.url))) as server:
-            response = transport(server.url).get(None, 5000)
+    with (
+        serving(sending(http(BODY))) as other,
+        serving(sending(http(b"", status, Location=other.url))) as server,
+    ):
+        response = transport(server.url).get(None, 5000)
     assert response.status == status
     assert other.requests == []
 
