@@ -237,26 +237,18 @@ def send(limiter: RateLimiter, now: float, *limit_remaining_reset: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent_at", "reset", "free_at"),
+    ("later", "free_at"),
     [
         # The own requests left the window at 60 and 61: that of second 1 is the oldest.
-        pytest.param(60.5, 1, 61.0, id="own memory is exact where headers agree"),
-        pytest.param(61.5, 50, 111.5, id="later headers override own memory"),
+        pytest.param([(60.5, 0, 1)], 61.0, id="own memory is exact where headers agree"),
+        pytest.param([(61.5, 0, 50)], 111.5, id="later headers override own memory"),
+        pytest.param([(110.0, 1, 10), (111.0, 0, 9)], 120.0, id="so do earlier ones"),
     ],
 )
-def test_next_slot_after_the_limit_is_used_up(limiter, sent_at, reset, free_at):
-    send(limiter, 0.0, 2, 1, 60)
-    send(limiter, 1.0, 2, 0, 59)
-    send(limiter, sent_at, 2, 0, reset)
-    assert sent_at + limiter.delay(sent_at) == pytest.approx(free_at, abs=0.2)
-
-
-def test_earlier_headers_override_own_memory(limiter):
-    send(limiter, 0.0, 2, 1, 60)
-    send(limiter, 1.0, 2, 0, 59)
-    send(limiter, 110.0, 2, 1, 10)
-    send(limiter, 111.0, 2, 0, 9)
-    assert 111.0 + limiter.delay(111.0) == pytest.approx(120.0, abs=0.1)
+def test_next_slot_after_the_limit_is_used_up(limiter, later, free_at):
+    for now, remaining, reset in [(0.0, 1, 60), (1.0, 0, 59), *later]:
+        send(limiter, now, 2, remaining, reset)
+    assert now + limiter.delay(now) == pytest.approx(free_at, abs=0.2)
 
 
 @pytest.mark.parametrize(("counted", "delay"), [(True, 57), (False, 0)])
