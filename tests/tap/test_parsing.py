@@ -18,7 +18,6 @@ from tap_datasync.parsing import (
     DOCUMENTED_FIELDS,
     MAX_CURSOR_CHARACTERS,
     MAX_CURSOR_LIFETIME_SECONDS,
-    EventRecord,
     FetchedPage,
     ParsedEvent,
     parse_event,
@@ -43,22 +42,13 @@ def parsed_with(name: str, value: str) -> ParsedEvent:
     return parse_event(json.dumps(event(**{name: "@@"})).replace('"@@"', value))
 
 
-def record_of(result: ParsedEvent) -> EventRecord:
-    assert result.record is not None
-    return result.record
-
-
 def column_of(result: ParsedEvent, name: str) -> Any:
-    return getattr(record_of(result), COLUMNS.get(name, name))
+    return getattr(result.record, COLUMNS.get(name, name))
 
 
 def decoded(raw: msgspec.Raw | None) -> Any:
     assert isinstance(raw, msgspec.Raw)
     return json.loads(bytes(raw), parse_float=Decimal, parse_int=Decimal)
-
-
-def line_of(result: ParsedEvent) -> bytes:
-    return msgspec.json.encode(record_of(result))
 
 
 def page_from(body: bytes) -> FetchedPage:
@@ -117,7 +107,7 @@ def test_an_empty_object_is_valid(name):
 @pytest.mark.parametrize("number", ["1", "-7", "0", "123456789012345678901234567890"])
 def test_a_whole_number_as_id_is_kept_as_text(number):
     result = parsed_with("id", number)
-    assert record_of(result).id == number
+    assert result.record.id == number
     assert result.errors == ["id: a number, kept as text"]
 
 
@@ -141,7 +131,7 @@ def test_an_event_without_usable_id_has_errors_but_no_record(value, error):
 
 
 def test_the_longest_id_is_kept():
-    assert record_of(parsed(id="é" * 500)).id == "é" * 500
+    assert parsed(id="é" * 500).record.id == "é" * 500
 
 
 @pytest.mark.parametrize(
@@ -153,21 +143,21 @@ def test_the_longest_id_is_kept():
 )
 def test_a_timestamp_in_any_known_format_is_valid(value):
     result = parsed_with("timestamp", value)
-    assert record_of(result).timestamp == NOON
+    assert result.record.timestamp == NOON
     assert result.errors == []
 
 
 def test_invisible_characters_in_a_timestamp_are_removed_with_an_error():
     result = parsed(timestamp="2026-01-27T12:\u200b00:00Z")
-    assert record_of(result).timestamp == NOON
+    assert result.record.timestamp == NOON
     assert result.errors == ["timestamp: invisible characters removed"]
     assert not result.invalid
 
 
 def test_both_parsers_of_fractions_agree_within_a_microsecond():
     text = "2026-01-27T12:00:00.1234567Z"
-    quick = record_of(parsed(timestamp=text)).timestamp
-    slow = record_of(parsed(timestamp=text, type=5)).timestamp
+    quick = parsed(timestamp=text).record.timestamp
+    slow = parsed(timestamp=text, type=5).record.timestamp
     assert quick is not None
     assert slow is not None
     assert abs(quick - slow) <= timedelta(microseconds=1)
@@ -184,7 +174,7 @@ def test_nul_and_lone_surrogates_in_text_are_replaced_with_an_error(bad, name):
     value = column_of(result, name)
     assert value.startswith("a\ufffd")
     assert value.endswith("b")
-    line_of(result).decode()
+    msgspec.json.encode(result.record).decode()
 
 
 @pytest.mark.parametrize("bad", UNSTORABLE)
@@ -218,8 +208,8 @@ def test_surrogate_pairs_and_escaped_backslashes_are_valid(good):
 
 
 def test_raw_control_characters_except_nul_are_kept():
-    assert record_of(parsed_with("name", '"a\tb"')).name == "a\tb"
-    assert record_of(parsed_with("name", '"a\x00b"')).name == "a\ufffdb"
+    assert parsed_with("name", '"a\tb"').record.name == "a\tb"
+    assert parsed_with("name", '"a\x00b"').record.name == "a\ufffdb"
     properties = column_of(parsed_with("properties", '{"a": "b\tc"}'), "properties")
     assert bytes(properties) == b'{"a":"b\\tc"}'
 
@@ -261,8 +251,8 @@ def test_deep_nesting_keeps_the_record(depth):
     source = json.dumps(event(properties="@@")).replace('"@@"', text)
     for bad in ("", ', "type": 5'):
         result = parse_event(source[:-1] + bad + "}")
-        assert record_of(result).id == "id-000000"
-        line_of(result)
+        assert result.record.id == "id-000000"
+        msgspec.json.encode(result.record)
 
 
 def test_a_sanitized_object_is_cut_at_a_depth_with_an_error():
@@ -320,11 +310,11 @@ def test_an_event_with_an_id_always_becomes_a_record(fields):
     result = parse_event(json.dumps(fields))
     identifier = fields.get("id")
     if isinstance(identifier, str) and identifier:
-        assert len(record_of(result).id) == len(identifier)
+        assert len(result.record.id) == len(identifier)
     if result.record is None:
         assert result.errors
     else:
-        line = line_of(result)
+        line = msgspec.json.encode(result.record)
         assert b"\n" not in line
         assert "\x00" not in json.dumps(json.loads(line), ensure_ascii=False)
         line.decode()
