@@ -10,13 +10,14 @@ from tap_datasync.errors import TapDataSyncError
 from tap_datasync.state import ScanState
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
-from tap_helpers import KEY, FakeClock, FakeTransport, body_of, event, lines_of
+
+from tests.tap.tap_helpers import KEY, FakeClock, FakeTransport, body_of, event, lines_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pytest
-    from tap_datasync.client import RawResponse
+    from tap_datasync.client import Clock, RawResponse
 
 SOURCE = "https://example.com/api/v1"
 
@@ -80,7 +81,7 @@ class Runner:
         url: str | None = None,
         state: ScanState | None = None,
         catalog: dict[str, Any] | None = None,
-        clock: FakeClock | None = None,
+        clock: Clock | None = None,
         latency: float = 0.0,
         **config: Any,
     ) -> Output:

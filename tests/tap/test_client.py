@@ -33,7 +33,8 @@ from tap_datasync.errors import (
 )
 from tap_datasync.parsing import MAX_CURSOR_CHARACTERS
 from tap_datasync.rate_limit import RateLimitHeaders
-from tap_helpers import NOON, QUIET, body_of, client_of, event, limits
+
+from tests.tap.tap_helpers import NOON, QUIET, body_of, client_of, event, limits
 
 GOOD = body_of(event())
 LOST = TransportError("connection", "the connection was lost", counted=True)

@@ -13,8 +13,9 @@ import pytest
 from tap_datasync.client import RawResponse
 from tap_datasync.errors import IncompleteFeedError
 from tap_datasync.state import ScanState, TimeRange
-from tap_helpers import NOON, body_of, event, last_page, limits
-from tap_runs import PAGES, catalog_with
+
+from tests.tap.tap_helpers import NOON, body_of, event, last_page, limits
+from tests.tap.tap_runs import PAGES, catalog_with
 
 
 def test_messages_come_in_the_order_that_a_target_needs(run):

@@ -21,7 +21,8 @@ from tap_datasync.pagination import (
 )
 from tap_datasync.state import ScanState, TimeRange
 from tap_datasync.verification import PageAnomaly
-from tap_helpers import (
+
+from tests.tap.tap_helpers import (
     NOON,
     FakeClock,
     body_of,
@@ -30,7 +31,7 @@ from tap_helpers import (
     limits,
     seconds_after_noon,
 )
-from tap_runs import SOURCE, catalog_with
+from tests.tap.tap_runs import SOURCE, catalog_with
 
 EXPIRED = RawResponse(400, {}, b'{"code":"CURSOR_EXPIRED"}')
 KEY_REFUSED = RawResponse(401, {}, b"")

@@ -24,7 +24,8 @@ from tap_datasync.parsing import (
     parse_page,
 )
 from tap_datasync.rate_limit import RateLimitHeaders
-from tap_helpers import MILLIS, NOON, body_of, event, page_of
+
+from tests.tap.tap_helpers import MILLIS, NOON, body_of, event, page_of
 
 COLUMNS = {"sessionId": "session_id", "userId": "user_id"}
 """Fields whose column has another name."""

@@ -13,7 +13,8 @@ from tap_datasync.parsing import Rejection
 from tap_datasync.progress import ProgressLog
 from tap_datasync.rate_limit import RateLimitHeaders
 from tap_datasync.state import ScanState
-from tap_helpers import NOON, FakeClock, fetched, record_at
+
+from tests.tap.tap_helpers import NOON, FakeClock, fetched, record_at
 
 RATE_LIMIT = RateLimitHeaders(10, 9, 60)
 

@@ -16,7 +16,8 @@ from tap_datasync.rate_limit import (
     RateLimitHeaders,
     retry_after,
 )
-from tap_helpers import limits
+
+from tests.tap.tap_helpers import limits
 
 KINDS = ("sliding", "anchored", "aligned")
 JITTER = 0.015

@@ -12,7 +12,8 @@ import pytest
 from tap_datasync.scan import Scan
 from tap_datasync.state import ScanState, TimeRange
 from tap_datasync.verification import MAX_OUTLIERS, PageAnomaly
-from tap_helpers import fetched, record_at, seconds_after_noon
+
+from tests.tap.tap_helpers import fetched, record_at, seconds_after_noon
 
 if TYPE_CHECKING:
     from tap_datasync.parsing import FetchedPage

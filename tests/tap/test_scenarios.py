@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tap_helpers import (
+
+from tests.tap.tap_helpers import (
     KEY,
     MILLIS,
     FakeClock,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
     from tap_datasync.errors import TapDataSyncError
     from tap_datasync.state import ScanState
-    from tap_runs import Runner
+
+    from tests.tap.tap_runs import Runner
 
     Fault = Callable[["Feed", int], bytes]
 

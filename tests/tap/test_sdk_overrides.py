@@ -21,7 +21,8 @@ from tap_datasync.sdk_overrides import (
 )
 from tap_datasync.signals import SIGNALS, TerminatedError
 from tap_datasync.tap import TapDataSync
-from tap_helpers import lines_of
+
+from tests.tap.tap_helpers import lines_of
 
 SIGNATURES = {
     (Stream, "_sync_records"): "(self, context=None, *, write_messages=True)",

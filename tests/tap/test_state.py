@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tap_datasync.errors import EXIT_PERMANENT
 from tap_datasync.state import Count, ScanState, StateError, TimeRange
-from tap_helpers import seconds_after_noon
+
+from tests.tap.tap_helpers import seconds_after_noon
 
 LOOKBACK = timedelta(seconds=10)
 

@@ -18,7 +18,8 @@ from datasync_sandbox.testing import running_api
 from singer_sdk.testing import SuiteConfig, get_tap_test_class
 from tap_datasync.streams import EventsStream
 from tap_datasync.tap import TapDataSync
-from tap_helpers import (
+
+from tests.tap.tap_helpers import (
     KEY,
     FakeClock,
     body_of,

@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 from tap_datasync.signals import SIGNALS
-from tap_helpers import KEY, body_of, event, feeding, limits
-from tap_runs import PAGES, Output
+
+from tests.tap.tap_helpers import KEY, body_of, event, feeding, limits
+from tests.tap.tap_runs import PAGES, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

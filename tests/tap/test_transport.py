@@ -13,7 +13,8 @@ import pytest
 from requests.exceptions import ConnectTimeout, SSLError
 from tap_datasync.errors import ApiChangedError, TransportError, UsageError
 from tap_datasync.transport import HttpTransport
-from tap_helpers import KEY, http, sending, serving
+
+from tests.tap.tap_helpers import KEY, http, sending, serving
 
 LOGGER = logging.getLogger("tests.transport")
 BODY = b'{"data": []}' * 1000
