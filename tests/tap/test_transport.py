@@ -228,15 +228,6 @@ def test_reset_before_the_response_is_an_error():
     assert (error.cause, error.counted) == ("connection", True)
 
 
-def test_refused_connection_is_not_counted():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    error = failure_of(f"http://127.0.0.1:{port}/api/v1")
-    assert (error.cause, error.counted) == ("connection", False)
-    assert str(error) == "the API cannot be reached"
-
-
 def test_unknown_host_is_named_and_not_counted():
     error = failure_of("http://nowhere.invalid/api/v1")
     assert not error.counted
@@ -315,14 +306,14 @@ def test_unusable_environment_is_a_configuration_error(monkeypatch, name, value,
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10", "[::1]"])
-def test_loopback_never_uses_a_proxy(monkeypatch, host):
+def test_refused_connection_is_not_counted_and_loopback_never_uses_a_proxy(monkeypatch, host):
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://proxy.invalid:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    with pytest.raises(TransportError) as error:
-        transport(f"http://{host}:9/api/v1").get(None, 5000)
-    assert str(error.value) == "the API cannot be reached"
+    error = failure_of(f"http://{host}:9/api/v1")
+    assert (error.cause, error.counted) == ("connection", False)
+    assert str(error) == "the API cannot be reached"
 
 
 def test_other_hosts_use_the_proxy_of_the_environment(monkeypatch):
