@@ -26,11 +26,15 @@ styles = st.fixed_dictionaries(
 )
 
 
-@given(st.dictionaries(st.text(), values, max_size=6), st.lists(values, max_size=6), styles)
-def test_text_is_split_as_a_parser_reads_it(members, items, style):
-    texts = split_object(json.dumps(members, **style))
-    assert {name: json.loads(text) for name, text in texts.items()} == members
-    assert [json.loads(text) for text in split_array(json.dumps(items, **style))] == items
+@given(st.dictionaries(st.text(), values, max_size=6), styles)
+def test_object_is_split_as_a_parser_reads_it(value, style):
+    members = split_object(json.dumps(value, **style))
+    assert {name: json.loads(text) for name, text in members.items()} == value
+
+
+@given(st.lists(values, max_size=6), styles)
+def test_array_is_split_as_a_parser_reads_it(value, style):
+    assert [json.loads(text) for text in split_array(json.dumps(value, **style))] == value
 
 
 @given(st.dictionaries(st.text(), values, min_size=1, max_size=4), styles, st.data())
