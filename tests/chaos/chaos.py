@@ -44,8 +44,6 @@ SHOWN = 20
 
 _RATE_LIMIT = 10
 _WINDOW_SECONDS = 3.0
-_SECONDS_PER_KILL = 1.5
-"""Start of Meltano, first request, and the pause before the kill; measured."""
 
 
 @dataclass
@@ -106,13 +104,6 @@ class ChaosTest:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-
-    @property
-    def expected_duration(self) -> str:
-        """The expected duration, as text."""
-        load = self.events / self.page_size / _RATE_LIMIT * _WINDOW_SECONDS
-        minutes = (load + self.kills * _SECONDS_PER_KILL) / 60
-        return f"takes about {minutes:.0f} minutes" if minutes >= 1 else "takes about a minute"
 
     def run(self) -> Report:
         """Load while processes are killed, let the load finish, and compare."""

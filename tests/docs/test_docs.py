@@ -247,10 +247,12 @@ def text_of(node: ast.AST) -> str | None:
 def code_strings() -> str:
     """Return all strings of the packages, and the shell scripts, with `…` for variables."""
     sources = [*ROOT.glob("*/src/*/**/*.py"), *ROOT.glob("scripts/*.py")]
-    nodes = (node for path in sources for node in ast.walk(ast.parse(path.read_text())))
+    nodes = [node for path in sources for node in ast.walk(ast.parse(path.read_text()))]
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
     scripts = [*ROOT.glob("*.sh"), *ROOT.glob("scripts/*.sh"), *ROOT.glob("docker/*.sh")]
     texts = [re.sub(r"\$\{?\w+\}?", "…", path.read_text()) for path in scripts]
-    return "\n".join([*filter(None, map(text_of, nodes)), *texts])
+    strings = [text_of(node) for node in nodes if node not in docstrings]
+    return "\n".join([*filter(None, strings), *texts])
 
 
 def documented_messages() -> list[str]:

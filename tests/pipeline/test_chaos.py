@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.chaos.chaos import SHOWN, ChaosTest, differences
 
 if TYPE_CHECKING:
@@ -16,14 +14,6 @@ def test_table_equals_feed_after_random_kills(tmp_path: Path) -> None:
     report = ChaosTest(tmp_path, kills=4, events=4_000, page_size=100, seed=5).run()
     assert not report.differences, report
     assert report.kills.total() >= 1
-
-
-@pytest.mark.parametrize(
-    ("kills", "events", "expected"), [(4, 4_000, "a minute"), (200, 200_000, "10 minutes")]
-)
-def test_reports_expected_duration(tmp_path: Path, kills: int, events: int, expected: str) -> None:
-    test = ChaosTest(tmp_path, kills=kills, events=events, page_size=200)
-    assert test.expected_duration == f"takes about {expected}"
 
 
 def test_report_names_some_rows_and_counts_the_others() -> None:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import time
 from collections import Counter
-from contextlib import redirect_stdout
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
 from datasync_sandbox.testing import FAULTS, Faults, RunningApi, running_api
-from singer_sdk.plugin_base import _ConfigInput
-from tap_datasync.errors import TapDataSyncError
-from tap_datasync.streams import EventsStream
-from tap_datasync.tap import TapDataSync
+
+from tests.tap.tap_runs import Runner
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+    from tap_datasync.state import ScanState
 
 EVENTS = 1000
 PAGE = 100
@@ -89,52 +85,36 @@ FATAL = {
 class Load:
     """Syncs of the tap in this process, into one table."""
 
-    def __init__(self, log: pytest.LogCaptureFixture) -> None:
+    def __init__(self, run: Runner, clock: FastClock, log: pytest.LogCaptureFixture) -> None:
+        self._run = run
+        self._clock = clock
         self.log = log
         self.rows: dict[str, dict[str, Any]] = {}
         self.pages: list[dict[str, Any]] = []
-        self.state: dict[str, Any] = {}
+        self.state: ScanState | None = None
         self.duplicates = 0
-
-    @property
-    def bookmark(self) -> dict[str, Any]:
-        bookmark: dict[str, Any] = self.state["bookmarks"]["events"]
-        return bookmark
 
     def run(self, api: RunningApi) -> tuple[int, str]:
         """Run the tap from the state of the last time; returns exit code and error message."""
-        config = {
-            "api_url": api.url,
-            "api_key": api.key,
-            "page_size": PAGE,
-            "request_timeout": 1,
-            "lookback": LOOKBACK,
-        }
         self.log.clear()
-        output = io.BytesIO()
-        state = io.StringIO(json.dumps(self.state)) if self.state else None
-        code, message = 0, ""
-        with redirect_stdout(io.TextIOWrapper(output, encoding="utf-8", write_through=True)):
-            try:
-                TapDataSync.invoke(config=_ConfigInput(config=config), state=state, catalog=None)
-            except TapDataSyncError as error:
-                code, message = error.exit_code, str(error)
-            # Every line has to be a Singer message.
-            for line in output.getvalue().splitlines():
-                self._read(msgspec.json.decode(line))
-        assert "Traceback" not in self.log.text
-        assert api.key not in self.log.text
-        return code, message
-
-    def _read(self, message: dict[str, Any]) -> None:
-        if message["type"] == "STATE":
-            self.state = message["value"]
-        elif message["type"] == "RECORD" and message["stream"] == "events":
-            record = message["record"]
+        output = self._run(
+            url=api.url,
+            api_key=api.key,
+            state=self.state,
+            clock=self._clock,
+            page_size=PAGE,
+            request_timeout=1,
+            lookback=LOOKBACK,
+        )
+        if output.states:
+            self.state = output.state
+        self.pages += output.rows("pages")
+        for record in output.rows():
             self.duplicates += record["id"] in self.rows
             self.rows[record["id"]] = record
-        elif message["type"] == "RECORD" and message["stream"] == "pages":
-            self.pages.append(message["record"])
+        assert "Traceback" not in self.log.text
+        assert api.key not in self.log.text
+        return (output.error.exit_code, str(output.error)) if output.error else (0, "")
 
     def assert_complete(self, api: RunningApi, *ignored: str) -> None:
         """The table equals the feed, row by row."""
@@ -177,17 +157,20 @@ class FastClock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FastClock:
+def clock() -> FastClock:
     """The clock of tap and API."""
-    fast = FastClock()
-    monkeypatch.setattr(EventsStream, "clock", fast)
-    return fast
+    return FastClock()
 
 
 @pytest.fixture
-def load(caplog: pytest.LogCaptureFixture) -> Load:
+def load(
+    clock: FastClock,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Load:
     caplog.set_level(logging.INFO)
-    return Load(caplog)
+    return Load(Runner(monkeypatch, capfd), clock, caplog)
 
 
 def most_repeated(api: RunningApi) -> int:
@@ -217,8 +200,9 @@ def test_scan_completes_after_retries(fault: str, clock: FastClock, load: Load) 
         restarts = name_of(fault) in CURSOR_FAULTS
         assert load.duplicates <= (most_repeated(api) if restarts else 0)
         assert api.stats()["faults_served"] >= 1
-        assert load.bookmark["cursor"] is None
-        assert load.bookmark["high_watermark"]
+        assert load.state is not None
+        assert load.state.cursor is None
+        assert load.state.high_watermark
         assert any(record.levelno == logging.WARNING for record in load.log.records)
         causes = [cause for page in load.pages for cause in page["retries"]]
         assert causes or restarts
@@ -232,7 +216,9 @@ def test_scan_completes_without_retries(fault: str, clock: FastClock, load: Load
         load.assert_complete(api, "timestamp")
         # An overlap makes the feed a page longer.
         assert api.stats()["requests"] <= EVENTS // PAGE + (name_of(fault) == "overlap")
-        assert datetime.fromisoformat(load.bookmark["high_watermark"]) <= clock.now()
+        assert load.state is not None
+        assert load.state.high_watermark is not None
+        assert load.state.high_watermark <= clock.now()
 
 
 @pytest.mark.parametrize("fault", FATAL)

@@ -1,27 +1,30 @@
-"""The tap piped into the target: malformed events, the recorded page, a growing feed."""
+"""The tap piped into targets: malformed events, the recorded page, a growing feed."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
-import threading
+import sys
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.pipeline_helpers import KEY, Database, feed_ids, pipe
+from tests.pipeline.pipeline_helpers import KEY, TAP, Database, feed_ids, pipe
+from tests.tap.tap_helpers import KEY as TAP_KEY
+from tests.tap.tap_helpers import feeding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from datasync_sandbox.testing import ExpectedRow
 
 QUERY = "SELECT id, session_id, user_id, type, name, properties, timestamp, session FROM events"
+CSV_TARGET = Path(sys.executable).with_name("target-csv")
 FIELDS = ("session_id", "user_id", "type", "name", "properties", "timestamp", "session")
 
 
@@ -49,33 +52,17 @@ def test_malformed_events_are_loaded_or_rejected(database: Database, tmp_path: P
         assert log.count("schemaVersion") == 1
 
 
-class _Recorded(BaseHTTPRequestHandler):
-    body = b""
-
-    def do_GET(self) -> None:
-        body = self.body
-        if "cursor=" in self.path:
-            body = b'{"data":[],"pagination":{"hasMore":false},"meta":{"total":5000}}'
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
 @pytest.fixture
 def recorded_api(recordings: Path) -> Iterator[Any]:
     """Serve the recorded page of 5000 events, and then an empty one."""
     body = (recordings / "events-limit-10000.json").read_bytes()
-    body = re.sub(rb'"total": ?\d+', b'"total":5000', body)
-    handler = type("Handler", (_Recorded,), {"body": body})
-    server = HTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}/api/v1", key=KEY)
-    server.shutdown()
-    server.server_close()
+    cursor = json.loads(body)["pagination"]["nextCursor"]
+    pages = {
+        None: re.sub(rb'"total": ?\d+', b'"total":5000', body),
+        cursor: b'{"data":[],"pagination":{"hasMore":false},"meta":{"total":5000}}',
+    }
+    with feeding(pages) as server:
+        yield SimpleNamespace(url=server.url, key=TAP_KEY)
 
 
 def test_recorded_page_is_loaded_field_by_field(
@@ -123,3 +110,39 @@ def test_events_that_arrive_between_loads_are_loaded(database: Database, tmp_pat
         missing = [n for n in range(arrived) if api.model.feed.arrival(n).id not in table]
         assert not missing
         assert {api.model.feed.event(n).id for n in range(3_000)} <= table
+
+
+# ------------------------------------------------------------------ other targets
+
+
+def load_with(
+    target: Path, config: dict[str, Any], directory: Path, *, malformed: float = 0.0
+) -> set[str]:
+    """Load sample events with a target; returns the ids that the feed has."""
+    with running_api(events=500, limit=1000, malformed=malformed) as api:
+        *codes, log = pipe(api, config, directory, target)
+        assert codes == [0, 0], log
+        state = json.loads((directory / "state.json").read_text())
+        assert state["bookmarks"]["events"]["high_watermark"]
+        return set(feed_ids(api))
+
+
+@pytest.mark.skipif(not CSV_TARGET.exists(), reason="target-csv is not installed")
+def test_target_csv_writes_every_event(tmp_path: Path) -> None:
+    ids = load_with(CSV_TARGET, {"output_path": str(tmp_path)}, tmp_path, malformed=0.3)
+    (path,) = tmp_path.glob("events*.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == ids
+    assert list(tmp_path.glob("rejected_events*.csv"))
+
+
+def test_stock_target_postgres_loads_every_event(database: Database, tmp_path: Path) -> None:
+    config = {
+        **database.target_config(),
+        "default_target_schema": "public",
+        "add_record_metadata": False,
+        "activate_version": False,
+    }
+    ids = load_with(TAP.with_name("target-postgres"), config, tmp_path)
+    assert {ident for (ident,) in database.rows("SELECT id FROM events")} == ids

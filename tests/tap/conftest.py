@@ -6,14 +6,12 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from tap_datasync.signals import SIGNALS
 
-# Tests are imported by their path, as modules of no package: what they share has to be found.
-sys.path.insert(0, str(Path(__file__).parent))
+from tests.tap.tap_runs import Runner
 
 # The same examples in every run; `HYPOTHESIS_PROFILE=explore` looks for new ones.
 settings.register_profile(
@@ -51,7 +49,5 @@ def _isolated():
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path):
     """Run the tap in this process against pages; returns what it wrote."""
-    from tap_runs import Runner  # noqa: PLC0415 - found since the path was set above
-
     monkeypatch.chdir(tmp_path)
     return Runner(monkeypatch, capfd)

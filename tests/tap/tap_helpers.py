@@ -8,9 +8,9 @@ import socket
 import threading
 from collections import deque
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,7 +20,8 @@ from tap_datasync.parsing import EventRecord, FetchedPage, parse_page
 from tap_datasync.timestamps import from_milliseconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
 KEY = "sesame-0f3a-key"
 NOON = datetime(2026, 1, 27, 12, tzinfo=timezone.utc)
@@ -136,22 +137,30 @@ class FakeClock:
 
 
 class FakeTransport:
-    """Returns prepared responses or raises prepared errors; repeats the last one."""
+    """Returns responses or raises errors: in order, and then the last one; or by cursor."""
 
-    def __init__(self, clock: FakeClock, *outcomes: RawResponse | Exception | bytes) -> None:
+    def __init__(
+        self,
+        clock: FakeClock,
+        *outcomes: RawResponse | Exception | bytes,
+        feed: Mapping[str | None, bytes | RawResponse] = MappingProxyType({}),
+        latency: float = 0.0,
+    ) -> None:
         self.clock = clock
         self.outcomes = deque(outcomes)
+        self.feed = feed
+        self.latency = latency
         self.cursors: list[str | None] = []
-        self.by_cursor: dict[str | None, bytes] = {}
-        self.latency = 0.0
 
     def get(self, cursor: str | None, limit: int) -> RawResponse:
         assert limit == 5000
+        assert len(self.cursors) < 500, "the run does not end"
         self.cursors.append(cursor)
         self.clock.passed += self.latency
-        if self.by_cursor:
-            return RawResponse(200, {}, self.by_cursor[cursor])
-        outcome = self.outcomes.popleft() if len(self.outcomes) > 1 else self.outcomes[0]
+        if self.outcomes:
+            outcome = self.outcomes.popleft() if len(self.outcomes) > 1 else self.outcomes[0]
+        else:
+            outcome = self.feed[cursor]
         if isinstance(outcome, Exception):
             raise outcome
         return RawResponse(200, {}, outcome) if isinstance(outcome, bytes) else outcome
@@ -176,12 +185,20 @@ def limits(limit: int, remaining: int, reset: int) -> dict[str, str]:
     }
 
 
+@dataclass
+class Server:
+    """An HTTP server; ``requests`` are the heads of the requests that it has received."""
+
+    url: str
+    requests: list[str]
+
+
 @contextmanager
-def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
-    """Serve over a bare socket; yields the API's address.
+def serving(respond: Callable[[socket.socket, str], None]) -> Iterator[Server]:
+    """Serve over a bare socket.
 
     Args:
-        respond: Receives each connection and the target of its request; closed afterwards.
+        respond: Receives each connection and the head of its request; closed afterwards.
     """
 
     def serve(connection: socket.socket) -> None:
@@ -189,7 +206,8 @@ def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
             head = b""
             while b"\r\n\r\n" not in head and (part := connection.recv(65536)):
                 head += part
-            respond(connection, head.partition(b" ")[2].partition(b" ")[0].decode("latin-1"))
+            server.requests.append(head.decode("latin-1"))
+            respond(connection, server.requests[-1])
 
     def accept() -> None:
         with suppress(OSError):
@@ -198,82 +216,47 @@ def raw_server(respond: Callable[[socket.socket, str], None]) -> Iterator[str]:
                 threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1", [])
         threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"
+        yield server
         listener.shutdown(socket.SHUT_RDWR)
 
 
-class Server:
-    """An HTTP server whose responses the test writes."""
-
-    def __init__(self, respond: Callable[[BaseHTTPRequestHandler], None]) -> None:
-        self.requests: list[SimpleNamespace] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                # A reused connection keeps its handler.
-                outer.requests.append(SimpleNamespace(path=self.path, headers=self.headers))
-                respond(self)
-
-            def log_message(self, *_: Any) -> None:
-                """Log nothing."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/api/v1"
+def http(body: bytes, status: int = 200, **headers: str) -> bytes:
+    """Return a response; ``_`` in the name of a header stands for ``-``."""
+    lines = [f"HTTP/1.1 {status} x", "Connection: close", f"Content-Length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-@contextmanager
-def serving(respond: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[Server]:
-    """Serve over real HTTP for the length of a block."""
-    server = Server(respond)
-    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.http.shutdown()
-        server.http.server_close()
-        thread.join()
+def sending(*parts: bytes) -> Callable[[socket.socket, str], None]:
+    """Return what sends the same bytes on every connection."""
+
+    def respond(connection: socket.socket, _head: str) -> None:
+        for part in parts:
+            connection.sendall(part)
+
+    return respond
 
 
-@contextmanager
-def feeding(
-    pages: dict[str | None, bytes], headers: dict[str, str] | None = None
-) -> Iterator[Server]:
+def cursor_of(head: str) -> str | None:
+    """Return the cursor of a request."""
+    return parse_qs(urlsplit(head.split(" ")[1]).query).get("cursor", [None])[0]
+
+
+def feeding(pages: dict[str | None, bytes], **headers: str) -> AbstractContextManager[Server]:
     """Serve pages by their cursor; any other cursor has expired."""
 
-    def respond(handler: BaseHTTPRequestHandler) -> None:
-        cursor = parse_qs(urlsplit(handler.path).query).get("cursor", [None])[0]
-        if handler.headers["X-API-Key"] != KEY:
-            send(handler, b"{}", 401)
+    def respond(connection: socket.socket, head: str) -> None:
+        cursor = cursor_of(head)
+        if f"X-API-Key: {KEY}\r\n" not in head:
+            connection.sendall(http(b"{}", 401))
         elif cursor in pages:
-            send(handler, pages[cursor], headers=headers)
+            connection.sendall(http(pages[cursor], **headers))
         else:
-            send(handler, b'{"code":"CURSOR_EXPIRED"}', 400)
+            connection.sendall(http(b'{"code":"CURSOR_EXPIRED"}', 400))
 
-    with serving(respond) as server:
-        yield server
-
-
-def send(
-    handler: BaseHTTPRequestHandler,
-    body: bytes,
-    status: int = 200,
-    headers: dict[str, str] | None = None,
-    length: int | None = None,
-) -> None:
-    """Write one response; with an explicit length the connection is closed after it."""
-    handler.send_response(status)
-    for name, value in (headers or {}).items():
-        handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(body)
-    handler.close_connection = length is not None
+    return serving(respond)
 
 
 def seconds_after_noon(seconds: float) -> datetime:

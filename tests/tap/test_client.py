@@ -22,14 +22,19 @@ from tap_datasync.client import (
 )
 from tap_datasync.errors import (
     AccessDeniedError,
+    ApiChangedError,
     CursorExpiredError,
+    ResponseAction,
     RetriesExhaustedError,
     TapDataSyncError,
     TransportError,
+    UsageError,
+    interpret_response,
 )
 from tap_datasync.parsing import MAX_CURSOR_CHARACTERS
 from tap_datasync.rate_limit import RateLimitHeaders
-from tap_helpers import NOON, QUIET, body_of, client_of, event, limits
+
+from tests.tap.tap_helpers import NOON, QUIET, body_of, client_of, event, limits
 
 GOOD = body_of(event())
 LOST = TransportError("connection", "the connection was lost", counted=True)
@@ -59,6 +64,7 @@ def test_valid_page_is_fetched_with_one_request():
     [
         (response(503), "http_503"),
         (response(502, b"<html>"), "http_502"),
+        (response(503, b'{"code":"CURSOR_STORE_UNAVAILABLE"}'), "http_503"),
         (LOST, "connection"),
         (TransportError("timeout", "no response", counted=True), "timeout"),
         (TransportError("connection", "refused", counted=False), "connection"),
@@ -108,7 +114,7 @@ def test_rate_limit_waits_do_not_use_up_attempts():
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
-        ({"Retry_After": "28"}, 28),
+        ({"Retry_After": "28"} | limits(10, 0, 40), 28),
         (
             {
                 "Retry_After": "Tue, 27 Jan 2026 07:00:30 GMT",
@@ -166,22 +172,18 @@ def test_waits_for_the_rate_limit_before_the_request(caplog):
 
 
 def test_no_request_is_spent_on_an_expired_cursor():
+    """It may expire at any date."""
     client, transport, clock = client_of(GOOD)
-    clock.passed = CLOCK_GRACE.total_seconds()
-    client.fetch("here", expires_at=NOON)
-    clock.passed += 0.1
-    with pytest.raises(CursorExpiredError):
-        client.fetch("here", expires_at=NOON)
-    assert transport.cursors == ["here"]
-
-
-def test_expiry_may_be_any_date():
-    client, transport, _ = client_of(GOOD)
+    earliest = datetime.min.replace(tzinfo=timezone.utc)
     latest = datetime.max.replace(tzinfo=timezone.utc)
-    assert client.fetch("here", expires_at=latest).returned == 1
-    with pytest.raises(CursorExpiredError):
-        client.fetch("here", expires_at=datetime.min.replace(tzinfo=timezone.utc))
-    assert transport.cursors == ["here"]
+    clock.passed = CLOCK_GRACE.total_seconds()
+    for expires_at in (NOON, latest):
+        client.fetch("here", expires_at=expires_at)
+    clock.passed += 0.1
+    for expires_at in (NOON, earliest):
+        with pytest.raises(CursorExpiredError):
+            client.fetch("here", expires_at=expires_at)
+    assert transport.cursors == ["here", "here"]
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -199,14 +201,6 @@ def test_retries_end_when_the_cursor_expires():
     with pytest.raises(CursorExpiredError):
         client.fetch("here", expires_at=NOON + timedelta(seconds=10))
     assert len(transport.cursors) < MAX_ATTEMPTS
-
-
-def test_rejected_cursor_is_expired():
-    client, transport, clock = client_of(response(400, b'{"code":"CURSOR_EXPIRED"}'))
-    with pytest.raises(CursorExpiredError, match="CURSOR_EXPIRED"):
-        client.fetch("here")
-    assert (len(transport.cursors), clock.sleeps) == (1, [])
-    assert client.stats.retries == {"cursor_refused": 1}
 
 
 @pytest.mark.parametrize("cursor", ["a\ud800b", "c" * (MAX_CURSOR_CHARACTERS + 1)])
@@ -313,3 +307,54 @@ def test_system_clock_is_aware_and_monotonic():
     clock.sleep(-5)
     assert clock.now().utcoffset() == timedelta(0)
     assert clock.monotonic() >= before
+
+
+# ------------------------------------------------------------------ responses without a page
+
+RESOLUTIONS = {
+    (ResponseAction.RETRY, RetriesExhaustedError): (
+        *(100, 101, 103, 201, 202, 204, 206, 226, 300, 304, 305, 408, 409, 421, 423, 424, 425),
+        *(500, 501, 502, 503, 504, 505, 507, 520, 522, 599, 999),
+    ),
+    (ResponseAction.RATE_LIMITED, RetriesExhaustedError): (429,),
+    (ResponseAction.FAIL, AccessDeniedError): (401, 403),
+    (ResponseAction.FAIL, UsageError): (407,),
+    (ResponseAction.FAIL, ApiChangedError): (
+        *(301, 302, 303, 307, 308, 402, 404, 405, 406, 410, 413, 418, 422, 451),
+    ),
+}
+
+
+@pytest.mark.parametrize("with_cursor", [False, True])
+def test_every_status_has_one_action_and_a_message(with_cursor):
+    listed = {status: known for known, statuses in RESOLUTIONS.items() for status in statuses}
+    for status in {*range(100, 1000)} - {200, 400}:
+        resolution = interpret_response(status, code="SOME_CODE", with_cursor=with_cursor)
+        assert resolution is not None
+        found = (resolution.action, resolution.error)
+        assert found == listed.get(status, found), status
+        assert resolution.cause == f"http_{status}"
+        assert f"HTTP {status}, SOME_CODE" in resolution.message
+        is_sentence = resolution.message[0].isupper() and resolution.message.endswith(".")
+        assert is_sentence is (resolution.action is ResponseAction.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "NO CODE"),
+        (400, "ANYTHING"),
+        (404, "CURSOR_NOT_FOUND"),
+        (410, "CURSOR_EXPIRED"),
+        (422, "CURSOR_INVALID_FORMAT"),
+    ],
+)
+def test_rejected_cursor_is_expired(status, code):
+    client, transport, clock = client_of(response(status, b'{"code":"%s"}' % code.encode()))
+    with pytest.raises(CursorExpiredError) as error:
+        client.fetch("here")
+    assert (code in str(error.value)) is code.isidentifier()
+    assert (len(transport.cursors), clock.sleeps) == (1, [])
+    assert client.stats.retries == {"cursor_refused": 1}
+    with pytest.raises(ApiChangedError):
+        client.fetch(None)

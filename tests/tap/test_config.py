@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from singer_sdk.exceptions import ConfigValidationError
 from tap_datasync.tap import TapDataSync
-from tap_helpers import KEY
+
+from tests.tap.tap_helpers import KEY
 
 GOOD: dict[str, Any] = {"api_url": "https://example.com/api/v1", "api_key": KEY}
 

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+from datetime import timedelta
 from decimal import Decimal
+from itertools import groupby
 from typing import Any
 
 import pytest
+from tap_datasync.client import RawResponse
 from tap_datasync.errors import IncompleteFeedError
-from tap_datasync.streams import EventsStream
-from tap_datasync.tap import TapDataSync
-from tap_helpers import KEY, FakeClock, body_of, event, feeding, last_page, limits
-from tap_runs import PAGES, catalog_with
+from tap_datasync.state import ScanState, TimeRange
+
+from tests.tap.tap_helpers import NOON, body_of, event, last_page, limits
+from tests.tap.tap_runs import PAGES, catalog_with
 
 
 def test_messages_come_in_the_order_that_a_target_needs(run):
     """SCHEMAs first; for each page its events, its rejections, its own record, its STATE."""
-    outline = run().outline
-    assert outline == [
-        "SCHEMA events",
-        "SCHEMA pages",
-        "SCHEMA rejected_events",
-        "RECORD events x5",
-        "RECORD pages",
-        "STATE",
-        "RECORD events x5",
-        "RECORD rejected_events x2",
-        "RECORD pages",
-        "STATE",
-        "RECORD events",
-        "RECORD pages",
-        "STATE",
-        "SCHEMA pages",
-        "STATE",
-        "SCHEMA rejected_events",
-        "STATE",
+    words = [f"{m['type']} {m.get('stream', '')}".strip() for m in run().messages]
+    assert [(word, len(list(equal))) for word, equal in groupby(words)] == [
+        ("SCHEMA events", 1),
+        ("SCHEMA pages", 1),
+        ("SCHEMA rejected_events", 1),
+        ("RECORD events", 5),
+        ("RECORD pages", 1),
+        ("STATE", 1),
+        ("RECORD events", 5),
+        ("RECORD rejected_events", 2),
+        ("RECORD pages", 1),
+        ("STATE", 1),
+        ("RECORD events", 1),
+        ("RECORD pages", 1),
+        ("STATE", 1),
+        ("SCHEMA pages", 1),
+        ("STATE", 1),
+        ("SCHEMA rejected_events", 1),
+        ("STATE", 1),
     ]
 
 
@@ -44,7 +46,8 @@ def test_each_state_names_the_page_behind_its_records(run):
     """And the last one a finished scan, every key still there."""
     output = run()
     assert [bookmark["cursor"] for bookmark in output.bookmarks[:3]] == ["c5", "c11", None]
-    assert [bookmark["events_seen"] for bookmark in output.bookmarks[:3]] == [5, 11, 12]
+    for count in ("events_seen", "events_emitted"):
+        assert [bookmark[count] for bookmark in output.bookmarks[:3]] == [5, 11, 12]
     last = output.bookmarks[-1]
     assert last == output.bookmarks[2]
     assert last["high_watermark"] == "2026-01-27T12:00:00.000000Z"
@@ -69,7 +72,7 @@ def test_records_are_what_the_schema_says(run):
         "timestamp": "2026-01-27T12:00:00Z",
         "session": {"id": "session-0", "deviceType": "mobile", "browser": "Edge"},
     }
-    assert [row["id"] for row in output.rows()] == [f"id-{n:06}" for n in [*range(10), 11]]
+    assert output.emitted == [f"id-{n:06}" for n in [*range(10), 11]]
     message = output.of("RECORD", "events")[0]
     assert message["time_extracted"] == "2026-01-27T12:00:00Z"
     (schema,) = output.of("SCHEMA", "events")
@@ -90,7 +93,8 @@ def test_rejected_events_hold_the_event_as_it_came(run):
 
 def test_each_page_is_told_as_a_record(run):
     """What came, what was done with it, what was left of the limit."""
-    first, second, third = run(headers=limits(10, 4, 33)).rows("pages")
+    feed = {cursor: RawResponse(200, limits(10, 4, 33), body) for cursor, body in PAGES.items()}
+    first, second, third = run(feed=feed).rows("pages")
     assert first == {
         "sync_id": second["sync_id"],
         "page": 1,
@@ -120,30 +124,24 @@ def test_each_page_is_told_as_a_record(run):
 
 def test_a_second_run_emits_what_is_new_and_the_lookback(run):
     """The state of a run is the start of the next."""
-    whole = {None: last_page(*map(event, range(5, 30)))}
-    state = run(whole).of("STATE")[-1]["value"]
-    again = run(
-        {None: body_of(*map(event, range(2, 30)), total=28)}, state=state, config={"lookback": 3}
-    )
-    assert [row["id"] for row in again.rows()] == [f"id-{n:06}" for n in range(2, 9)]
+    state = run(last_page(*map(event, range(5, 30)))).state
+    again = run(body_of(*map(event, range(2, 30)), total=28), state=state, lookback=3)
+    assert again.emitted == [f"id-{n:06}" for n in range(2, 9)]
+    assert again.cursors == [None]
     assert again.bookmarks[-1]["high_watermark"] == "2026-01-27T11:59:58.000000Z"
 
 
 def test_a_page_of_loaded_events_still_moves_the_state(run):
     """Otherwise a scan through what is loaded could never be resumed."""
-    pages = {
-        None: body_of(*map(event, range(20)), nextCursor="a", total=60),
-        "a": body_of(*map(event, range(20, 40)), nextCursor="b", total=60),
-        "b": body_of(*map(event, range(40, 60)), nextCursor=None, hasMore=False, total=60),
-    }
-    loaded = {
-        "newest_at": "2026-01-27T12:00:00Z",
-        "newest_id": "id-000000",
-        "oldest_at": "2026-01-27T11:00:00Z",
-    }
-    bookmark = {"version": 2, "loaded_ranges": [loaded]}
-    output = run(pages, state={"bookmarks": {"events": bookmark}}, config={"lookback": 0})
-    assert output.outline[0] == "STATE"
+    loaded = TimeRange(NOON, "id-000000", NOON - timedelta(hours=1))
+    output = run(
+        body_of(*map(event, range(20)), nextCursor="a", total=60),
+        body_of(*map(event, range(20, 40)), nextCursor="b", total=60),
+        body_of(*map(event, range(40, 60)), nextCursor=None, hasMore=False, total=60),
+        state=ScanState(loaded_ranges=(loaded,)),
+        lookback=0,
+    )
+    assert output.messages[0]["type"] == "STATE"
     assert [page["skipped"] for page in output.rows("pages")] == [8, 10, 10]
     assert [b["cursor"] for b in output.bookmarks[1:4]] == ["a", "b", None]
 
@@ -152,22 +150,25 @@ def test_a_run_that_fails_has_saved_every_page_before(run, caplog):
     """The state that was written last resumes it."""
     pages = PAGES | {"c5": body_of(*map(event, range(5, 9)), nextCursor=None, total=12)}
     with caplog.at_level(logging.INFO):
-        output = run(pages, error=IncompleteFeedError)
+        output = run(feed=pages)
+    assert isinstance(output.error, IncompleteFeedError)
     assert "Scan not finished: 2 pages" in caplog.text
     assert "Scan finished" not in caplog.text
     assert output.bookmarks[-1]["cursor"] == "c5"
     # The events of the page are emitted, with a state that fetches it again.
     assert output.rows()[-1]["id"] == "id-000008"
-    resumed = run(state=output.of("STATE")[-1]["value"])
-    assert [row["id"] for row in resumed.rows()] == [f"id-{n:06}" for n in (5, 6, 7, 8, 9, 11)]
+    resumed = run(state=output.state)
+    assert resumed.emitted == [f"id-{n:06}" for n in (5, 6, 7, 8, 9, 11)]
     assert resumed.bookmarks[-1]["cursor"] is None
 
 
 def test_full_table_reads_everything_again(run):
     """By the catalog."""
-    state = run().of("STATE")[-1]["value"]
-    output = run(state=state, catalog=catalog_with(replication_method="FULL_TABLE"))
+    output = run(
+        state=run().state, catalog=catalog_with(replication_method="FULL_TABLE"), lookback=0
+    )
     assert len(output.rows()) == 11
+    assert {page["incremental_to"] for page in output.rows("pages")} == {None}
 
 
 def test_deselected_fields_are_left_out(run):
@@ -195,20 +196,11 @@ def exact(text: str) -> Any:
         ({}, [("events", "session")]),
     ],
 )
-def test_numbers_leave_exactly_on_every_way(monkeypatch, capfd, tmp_path, config, catalog):
+def test_numbers_leave_exactly_on_every_way(run, config, catalog):
     """As they came, past maps and selection."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(EventsStream, "clock", FakeClock())
     page = last_page(event(0, properties="@@")).replace(b'"@@"', NUMBERS.encode())
-    with feeding({None: page}) as server:
-        tap = TapDataSync(
-            config={"api_url": server.url, "api_key": KEY} | config,
-            catalog=catalog and catalog_with(*catalog),
-        )
-        capfd.readouterr()
-        tap.sync_all()
-    sys.stdout.flush()
-    lines = capfd.readouterr().out.splitlines()
+    output = run(page, catalog=catalog and catalog_with(*catalog), **config)
+    lines = output.text.splitlines()
     (line,) = [line for line in lines if line.startswith('{"type":"RECORD","stream":"events"')]
     assert exact(line)["record"]["properties"] == exact(NUMBERS)
 
@@ -216,7 +208,7 @@ def test_numbers_leave_exactly_on_every_way(monkeypatch, capfd, tmp_path, config
 def test_stream_maps_are_applied(run):
     """A field is added, one is hashed away, a stream is renamed."""
     maps = {"events": {"kind": "name.upper()", "user_id": None, "__alias__": "visits"}}
-    output = run(config={"stream_maps": maps})
+    output = run(stream_maps=maps)
     assert output.rows() == []
     row = output.rows("visits")[0]
     assert row["kind"] == "EVENT_ABC123"
@@ -227,8 +219,7 @@ def test_stream_maps_are_applied(run):
 
 def test_flattening_is_applied(run):
     """An SDK setting like any other."""
-    config = {"flattening_enabled": True, "flattening_max_depth": 1}
-    row = run(config=config).rows()[0]
+    row = run(flattening_enabled=True, flattening_max_depth=1).rows()[0]
     assert row["properties__page"] == "/home"
     assert row["session__browser"] == "Edge"
 

@@ -3,95 +3,70 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from tap_datasync.client import RequestStats
-from tap_datasync.parsing import Rejection
-from tap_datasync.progress import ProgressLog
-from tap_datasync.rate_limit import RateLimitHeaders
-from tap_datasync.state import ScanState
-from tap_helpers import NOON, FakeClock, fetched, record_at
+from tap_datasync.client import RawResponse
+from tap_datasync.state import ScanState, TimeRange
 
-RATE_LIMIT = RateLimitHeaders(10, 9, 60)
+from tests.tap.tap_helpers import NOON, body_of, event, last_page, limits
+from tests.tap.tap_runs import PAGES
 
-
-@pytest.fixture
-def clock():
-    return FakeClock()
+KEY_REFUSED = RawResponse(401, {}, b"")
 
 
 @pytest.fixture
-def log(caplog, clock):
-    caplog.set_level(logging.INFO)
-    return ProgressLog(logging.getLogger("tests.progress"), clock)
+def progress_of(run, caplog):
+    """Run the tap; returns the lines about its progress."""
 
+    def progress_of(*outcomes: RawResponse | bytes, **options: Any) -> list[str]:
+        with caplog.at_level(logging.INFO):
+            run(*outcomes, **options)
+        return [line for line in caplog.messages if line.startswith(("Page ", "Scan "))]
 
-def log_page(
-    log: ProgressLog, number: int, *, cursor: str | None = "next", window: Any = None, **page: Any
-) -> None:
-    """Log a page of 1000 events, of which 900 are emitted."""
-    rows = [record_at(f"{number}-{n}", NOON) for n in range(1000)]
-    state = ScanState(
-        cursor=cursor,
-        cursor_expires_at=NOON + timedelta(seconds=117) if cursor else None,
-        events_seen=1000 * number,
-        events_expected=10_000,
-    )
-    log.log_page(
-        fetched(rows, cursor=cursor, rejections=[Rejection(None, ["x"], "{}", "a")], **page),
-        state,
-        RequestStats(Counter({"http_503": 2, "http_429": 1}), 30.0),
-        emitted=900,
-        window=window,
-    )
-
-
-def test_a_page_is_one_line(log, clock, caplog):
-    clock.passed = 10.0
-    log_page(log, 1, rate_limit=RATE_LIMIT)
-    (message,) = caplog.messages
-    assert message == (
-        "Page 1: 1000 events (900 emitted, 100 skipped, 1 rejected), 1,000 of 10,000 (10.0 %), "
-        "100 events/s, rate limit 9/10, reset in 60 s, cursor expires in 115 s, "
-        "time left 0:01:30"
-    )
-
-
-def test_the_time_left_takes_the_rate_limit_into_account(log, clock, caplog):
-    """The first pages come in a burst that the rate limit does not permit again."""
-    clock.passed = 0.1
-    log_page(log, 1, rate_limit=RATE_LIMIT, window=60.0)
-    # 10 pages of 1000 in 60 s, 9000 to go.
-    assert "167 events/s" in caplog.text
-    assert "time left 0:00:54" in caplog.text
-
-
-def test_what_is_not_known_is_named(log, caplog):
-    log_page(log, 10, cursor=None)
-    assert "rate limit unknown, cursor expires in -, time left unknown" in caplog.text
-
-
-def test_an_empty_feed_is_complete(log, caplog):
-    page = fetched([], cursor=None, total=0)
-    log.log_page(page, ScanState(events_expected=0), RequestStats(), emitted=0, window=60.0)
-    assert "0 of 0 (100.0 %)" in caplog.text
+    return progress_of
 
 
 @pytest.mark.parametrize(
-    ("finished", "words"), [(True, "Scan finished: "), (False, "Scan not finished: ")]
+    ("latency", "rate", "time_left"), [(10.0, 100, "0:01:30"), (0.1, 167, "0:00:54")]
 )
-def test_a_run_ends_with_a_summary(log, clock, caplog, finished, words):
-    for number in (1, 2):
-        log_page(log, number)
-    caplog.clear()
-    clock.passed = 90.0
-    log.log_summary(RequestStats(Counter({"timeout": 1}), 1.0), finished=finished)
-    (message,) = caplog.messages
-    assert message == (
-        f"{words}2 pages, 2,000 events read, 1,800 emitted, 2 rejected in 0:01:30 "
-        "(0:01:01 waiting for the rate limit, 7 retries)"
+def test_a_page_is_one_line(progress_of, latency, rate, time_left):
+    """The first pages come in a burst that the rate limit does not permit again."""
+    loaded = TimeRange(NOON, "id-000000", NOON - timedelta(seconds=500))
+    page = body_of(*map(event, range(1000)), total=10_000)
+    line, _ = progress_of(
+        RawResponse(200, limits(10, 9, 60), page),
+        KEY_REFUSED,
+        state=ScanState(loaded_ranges=(loaded,)),
+        latency=latency,
     )
-    assert (log.pages, log.emitted) == (2, 1800)
+    assert line == (
+        "Page 1: 1000 events (512 emitted, 488 skipped, 0 rejected), 1,000 of 10,000 (10.0 %), "
+        f"{rate} events/s, rate limit 9/10, reset in 60 s, cursor expires in 116 s, "
+        f"time left {time_left}"
+    )
+
+
+def test_a_run_ends_with_a_summary(progress_of):
+    """Its retries and waits include those after the last page."""
+    *_, summary = progress_of(
+        RawResponse(503, {"Retry-After": "30"}, b""),
+        PAGES[None],
+        PAGES["c5"],
+        RawResponse(503, {"Retry-After": "20"}, b""),
+        KEY_REFUSED,
+    )
+    assert summary == (
+        "Scan not finished: 2 pages, 11 events read, 10 emitted, 2 rejected in 0:00:50 "
+        "(0:00:50 waiting for the rate limit, 2 retries)"
+    )
+
+
+def test_what_is_not_known_is_named_and_an_empty_feed_is_complete(progress_of):
+    page, summary = progress_of(last_page())
+    assert page == (
+        "Page 1: 0 events (0 emitted, 0 skipped, 0 rejected), 0 of 0 (100.0 %), 0 events/s, "
+        "rate limit unknown, cursor expires in -, time left unknown"
+    )
+    assert summary.startswith("Scan finished: 1 pages, 0 events read, 0 emitted, 0 rejected in ")

@@ -9,7 +9,8 @@ import logging
 import pytest
 from singer_sdk.logging import ConsoleFormatter, StructuredFormatter
 from tap_datasync.redaction import MASK, MAX_MESSAGE_CHARACTERS, RedactingFilter, install
-from tap_helpers import KEY
+
+from tests.tap.tap_helpers import KEY
 
 
 class Log:

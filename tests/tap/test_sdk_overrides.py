@@ -5,13 +5,11 @@ from __future__ import annotations
 import inspect
 import os
 import signal
-import sys
 import threading
 
 import pytest
 from singer_sdk import Stream, Tap
 from singer_sdk.contrib.msgspec import MsgSpecWriter
-from singer_sdk.exceptions import AbortedSyncPausedException
 from singer_sdk.helpers import _util
 from singer_sdk.helpers._state import StateWriter
 from tap_datasync import sdk_overrides
@@ -22,7 +20,9 @@ from tap_datasync.sdk_overrides import (
     PageWriter,
 )
 from tap_datasync.signals import SIGNALS, TerminatedError
-from tap_helpers import lines_of
+from tap_datasync.tap import TapDataSync
+
+from tests.tap.tap_helpers import lines_of
 
 SIGNATURES = {
     (Stream, "_sync_records"): "(self, context=None, *, write_messages=True)",
@@ -72,44 +72,14 @@ def test_every_override_is_in_the_list_above_and_the_private_ones_have_a_reason(
         assert name in sdk_overrides.__doc__ or not name.startswith("_")
 
 
-class ProbeStream(PagedStream):
-    """A stream that counts the calls of its loop."""
-
-    name = "probe"
-    schema = {"properties": {"a": {"type": "string"}}}  # noqa: RUF012
-    syncs = 0
-
-    def sync_pages(self) -> None:
-        self.syncs += 1
-
-
-class ProbeTap(GracefulShutdownTap):
-    """A tap of that stream."""
-
-    name = "tap-probe"
-    config_jsonschema = {"properties": {}}  # noqa: RUF012
-    message_writer_class = PageWriter
-
-    def discover_streams(self) -> list[Stream]:
-        return [ProbeStream(self)]
-
-
 @pytest.fixture
 def tap():
-    return ProbeTap(config={}, validate_config=False)
+    return TapDataSync(config={}, validate_config=False)
 
 
 @pytest.fixture
 def stream(tap):
-    return tap.streams["probe"]
-
-
-def test_the_sdk_runs_the_loop_of_the_stream_in_place_of_its_own(stream, capfd):
-    """``sync`` writes the SCHEMA, then calls ``_sync_records``."""
-    stream.sync()
-    sys.stdout.flush()
-    assert stream.syncs == 1
-    assert [m["type"] for m in lines_of(capfd.readouterr().out)] == ["SCHEMA"]
+    return tap.streams["events"]
 
 
 def test_a_paged_stream_has_only_pages(stream):
@@ -119,22 +89,12 @@ def test_a_paged_stream_has_only_pages(stream):
         PagedStream.sync_pages(stream)
 
 
-def test_the_record_limit_ends_a_test_run(stream):
-    """The SDK raises at the record behind the limit."""
-    stream.check_record_limit(10**9)
-    stream.ABORT_AT_RECORD_COUNT = 3
-    stream.replication_key = "a"
-    stream.check_record_limit(2)
-    with pytest.raises(AbortedSyncPausedException):
-        stream.check_record_limit(3)
-
-
 def test_a_state_is_written_once_and_not_again_unchanged(stream, capfd):
     """The SDK's writer compares with the last one."""
     stream.save_state({"a": 1})
     stream.save_state({"a": 1})
     stream.save_state({"a": 2})
-    states = [m["value"]["bookmarks"]["probe"] for m in lines_of(capfd.readouterr().out)]
+    states = [m["value"]["bookmarks"]["events"] for m in lines_of(capfd.readouterr().out)]
     assert states == [{"a": 1}, {"a": 2}]
 
 
@@ -143,14 +103,9 @@ def test_records_are_emitted_unchanged_where_nothing_is_to_be_done(stream):
     assert stream.emits_unchanged
 
 
-def test_handlers_are_set_for_all_signals(tap):
-    for number in SIGNALS:
-        assert signal.getsignal(number) == tap._handle_termination
-
-
 def test_a_tap_in_a_thread_sets_no_handlers(tap):
     """Python allows them in the main thread only."""
-    thread = threading.Thread(target=lambda: ProbeTap(config={}, validate_config=False))
+    thread = threading.Thread(target=lambda: TapDataSync(config={}, validate_config=False))
     thread.start()
     thread.join()
     assert signal.getsignal(signal.SIGTERM) == tap._handle_termination

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tap_datasync.errors import EXIT_PERMANENT
 from tap_datasync.state import Count, ScanState, StateError, TimeRange
-from tap_helpers import seconds_after_noon
+
+from tests.tap.tap_helpers import seconds_after_noon
 
 LOOKBACK = timedelta(seconds=10)
 
@@ -334,18 +335,6 @@ def test_a_finished_scan_moves_the_high_watermark(newest, watermark, at_oldest_e
     owners = {newest: "new", watermark: "old"} | {None: None}
     assert finished.high_watermark_id == owners[expected]
     assert (finished.cursor, finished.scan_newest_at, finished.loaded_ranges) == (None, None, ())
-
-
-@pytest.mark.parametrize(
-    ("scan_sorted", "at_oldest_event", "feed_sorted"),
-    [(True, True, True), (False, True, False), (True, False, False)],
-)
-def test_only_a_whole_sorted_scan_makes_the_feed_sorted_again(
-    scan_sorted, at_oldest_event, feed_sorted
-):
-    state = ScanState(scan_sorted=scan_sorted, feed_sorted=False)
-    finished = state.finish(at_oldest_event=at_oldest_event)
-    assert (finished.feed_sorted, finished.scan_sorted) == (feed_sorted, True)
 
 
 def test_a_new_scan_counts_from_zero_and_keeps_what_is_loaded():

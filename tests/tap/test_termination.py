@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 from tap_datasync.signals import SIGNALS
-from tap_helpers import KEY, body_of, event, feeding, limits
-from tap_runs import PAGES, Output
+
+from tests.tap.tap_helpers import KEY, body_of, event, feeding, limits
+from tests.tap.tap_runs import PAGES, Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,7 @@ def read_rest(process: subprocess.Popen[str]) -> str:
 def waiting(tmp_path: Path, prelude: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start the tap; yields it with its output while it waits for the rate limit."""
     with (
-        feeding({None: PAGES[None]}, limits(1, 0, 60)) as server,
+        feeding({None: PAGES[None]}, **limits(1, 0, 60)) as server,
         started(tmp_path, server.url, prelude) as tap,
     ):
         yield tap, read_until(tap, "STATE")
