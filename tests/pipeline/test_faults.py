@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from datasync_sandbox.testing import FAULTS, Faults, RunningApi, running_api
+from datasync_sandbox.testing import FAULTS, ApiServer, Faults, running_api
 from singer_sdk.plugin_base import _ConfigInput
 from tap_datasync.errors import TapDataSyncError
 from tap_datasync.streams import EventsStream
@@ -101,7 +101,7 @@ class Load:
         bookmark: dict[str, Any] = self.state["bookmarks"]["events"]
         return bookmark
 
-    def run(self, api: RunningApi) -> tuple[int, str]:
+    def run(self, api: ApiServer) -> tuple[int, str]:
         """Run the tap from the state of the last time; returns exit code and error message."""
         config = {
             "api_url": api.url,
@@ -136,7 +136,7 @@ class Load:
         elif message["type"] == "RECORD" and message["stream"] == "pages":
             self.pages.append(message["record"])
 
-    def assert_complete(self, api: RunningApi, *ignored: str) -> None:
+    def assert_complete(self, api: ApiServer, *ignored: str) -> None:
         """The table equals the feed, row by row."""
         rows = list(api.model.feed.rows())
         assert self.rows.keys() == {row.id for row in rows}
@@ -166,7 +166,7 @@ class FastClock:
         time.sleep(slept)
         self._ahead += seconds - slept
 
-    def serve(self, *faults: str, **options: Any) -> AbstractContextManager[RunningApi]:
+    def serve(self, *faults: str, **options: Any) -> AbstractContextManager[ApiServer]:
         return running_api(
             events=EVENTS,
             fault=faults,
@@ -190,7 +190,7 @@ def load(caplog: pytest.LogCaptureFixture) -> Load:
     return Load(caplog)
 
 
-def most_repeated(api: RunningApi) -> int:
+def most_repeated(api: ApiServer) -> int:
     """How many events a new scan may emit again: a lookback, a timestamp, and a page."""
     timestamps = [row.timestamp for row in api.model.feed.rows() if row.timestamp]
     since = max(timestamps) - timedelta(seconds=LOOKBACK)
