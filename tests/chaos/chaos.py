@@ -24,7 +24,7 @@ import psutil
 import psycopg
 from datasync_sandbox.testing import (
     ApiOptions,
-    RunningApi,
+    ApiServer,
     SandboxError,
     running_api,
     temporary_postgres,
@@ -129,7 +129,7 @@ class ChaosTest:
             _compare(api, cluster, report)
         return report
 
-    def _load(self, project: Project, api: RunningApi, cluster: Cluster, report: Report) -> None:
+    def _load(self, project: Project, api: ApiServer, cluster: Cluster, report: Report) -> None:
         path = self.directory / "output.log"
         while len(report.exit_codes) <= self.kills + 3:
             with path.open("ab") as output:
@@ -157,7 +157,7 @@ class ChaosTest:
     def _kill_one(
         self,
         ingestion: subprocess.Popen[bytes],
-        api: RunningApi,
+        api: ApiServer,
         cluster: Cluster,
         report: Report,
     ) -> None:
@@ -177,7 +177,7 @@ class ChaosTest:
             _restart(cluster)
 
 
-def _wait_for_request(ingestion: subprocess.Popen[bytes], api: RunningApi) -> bool:
+def _wait_for_request(ingestion: subprocess.Popen[bytes], api: ApiServer) -> bool:
     """Wait for a request of the pipeline: an earlier kill would interrupt no page."""
     before = api.stats()["requests"]
     while ingestion.poll() is None:
@@ -214,7 +214,7 @@ def row_hash(values: Iterable[Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _compare(api: RunningApi, cluster: Cluster, report: Report) -> None:
+def _compare(api: ApiServer, cluster: Cluster, report: Report) -> None:
     columns = ("session_id", "user_id", "type", "name", "properties", "timestamp", "session")
     feed = {
         str(row.id): row_hash(getattr(row, column) for column in columns)

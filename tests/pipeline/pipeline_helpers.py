@@ -18,7 +18,7 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasync_sandbox.testing import Cluster, RunningApi
+    from datasync_sandbox.testing import ApiServer, Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TAP = ROOT / ".venv/bin/tap-datasync"
@@ -92,7 +92,7 @@ class Project:
         return bookmark
 
 
-def make_project(api: RunningApi, database: Database, directory: Path) -> Project:
+def make_project(api: ApiServer, database: Database, directory: Path) -> Project:
     """Copy what makes the checkout a Meltano project; the programs are the installed ones."""
     root = directory / "project"
     root.mkdir()
@@ -102,7 +102,7 @@ def make_project(api: RunningApi, database: Database, directory: Path) -> Projec
     return Project(root, {**pipeline_env(api, database), "MELTANO_PROJECT_ROOT": str(root)})
 
 
-def pipeline_env(api: RunningApi, database: Database) -> dict[str, str]:
+def pipeline_env(api: ApiServer, database: Database) -> dict[str, str]:
     """Return the environment in which a pipeline loads from the API into the database."""
     config = database.target_config()
     return {
@@ -119,7 +119,7 @@ def pipeline_env(api: RunningApi, database: Database) -> dict[str, str]:
 
 
 def pipe(
-    api: RunningApi,
+    api: ApiServer,
     target_config: dict[str, Any],
     directory: Path,
     target: Path = TARGET,
@@ -161,6 +161,6 @@ def pipe(
     return code, done.returncode, log_path.read_text()
 
 
-def feed_ids(api: RunningApi) -> Iterator[str]:
+def feed_ids(api: ApiServer) -> Iterator[str]:
     """Yield the ids of all events of the feed."""
     return (row.id for row in api.model.feed.rows() if row.id is not None)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from datasync_sandbox.testing import FAULTS, Faults, RunningApi, running_api
+from datasync_sandbox.testing import FAULTS, ApiServer, Faults, running_api
 
 from tests.tap.tap_runs import Runner
 
@@ -94,7 +94,7 @@ class Load:
         self.state: ScanState | None = None
         self.duplicates = 0
 
-    def run(self, api: RunningApi) -> tuple[int, str]:
+    def run(self, api: ApiServer) -> tuple[int, str]:
         """Run the tap from the state of the last time; returns exit code and error message."""
         self.log.clear()
         output = self._run(
@@ -116,7 +116,7 @@ class Load:
         assert api.key not in self.log.text
         return (output.error.exit_code, str(output.error)) if output.error else (0, "")
 
-    def assert_complete(self, api: RunningApi, *ignored: str) -> None:
+    def assert_complete(self, api: ApiServer, *ignored: str) -> None:
         """The table equals the feed, row by row."""
         rows = list(api.model.feed.rows())
         assert self.rows.keys() == {row.id for row in rows}
@@ -146,7 +146,7 @@ class FastClock:
         time.sleep(slept)
         self._ahead += seconds - slept
 
-    def serve(self, *faults: str, **options: Any) -> AbstractContextManager[RunningApi]:
+    def serve(self, *faults: str, **options: Any) -> AbstractContextManager[ApiServer]:
         return running_api(
             events=EVENTS,
             fault=faults,
@@ -173,7 +173,7 @@ def load(
     return Load(Runner(monkeypatch, capfd), clock, caplog)
 
 
-def most_repeated(api: RunningApi) -> int:
+def most_repeated(api: ApiServer) -> int:
     """How many events a new scan may emit again: a lookback, a timestamp, and a page."""
     timestamps = [row.timestamp for row in api.model.feed.rows() if row.timestamp]
     since = max(timestamps) - timedelta(seconds=LOOKBACK)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from datasync_sandbox.testing import RunningApi, running_api
+from datasync_sandbox.testing import ApiServer, running_api
 
 from tests.pipeline.pipeline_helpers import (
     KEY,
@@ -40,7 +40,7 @@ COUNTS = "SELECT count(*), count(DISTINCT id), min(timestamp), max(timestamp) FR
 VERSIONS = "SELECT id, xmin::text, ctid::text FROM events ORDER BY id"
 
 
-def expected_counts(api: RunningApi) -> tuple[object, ...]:
+def expected_counts(api: ApiServer) -> tuple[object, ...]:
     timestamps = [row.timestamp for row in api.model.feed.rows() if row.timestamp]
     return (api.model.feed.total, api.model.feed.total, min(timestamps), max(timestamps))
 

@@ -82,13 +82,6 @@ def environment_of(project):
     return {name: values[name] for name in names}
 
 
-def listening_socket():
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen()
-    return listening
-
-
 def kill(pid):
     process = psutil.Process(pid)
     process.kill()
@@ -164,7 +157,7 @@ def test_key_is_of_this_sandbox_and_stays_until_down(project):
     ("half", "option", "name"), [("api", "--port", "API"), ("db", "--db-port", "database")]
 )
 def test_required_port_in_use_names_process_and_option(project, half, option, name):
-    with listening_socket() as other:
+    with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         done = run(project, "up", f"--{half}-only", option, str(port))
     assert done.exit_code == 1
@@ -176,7 +169,7 @@ def test_required_port_in_use_names_process_and_option(project, half, option, na
 
 
 def test_default_port_in_use_is_replaced_by_a_free_one(project, monkeypatch, capsys):
-    with listening_socket() as other:
+    with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         box = Sandbox(project / ".sandbox")
         box.up(ApiOptions(port=port, events=1), given=(), database=False)
@@ -254,7 +247,7 @@ def test_moved_directory_keeps_its_processes_and_restore_starts_what_has_died(tm
 
 
 def test_if_the_database_fails_an_api_stays_only_if_it_ran_before(project):
-    with listening_socket() as other:
+    with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"--db-port={other.getsockname()[1]}"
         assert run(project, "up", "--port=0", taken, "--events=10").exit_code == 1
         assert run(project, "status").stdout == NOTHING_RUNS

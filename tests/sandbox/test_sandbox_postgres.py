@@ -71,11 +71,6 @@ def test_role_and_database(cluster, query, expected):
     assert cluster.sql(query) == expected
 
 
-def test_role_may_create_databases(cluster):
-    assert cluster.sql("CREATE DATABASE another") == ""
-    assert cluster.sql("DROP DATABASE another") == ""
-
-
 def test_password_is_required_and_never_asked_for(cluster):
     assert login(cluster)[0] == 0
     for changes, message in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from datasync_sandbox import SandboxError
@@ -26,6 +26,7 @@ __all__ = [
     "FAULTS",
     "ApiModel",
     "ApiOptions",
+    "ApiServer",
     "Cluster",
     "ExpectedRow",
     "Fault",
@@ -36,7 +37,6 @@ __all__ = [
     "Refused",
     "Reset",
     "Response",
-    "RunningApi",
     "SandboxError",
     "running_api",
     "temporary_postgres",
@@ -45,32 +45,13 @@ __all__ = [
 _TIMEOUT_SECONDS = 30.0
 
 
-@dataclass(frozen=True)
-class RunningApi:
-    """An API that is served by a thread of this process.
-
-    Attributes:
-        url: Base URL for clients, ending in ``/api/v1``.
-        key: The API key.
-        port: Port on 127.0.0.1.
-        model: The model behind it; ``model.feed`` has the expected rows.
-        stats: Returns the request log and its counters; see `ApiServer.stats`.
-    """
-
-    url: str
-    key: str
-    port: int
-    model: ApiModel
-    stats: Callable[[], dict[str, Any]]
-
-
 @contextmanager
 def running_api(
     options: ApiOptions | None = None,
     *,
     clock: Callable[[], float] | None = None,
     **changes: Any,
-) -> Iterator[RunningApi]:
+) -> Iterator[ApiServer]:
     """Serve the API over real HTTP, in a thread.
 
     Args:
@@ -79,7 +60,7 @@ def running_api(
         **changes: Single options by name, as in ``running_api(events=500, fault=["503@2"])``.
 
     Yields:
-        The running API.
+        The running API; its ``model.feed`` has the expected rows.
 
     Raises:
         SandboxError: If its port is in use.
@@ -87,8 +68,7 @@ def running_api(
     """
     changes["fault"] = tuple(map(str, changes.get("fault", options.fault if options else ())))
     options = replace(options or ApiOptions(port=0), **changes)
-    model = ApiModel(options)
-    server = ApiServer(model, options.port, clock=clock)
+    server = ApiServer(ApiModel(options), options.port, clock=clock)
     loop = asyncio.new_event_loop()
 
     def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -99,7 +79,7 @@ def running_api(
     try:
         run(server.start())
         try:
-            yield RunningApi(server.url, options.key, server.port, model, server.stats)
+            yield server
         finally:
             run(server.stop())
     finally:

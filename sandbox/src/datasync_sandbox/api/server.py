@@ -30,7 +30,15 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class ApiServer:
-    """One model, served on one port. All methods belong to one event loop."""
+    """One model, served on one port.
+
+    All methods but `stats` belong to one event loop.
+
+    Attributes:
+        model: The API.
+        host: IPv4 address that it listens on.
+        port: Port that it listens on; set by `start` if a free one was asked for.
+    """
 
     def __init__(
         self,
@@ -65,6 +73,11 @@ class ApiServer:
     def url(self) -> str:
         """Base URL for clients."""
         return f"http://{self.host}:{self.port}{BASE}"
+
+    @property
+    def key(self) -> str:
+        """The API key."""
+        return self.model.options.key
 
     async def start(self) -> None:
         """Listen.
