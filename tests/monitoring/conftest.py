@@ -56,11 +56,10 @@ def database(settings: DatabaseSettings) -> Iterator[ReconnectingConnection]:
 
 
 @pytest.fixture
-def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[..., Progress]:
+def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[[], Progress]:
     """Return a function that reads the progress at the writer's time."""
 
-    def read(schema: str = "public") -> Progress:
-        snapshot = database.run(lambda connection: read_snapshot(connection, schema))
-        return compute_progress(replace(snapshot, now=writer.now))
+    def read() -> Progress:
+        return compute_progress(replace(database.run(read_snapshot), now=writer.now))
 
     return read

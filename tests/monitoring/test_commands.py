@@ -68,15 +68,28 @@ def test_check_without_a_database_exits_with_1(run) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("privilege", "name"), [("SELECT ON", "table pages"), ("USAGE ON SCHEMA", "schema public")]
+)
 def test_check_of_tables_that_may_not_be_read_exits_with_1(
-    settings: DatabaseSettings, writer: TableWriter, run
+    settings: DatabaseSettings, writer: TableWriter, run, privilege: str, name: str
 ) -> None:
-    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    writer.connection.execute(f"REVOKE {privilege} {name.split()[1]} FROM CURRENT_USER")
     code, out, err = run(settings, "check")
     assert (code, err) == (1, "")
     assert out == (
-        f"The database {settings.location} refuses the statement: "
-        "permission denied for table pages.\n"
+        f"The database {settings.location} refuses the statement: permission denied for {name}.\n"
+    )
+
+
+def test_the_tables_may_be_in_another_schema(
+    settings: DatabaseSettings, writer: TableWriter, run
+) -> None:
+    write_load(writer, "running")
+    writer.connection.execute('ALTER SCHEMA public RENAME TO "odd name"; CREATE SCHEMA public')
+    assert run(settings, "check")[1] == "idle: nothing loaded yet\n"
+    assert run(settings, "check", "--schema", "odd name")[1].startswith(
+        "running: 85,000 of 100,000"
     )
 
 

@@ -124,7 +124,7 @@ def test_a_failed_transaction_leaves_nothing_behind(settings: DatabaseSettings) 
     with ReconnectingConnection(settings, read_only=False) as database:
         with pytest.raises(KeyError):
             database.run(work)
-        assert database.run(lambda connection: table_size(connection, "public", "t")) is None
+        assert database.run(lambda connection: table_size(connection, "t")) is None
 
 
 def test_a_connection_that_was_lost_is_replaced_and_work_is_not_repeated(
@@ -256,7 +256,7 @@ def test_the_size_of_a_table_includes_its_partitions(
     # Counts of inserted rows that arrive after ANALYZE would be added to its result.
     writer.connection.execute("SELECT pg_stat_force_next_flush()")
     writer.connection.execute("ANALYZE events")
-    size = database.run(lambda connection: table_size(connection, "public", "events"))
+    size = database.run(lambda connection: table_size(connection, "events"))
     assert size is not None
     assert size.rows == 9000
     assert size.rows_per_block == pytest.approx(size.rows / size.blocks, rel=0.01)

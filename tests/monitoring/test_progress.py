@@ -296,13 +296,6 @@ def test_a_scan_is_counted_by_its_pages_where_the_target_writes_no_checkpoint(
     assert (read().state, read().fraction) == (State.FINISHED, 1.0)
 
 
-def test_the_tables_may_be_in_another_schema(writer: TableWriter, read) -> None:
-    writer.page()
-    writer.connection.execute('ALTER SCHEMA public RENAME TO "odd name"; CREATE SCHEMA public')
-    assert read().headline == "idle: nothing loaded yet"
-    assert read(schema="odd name").snapshot.events_seen == 5000
-
-
 @pytest.mark.parametrize("events", [5000, 0])
 def test_a_sync_that_fails_on_the_first_page_of_a_scan_has_not_finished(
     writer: TableWriter, read, events: int

@@ -113,11 +113,7 @@ def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None
     """Check the load: one line, exit code 0 (healthy) or 1."""
     try:
         with ReconnectingConnection(DatabaseSettings.from_environment(schema=schema)) as database:
-            progress = database.run(
-                lambda connection: read_progress(
-                    connection, schema=schema, stall_timeout=stall_timeout
-                )
-            )
+            progress = database.run(lambda connection: read_progress(connection, stall_timeout))
     except (DatabaseUnavailable, ValueError) as error:
         # A container's health check may exit with 0 or 1 only.
         click.echo(error)

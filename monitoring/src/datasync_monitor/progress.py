@@ -169,10 +169,7 @@ class Progress:
 
 
 def read_progress(
-    connection: psycopg.Connection[Any],
-    *,
-    schema: str = "public",
-    stall_timeout: timedelta = STALL_TIMEOUT,
+    connection: psycopg.Connection[Any], stall_timeout: timedelta = STALL_TIMEOUT
 ) -> Progress:
     """Read the tables and compute the progress. Call it through `ReconnectingConnection.run`.
 
@@ -181,10 +178,9 @@ def read_progress(
 
     Args:
         connection: to the database.
-        schema: of the tables.
         stall_timeout: how long nothing may be loaded, beyond every announced wait.
     """
-    return compute_progress(read_snapshot(connection, schema), stall_timeout)
+    return compute_progress(read_snapshot(connection), stall_timeout)
 
 
 def compute_progress(snapshot: Snapshot, stall_timeout: timedelta = STALL_TIMEOUT) -> Progress:

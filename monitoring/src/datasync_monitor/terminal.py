@@ -188,11 +188,7 @@ def watch(
     with ReconnectingConnection(settings) as database, view or nullcontext():
         while True:
             try:
-                progress = database.run(
-                    lambda connection: read_progress(
-                        connection, schema=settings.schema, stall_timeout=stall_timeout
-                    )
-                )
+                progress = database.run(lambda connection: read_progress(connection, stall_timeout))
                 error = ""
             except DatabaseUnavailable as unavailable:
                 error = f"{unavailable} Trying again."
