@@ -5,17 +5,18 @@ from __future__ import annotations
 import socket
 import sys
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from datasync_monitor import terminal
 from datasync_monitor.cli import main
 from datasync_monitor.database import DatabaseSettings
-from table_writer import environment, write_load
+from monitoring_helpers import environment, write_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from table_writer import TableWriter
+    from monitoring_helpers import TableWriter
 
 UNUSED = DatabaseSettings("127.0.0.1", port=1)
 
@@ -154,8 +155,5 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 def test_interrupting_exits_with_130(monkeypatch: pytest.MonkeyPatch, run) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(terminal, "watch", interrupt)
+    monkeypatch.setattr(terminal, "watch", Mock(side_effect=KeyboardInterrupt))
     assert run(UNUSED, "watch")[0] == 130

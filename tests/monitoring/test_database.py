@@ -20,15 +20,14 @@ from datasync_monitor.database import (
     table_size,
 )
 from datasync_monitor.snapshot import read_snapshot
-from server_process import free_port, server_process
-from table_writer import partition_events
+from monitoring_helpers import free_port, partition_events, server_process, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from datasync_sandbox.testing import Cluster
-    from table_writer import TableWriter
+    from monitoring_helpers import TableWriter
 
 UNUSED = DatabaseSettings("127.0.0.1", port=1, password="hunter2")  # noqa: S106
 SERVER = 'connection to server at "::1", port 5432 failed:'
@@ -87,7 +86,7 @@ def pgbouncer(cluster: Cluster, directory: Path) -> Iterator[DatabaseSettings]:
         # It refuses to run as root, and reads its files before it changes the user.
         command[1:1] = ["-u", "nobody"]
     with server_process(command, port):
-        yield DatabaseSettings("127.0.0.1", port, cluster.user, cluster.password, cluster.database)
+        yield replace(settings_of(cluster), port=port)
 
 
 @pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="pgbouncer is not installed")
@@ -106,14 +105,6 @@ def test_pgbouncer_in_transaction_mode_is_supported(cluster: Cluster, tmp_path: 
                 ).fetchone()
             )
             assert read == (number, "on")
-
-
-def test_a_read_only_connection_cannot_write(
-    database: ReconnectingConnection, writer: TableWriter
-) -> None:
-    writer.page()
-    with pytest.raises(DatabaseRejected, match="read-only transaction"):
-        database.run(lambda connection: connection.execute("DELETE FROM pages"))
 
 
 def test_a_failed_transaction_leaves_nothing_behind(settings: DatabaseSettings) -> None:

@@ -18,7 +18,7 @@ from datasync_monitor.database import (
     DatabaseUnavailable,
     ReconnectingConnection,
 )
-from datasync_monitor.progress import STALL_TIMEOUT, read_progress
+from datasync_monitor.progress import STALL_TIMEOUT, State, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,7 +119,7 @@ def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None
         click.echo(error)
         context.exit(EXIT_UNHEALTHY)
     click.echo(progress.headline)
-    context.exit(0 if progress.state.healthy else EXIT_UNHEALTHY)
+    context.exit(EXIT_UNHEALTHY if progress.state is State.STUCK else 0)
 
 
 @cli.command()

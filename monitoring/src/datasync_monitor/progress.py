@@ -54,11 +54,6 @@ class State(str, Enum):
     def __str__(self) -> str:
         return self.value
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the load needs no attention."""
-        return self is not State.STUCK
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
