@@ -153,7 +153,7 @@ def test_pipes_and_dumb_terminals_are_not_live(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_log_line_has_the_same_values(busy: Progress) -> None:
-    assert formatting.log_line(busy) == (
+    assert LogLines().next(busy) == (
         "2026-01-27T19:00:40Z waiting pages=10 events=50000 expected=100000 percent=50.0 "
         "rate=1250.0/s time_left=31s rate_limit=0/10 wait=21s cursor=89s rejected=1 restarts=1 "
         "retries=2 checkpoint_age=30s sync=22222222-2222-4222-8222-222222222222 "

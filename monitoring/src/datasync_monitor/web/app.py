@@ -34,7 +34,7 @@ from datasync_monitor.web.queries import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The script's arguments; see `launch.serve`.
+# The script's arguments; see `cli.web`.
 _SCHEMA = sys.argv[1]
 _INTERVAL, _STALL_TIMEOUT = (timedelta(seconds=float(argument)) for argument in sys.argv[2:4])
 _SLOW_INTERVAL = 7.5 * _INTERVAL
