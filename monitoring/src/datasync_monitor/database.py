@@ -167,7 +167,7 @@ class ReconnectingConnection:
             # Less than deadlock_timeout: in a deadlock with a TRUNCATE or the like, which reads of
             # several tables make possible, it is this transaction that fails.
             begin += "; SET LOCAL lock_timeout = '500ms'"
-        self._begin = sql.SQL(begin).format(schema=sql.Identifier(settings.schema))
+        self._begin = sql.SQL(begin).format(schema=sql.Literal(settings.schema))
         self._sleep = sleep
         self._connection: psycopg.Connection[Any] | None = None
         self._lock = Lock()
