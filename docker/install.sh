@@ -49,7 +49,8 @@ packages)
     done
     PYTHONPATH=$(echo "$tools"/lib/python3*/site-packages) \
         "$tools/bin/uv" pip install --quiet --python .venv --offline --no-deps --no-build-isolation "$@"
-    # Nobody can write beside the sources later, and compiling them at each start takes a second.
+    # The container's user may not write bytecode beside the sources, and compiling them at each start
+    # takes a second.
     python3 -m compileall -q -- */src
     ;;
 esac

@@ -10,15 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = [
-    "run-ingestion.sh",
-    "run-tests.sh",
-    "run-checks.sh",
-    "plugins/bin/tap-datasync",
-    "requirements/compile.sh",
-    "scripts/check-wheel.sh",
-    "scripts/install.sh",
-]
 TOOLS = ["sh", "cat", "dirname", "env"]
 
 
@@ -143,9 +134,3 @@ def test_plugin_is_installed_when_meltano_first_runs_it(tmp_path: Path, name: st
         command = [root / "plugins" / "bin" / name, "--config", "c"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert (done.stdout, done.stderr) == (f"{program} --config c\n", installed)
-
-
-@pytest.mark.skipif(shutil.which("dash") is None, reason="dash is not installed")
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_scripts_are_posix(script: str) -> None:
-    assert subprocess.run(["dash", "-n", ROOT / script], check=False).returncode == 0

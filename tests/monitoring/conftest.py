@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
 from datasync_monitor.progress import compute_progress
 from datasync_monitor.snapshot import read_snapshot
-from table_writer import TableWriter, create_tables
+from monitoring_helpers import TableWriter, create_tables, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,9 +36,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def settings(cluster: Cluster) -> DatabaseSettings:
     """Name the database, without tables."""
     cluster.sql('DROP SCHEMA IF EXISTS public, "odd name" CASCADE; CREATE SCHEMA public')
-    return DatabaseSettings(
-        cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
-    )
+    return settings_of(cluster)
 
 
 @pytest.fixture
@@ -56,11 +54,10 @@ def database(settings: DatabaseSettings) -> Iterator[ReconnectingConnection]:
 
 
 @pytest.fixture
-def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[..., Progress]:
+def read(database: ReconnectingConnection, writer: TableWriter) -> Callable[[], Progress]:
     """Return a function that reads the progress at the writer's time."""
 
-    def read(schema: str = "public") -> Progress:
-        snapshot = database.run(lambda connection: read_snapshot(connection, schema))
-        return compute_progress(replace(snapshot, now=writer.now))
+    def read() -> Progress:
+        return compute_progress(replace(database.run(read_snapshot), now=writer.now))
 
     return read

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from datasync_monitor.database import DatabaseSettings
-from server_process import free_port, server_process
-from table_writer import environment, write_load
+from monitoring_helpers import environment, free_port, server_process, settings_of, write_load
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasync_sandbox.testing import Cluster
+    from monitoring_helpers import TableWriter
     from playwright.sync_api import Browser, Page
-    from table_writer import TableWriter
 
 expect = playwright.expect
 expect.set_options(timeout=60_000)
@@ -63,12 +61,9 @@ def url(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Run `datasync-monitor web`, without the packages that it does not use, for all tests."""
     directory, port = tmp_path_factory.mktemp("dashboard"), free_port()
     (directory / "sitecustomize.py").write_text(BLOCKER, encoding="utf-8")
-    settings = DatabaseSettings(
-        cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
-    )
     command = [sys.executable, "-m", "datasync_monitor.cli", "web"]
     options = ["--port", str(port), "--interval", "0.5"]
-    variables = {**os.environ, **environment(settings), "PYTHONPATH": str(directory)}
+    variables = {**os.environ, **environment(settings_of(cluster)), "PYTHONPATH": str(directory)}
     with server_process([*command, *options], port, env=variables):
         yield f"http://127.0.0.1:{port}"
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import socket
 import sys
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
 import pytest
 from datasync_monitor import terminal
 from datasync_monitor.cli import main
 from datasync_monitor.database import DatabaseSettings
-from table_writer import environment, write_load
+from monitoring_helpers import environment, write_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from table_writer import TableWriter
+    from monitoring_helpers import TableWriter
 
 UNUSED = DatabaseSettings("127.0.0.1", port=1)
 
@@ -68,15 +69,28 @@ def test_check_without_a_database_exits_with_1(run) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("privilege", "name"), [("SELECT ON", "table pages"), ("USAGE ON SCHEMA", "schema public")]
+)
 def test_check_of_tables_that_may_not_be_read_exits_with_1(
-    settings: DatabaseSettings, writer: TableWriter, run
+    settings: DatabaseSettings, writer: TableWriter, run, privilege: str, name: str
 ) -> None:
-    writer.connection.execute("REVOKE SELECT ON pages FROM CURRENT_USER")
+    writer.connection.execute(f"REVOKE {privilege} {name.split()[1]} FROM CURRENT_USER")
     code, out, err = run(settings, "check")
     assert (code, err) == (1, "")
     assert out == (
-        f"The database {settings.location} refuses the statement: "
-        "permission denied for table pages.\n"
+        f"The database {settings.location} refuses the statement: permission denied for {name}.\n"
+    )
+
+
+def test_the_tables_may_be_in_another_schema(
+    settings: DatabaseSettings, writer: TableWriter, run
+) -> None:
+    write_load(writer, "running")
+    writer.connection.execute('ALTER SCHEMA public RENAME TO "odd name"; CREATE SCHEMA public')
+    assert run(settings, "check")[1] == "idle: nothing loaded yet\n"
+    assert run(settings, "check", "--schema", "odd name")[1].startswith(
+        "running: 85,000 of 100,000"
     )
 
 
@@ -141,8 +155,5 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 def test_interrupting_exits_with_130(monkeypatch: pytest.MonkeyPatch, run) -> None:
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(terminal, "watch", interrupt)
+    monkeypatch.setattr(terminal, "watch", Mock(side_effect=KeyboardInterrupt))
     assert run(UNUSED, "watch")[0] == 130

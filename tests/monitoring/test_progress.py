@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from datasync_monitor.progress import STALL_TIMEOUT, State
-from table_writer import SECONDS_PER_EVENT, T0, TableWriter
+from monitoring_helpers import SECONDS_PER_EVENT, T0, TableWriter
 
 STALLED = STALL_TIMEOUT.total_seconds() + 1
 
@@ -294,13 +294,6 @@ def test_a_scan_is_counted_by_its_pages_where_the_target_writes_no_checkpoint(
     writer.page(last=True)
     writer.connection.execute("DROP TABLE checkpoint")
     assert (read().state, read().fraction) == (State.FINISHED, 1.0)
-
-
-def test_the_tables_may_be_in_another_schema(writer: TableWriter, read) -> None:
-    writer.page()
-    writer.connection.execute('ALTER SCHEMA public RENAME TO "odd name"; CREATE SCHEMA public')
-    assert read().headline == "idle: nothing loaded yet"
-    assert read(schema="odd name").snapshot.events_seen == 5000
 
 
 @pytest.mark.parametrize("events", [5000, 0])

@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from datasync_monitor.database import in_schema
 from datasync_monitor.progress import read_progress
 from datasync_monitor.snapshot import PageTotals, read_totals
 from datasync_monitor.web import charts, queries
@@ -22,20 +21,17 @@ from datasync_monitor.web.queries import (
     read_syncs,
     read_timeline,
 )
-from psycopg import sql
-from table_writer import T0, partition_events, write_load
+from monitoring_helpers import T0, partition_events, write_load
 
 if TYPE_CHECKING:
     from datasync_monitor.database import ReconnectingConnection
-    from table_writer import TableWriter
+    from monitoring_helpers import TableWriter
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 
 
-def explain(database: ReconnectingConnection, query: sql.Composed, values: dict[str, Any]) -> str:
-    row = database.run(
-        lambda c: c.execute(sql.SQL("EXPLAIN (FORMAT JSON) ") + query, values).fetchone()
-    )
+def explain(database: ReconnectingConnection, query: str, values: dict[str, Any]) -> str:
+    row = database.run(lambda c: c.execute(f"EXPLAIN (FORMAT JSON) {query}", values).fetchone())
     return json.dumps(row[0])
 
 
@@ -45,15 +41,15 @@ def test_without_rows_all_results_are_empty(
 ) -> None:
     if tables:
         request.getfixturevalue("writer")
-    assert database.run(lambda c: read_syncs(c, "public")) == []
-    assert database.run(lambda c: read_totals(c, "public")) == PageTotals()
-    assert database.run(lambda c: read_timeline(c, "public", LONG_AGO, T0)).buckets == []
-    assert database.run(lambda c: read_event_stats(c, "public")) == EventStats()
-    assert database.run(lambda c: read_rejected(c, "public")) == ([], [])
+    assert database.run(read_syncs) == []
+    assert database.run(read_totals) == PageTotals()
+    assert database.run(lambda c: read_timeline(c, LONG_AGO, T0)).buckets == []
+    assert database.run(read_event_stats) == EventStats()
+    assert database.run(read_rejected) == ([], [])
 
 
 def outcomes(database: ReconnectingConnection) -> list[str]:
-    return [sync["outcome"] for sync in database.run(lambda c: read_syncs(c, "public"))]
+    return [sync["outcome"] for sync in database.run(read_syncs)]
 
 
 def test_syncs_have_times_outcome_and_sums(
@@ -71,7 +67,7 @@ def test_syncs_have_times_outcome_and_sums(
     writer.advance(100)
     writer.page()
     assert outcomes(database) == ["open", "finished", "interrupted"]
-    _, middle, oldest = database.run(lambda c: read_syncs(c, "public"))
+    _, middle, oldest = database.run(read_syncs)
     assert oldest == {
         "started_at": T0,
         "ended_at": T0 + timedelta(seconds=2),
@@ -125,7 +121,7 @@ def test_the_timeline_has_every_page_once_and_no_gaps(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
     write_load(writer, "finished")
-    timeline = database.run(lambda c: read_timeline(c, "public", LONG_AGO, writer.now))
+    timeline = database.run(lambda c: read_timeline(c, LONG_AGO, writer.now))
     width = timeline.width.total_seconds()
     assert sum(bucket["pages"] for bucket in timeline.buckets) == 26
     assert sum(bucket["rate"] for bucket in timeline.buckets) * width == pytest.approx(130_000)
@@ -150,7 +146,7 @@ def test_a_chart_without_waits_or_retries_is_left_out(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
     writer.page()
-    timeline = database.run(lambda c: read_timeline(c, "public", LONG_AGO, writer.now))
+    timeline = database.run(lambda c: read_timeline(c, LONG_AGO, writer.now))
     assert charts.rate_limit_waits(timeline) is None
     assert charts.retries(timeline) is None
 
@@ -179,9 +175,9 @@ def test_neither_progress_nor_history_reads_events(
     writer.connection.execute("SELECT pg_stat_force_next_flush()")
     before = writer.connection.execute(scans).fetchone()
     database.run(read_progress)
-    database.run(lambda c: read_totals(c, "public"))
-    database.run(lambda c: read_syncs(c, "public"))
-    database.run(lambda c: read_timeline(c, "public", LONG_AGO, writer.now))
+    database.run(read_totals)
+    database.run(read_syncs)
+    database.run(lambda c: read_timeline(c, LONG_AGO, writer.now))
     database.run(lambda c: c.execute("SELECT pg_stat_force_next_flush()"))
     database.run(lambda c: c.execute("SELECT 1"))
     assert writer.connection.execute(scans).fetchone() == before
@@ -191,7 +187,7 @@ def test_a_small_table_is_counted_exactly(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
     write_load(writer, "stuck")
-    stats = database.run(lambda c: read_event_stats(c, "public"))
+    stats = database.run(read_event_stats)
     assert stats.sampling_interval == 1
     by_type = writer.connection.execute("SELECT type, count(*) FROM events GROUP BY 1").fetchall()
     assert stats.by_type() == dict(by_type)
@@ -220,14 +216,11 @@ def test_a_large_table_is_sampled_by_its_blocks(
     if partitioned:
         partition_events(writer.connection)
     writer.connection.execute("ANALYZE events")
-    stats = database.run(
-        lambda c: read_event_stats(c, "public", exact_blocks=50, sampled_blocks=400)
-    )
+    stats = database.run(lambda c: read_event_stats(c, exact_blocks=50, sampled_blocks=400))
     assert stats.sampling_interval > 5
     assert stats.events == pytest.approx(100_000, rel=0.02)
     assert stats.by_type()["page_view"] == pytest.approx(35_000, rel=0.05)
-    where = sql.SQL(queries._EVERY_NTH_BLOCK)
-    query = in_schema("public", queries._COUNT, where=where)
+    query = queries._COUNT.format(where=queries._EVERY_NTH_BLOCK)
     plan = explain(database, query, {"blocks": 3000, "interval": 100, "rows": 60})
     assert "Tid Scan" in plan
     assert "Seq Scan" not in plan
@@ -239,7 +232,7 @@ def test_events_without_timestamp_or_type_are_counted(
     writer.connection.execute(
         "INSERT INTO events (id, type, timestamp) VALUES ('a', NULL, now()), ('b', 'click', NULL)"
     )
-    stats = database.run(lambda c: read_event_stats(c, "public"))
+    stats = database.run(read_event_stats)
     assert stats.by_type() == {"(none)": 1, "click": 1}
     assert sum(stats.over_time()[1].values()) == 1
 
@@ -248,7 +241,7 @@ def test_rejected_events_come_newest_first_with_their_errors(
     writer: TableWriter, database: ReconnectingConnection
 ) -> None:
     write_load(writer, "running")
-    errors, rows = database.run(lambda c: read_rejected(c, "public"))
+    errors, rows = database.run(read_rejected)
     assert errors == [
         {"error": "timestamp: cannot be read", "events": 2},
         {"error": "id: missing", "events": 1},
@@ -269,10 +262,9 @@ def test_the_newest_rejected_events_are_found_without_reading_all(
            FROM generate_series(1, 6000) AS n""",
         (T0,),
     )
-    errors, rows = database.run(lambda c: read_rejected(c, "public"))
+    errors, rows = database.run(read_rejected)
     assert errors == [{"error": "new", "events": 1000}]
     assert [(row["rejected_at"] - T0).total_seconds() for row in rows] == [*range(6000, 5950, -1)]
-    query = in_schema("public", queries._ERRORS)
-    plan = explain(database, query, {"start": "(900,0)", "limit": 1000})
+    plan = explain(database, queries._ERRORS, {"start": "(900,0)", "limit": 1000})
     assert "Tid Range Scan" in plan
     assert "Seq Scan" not in plan

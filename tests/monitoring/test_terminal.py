@@ -11,7 +11,8 @@ import sys
 import termios
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from unittest.mock import Mock
 
 import psycopg
 import pyte
@@ -20,13 +21,16 @@ from datasync_monitor import formatting, terminal
 from datasync_monitor.database import DatabaseSettings
 from datasync_monitor.progress import STALL_TIMEOUT
 from datasync_monitor.terminal import LiveView, LogLines, ProgressView, is_live
+from monitoring_helpers import environment, write_load
 from rich.console import Console
-from table_writer import environment, write_load
 
 if TYPE_CHECKING:
     from datasync_monitor.progress import Progress
     from datasync_sandbox.testing import Cluster
-    from table_writer import TableWriter
+    from monitoring_helpers import TableWriter
+
+
+INTERRUPT = Mock(side_effect=KeyboardInterrupt)
 
 
 @pytest.fixture
@@ -45,11 +49,8 @@ def busy(writer: TableWriter, read) -> Progress:
     return read()
 
 
-def console_of(width: int) -> Console:
-    return Console(
-        file=io.StringIO(), width=width, force_terminal=True, color_system="standard",
-        legacy_windows=False,
-    )  # fmt: skip
+def console_of(width: int, color_system: Literal["standard"] | None = "standard") -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=color_system)
 
 
 def screen(console: Console) -> list[str]:
@@ -60,7 +61,7 @@ def screen(console: Console) -> list[str]:
 
 
 def frame(progress: Progress, width: int, note: str | None = None) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console = console_of(width, color_system=None)
     console.print(ProgressView(progress, note))
     return console.file.getvalue().splitlines()
 
@@ -152,7 +153,7 @@ def test_pipes_and_dumb_terminals_are_not_live(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_log_line_has_the_same_values(busy: Progress) -> None:
-    assert formatting.log_line(busy) == (
+    assert LogLines().next(busy) == (
         "2026-01-27T19:00:40Z waiting pages=10 events=50000 expected=100000 percent=50.0 "
         "rate=1250.0/s time_left=31s rate_limit=0/10 wait=21s cursor=89s rejected=1 restarts=1 "
         "retries=2 checkpoint_age=30s sync=22222222-2222-4222-8222-222222222222 "
@@ -248,13 +249,10 @@ def test_watch_without_a_terminal_prints_lines_and_an_error_once(
 def test_the_live_view_shows_no_state_of_a_database_that_never_answered(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pause() -> None:
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(terminal, "is_live", lambda _: True)
     unused = DatabaseSettings("127.0.0.1", port=1)
     with pytest.raises(KeyboardInterrupt):
-        terminal.watch(unused, stall_timeout=STALL_TIMEOUT, pause=pause)
+        terminal.watch(unused, stall_timeout=STALL_TIMEOUT, pause=INTERRUPT)
     out = capsys.readouterr().out
     assert "Connection refused. Trying again." in " ".join(out.split())
     assert "idle" not in out
@@ -264,12 +262,8 @@ def test_watch_follows_a_load_after_the_end_of_a_scan(
     settings: DatabaseSettings, writer: TableWriter
 ) -> None:
     write_load(writer, "finished")
-
-    def pause() -> None:
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        terminal.watch(settings, stall_timeout=STALL_TIMEOUT, pause=pause, follow=True)
+        terminal.watch(settings, stall_timeout=STALL_TIMEOUT, pause=INTERRUPT, follow=True)
 
 
 @pytest.mark.parametrize("columns", [60, 200])

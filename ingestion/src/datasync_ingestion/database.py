@@ -129,7 +129,7 @@ def begin_run(
     Raises:
         ConfigError: The role may not create the table.
     """
-    if not has_table(connection, SCHEMA, "pipeline_runs"):
+    if not has_table(connection, "pipeline_runs"):
         try:
             connection.execute(PIPELINE_RUNS)
         except psycopg.errors.InsufficientPrivilege:
@@ -186,10 +186,10 @@ def last_source(connection: psycopg.Connection[Any]) -> str | None:
     Row counts alone are not sufficient, because existing events are loaded without adding rows; in
     that case the checkpoint is newer than the start of the run.
     """
-    if not has_table(connection, SCHEMA, "pipeline_runs"):
+    if not has_table(connection, "pipeline_runs"):
         return None
     loaded = "outcome = 'finished' OR events_after <> events_before"
-    if has_table(connection, SCHEMA, "checkpoint"):
+    if has_table(connection, "checkpoint"):
         loaded += " OR started_at < (SELECT updated_at FROM public.checkpoint WHERE id = 1)"
     query = f"SELECT source FROM public.pipeline_runs WHERE {loaded} ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
     row = connection.execute(query).fetchone()
@@ -243,7 +243,7 @@ def check_source_change(
 
 def count_rows(connection: psycopg.Connection[Any], table: str) -> int:
     """Count the rows of a table of the load; 0 where it does not exist."""
-    if not has_table(connection, SCHEMA, table):
+    if not has_table(connection, table):
         return 0
     query = f"SELECT count(*) FROM public.{table}"  # noqa: S608 - a constant name
     row = connection.execute(query).fetchone()
@@ -252,6 +252,6 @@ def count_rows(connection: psycopg.Connection[Any], table: str) -> int:
 
 def truncate_load(connection: psycopg.Connection[Any]) -> None:
     """Empty the tables of the load."""
-    tables = [f"public.{name}" for name in _LOAD_TABLES if has_table(connection, SCHEMA, name)]
+    tables = [f"public.{name}" for name in _LOAD_TABLES if has_table(connection, name)]
     if tables:
         connection.execute(f"TRUNCATE {', '.join(tables)}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
+import socket
 import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +22,7 @@ from datasync_monitor.database import (
     DatabaseUnavailable,
     ReconnectingConnection,
 )
-from datasync_monitor.progress import STALL_TIMEOUT, read_progress
+from datasync_monitor.progress import STALL_TIMEOUT, State, read_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +31,18 @@ EXIT_UNHEALTHY = 1
 EXIT_CONFIGURATION = 2
 EXIT_INTERRUPTED = 130
 _EXTRAS = {"streamlit": "web", "prometheus_client": "metrics"}
+# Streamlit without telemetry and without requests to other hosts.
+_STREAMLIT_OPTIONS = {
+    "server.headless": "true",  # or it opens a browser and asks for an e-mail address
+    "server.fileWatcherType": "none",
+    "server.showEmailPrompt": "false",
+    "browser.gatherUsageStats": "false",
+    "runner.magicEnabled": "false",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "theme.base": "light",
+    "theme.primaryColor": "#2563eb",
+}
 
 _EPILOG = """
 \b
@@ -113,17 +129,13 @@ def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None
     """Check the load: one line, exit code 0 (healthy) or 1."""
     try:
         with ReconnectingConnection(DatabaseSettings.from_environment(schema=schema)) as database:
-            progress = database.run(
-                lambda connection: read_progress(
-                    connection, schema=schema, stall_timeout=stall_timeout
-                )
-            )
+            progress = database.run(lambda connection: read_progress(connection, stall_timeout))
     except (DatabaseUnavailable, ValueError) as error:
         # A container's health check may exit with 0 or 1 only.
         click.echo(error)
         context.exit(EXIT_UNHEALTHY)
     click.echo(progress.headline)
-    context.exit(0 if progress.state.healthy else EXIT_UNHEALTHY)
+    context.exit(EXIT_UNHEALTHY if progress.state is State.STUCK else 0)
 
 
 @cli.command()
@@ -134,12 +146,33 @@ def check(context: click.Context, schema: str, stall_timeout: timedelta) -> None
 @_seconds_option("--interval", 2, "Time between two refreshes of the page.")
 def web(schema: str, stall_timeout: timedelta, host: str, port: int, interval: timedelta) -> None:
     """Serve the dashboard."""
+    settings = _settings(schema)
     with _listening(host, port):
-        from datasync_monitor.web.launch import serve  # noqa: PLC0415 - needs the extra `web`
-
-        serve(
-            _settings(schema), host=host, port=port, interval=interval, stall_timeout=stall_timeout
-        )
+        if importlib.util.find_spec("streamlit") is None:
+            raise ModuleNotFoundError(name="streamlit")
+        # Fail on a port that is taken with a shorter message than Streamlit's.
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            # As servers do: connections to the previous one may still be closing.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    click.echo(f"Dashboard of {settings.location}: http://{host}:{port}")
+    options = {
+        **_STREAMLIT_OPTIONS,
+        "server.address": host,
+        "server.port": port,
+        # Or a request with this address as its origin makes the server look up its public address.
+        "browser.serverAddress": host,
+    }
+    command = [
+        *(sys.executable, "-m", "streamlit", "run", str(Path(__file__).parent / "web" / "app.py")),
+        *(f"--{name}={value}" for name, value in options.items()),
+        "--",
+        *(schema, str(interval.total_seconds()), str(stall_timeout.total_seconds())),
+    ]
+    # Streamlit replaces this process, so that signals reach it directly, and reads the settings
+    # again: the password stays in the environment.
+    os.execv(command[0], command)  # noqa: S606 - this interpreter, without a shell
 
 
 @cli.command()

@@ -130,9 +130,9 @@ def _parse_port(text: str) -> int:
 class ReconnectingConnection:
     """Runs work in transactions, on a connection that is opened when it is needed.
 
-    Each transaction sets what it relies on (UTC, ISO dates, read-only, time limit) itself, because
-    behind PgBouncer in transaction mode the next one may run in another session. For the same
-    reason there are no startup options and no prepared statements.
+    Each transaction sets what it relies on (schema, UTC, ISO dates, read-only, time limit) itself,
+    because behind PgBouncer in transaction mode the next one may run in another session. For the
+    same reason there are no startup options and no prepared statements.
 
     Threads may share an object; they take turns.
     """
@@ -157,15 +157,17 @@ class ReconnectingConnection:
         """
         self.settings = settings
         self._application_name = application_name
-        self._begin = (
+        begin = (
             f"SET TRANSACTION {'READ ONLY' if read_only else 'READ WRITE'}; "
             "SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO'; "
+            "SET LOCAL search_path = {schema}; "
             f"SET LOCAL statement_timeout = {round(1000 * statement_timeout_seconds)}"
         )
         if read_only:
             # Less than deadlock_timeout: in a deadlock with a TRUNCATE or the like, which reads of
             # several tables make possible, it is this transaction that fails.
-            self._begin += "; SET LOCAL lock_timeout = '500ms'"
+            begin += "; SET LOCAL lock_timeout = '500ms'"
+        self._begin = sql.SQL(begin).format(schema=sql.Literal(settings.schema))
         self._sleep = sleep
         self._connection: psycopg.Connection[Any] | None = None
         self._lock = Lock()
@@ -280,16 +282,15 @@ def connection_error_reason(error: Exception) -> str:
     return lines[0].removesuffix(".") if lines else type(error).__name__
 
 
-def has_table(connection: psycopg.Connection[Any], schema: str, table: str) -> bool:
-    """Whether a table exists."""
-    query = "SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL"
-    row = connection.execute(query, (schema, table)).fetchone()
+# With the schema in front, PostgreSQL refuses a schema that may not be used, instead of finding no
+# table there.
+_TABLE = "to_regclass(current_setting('search_path') || '.' || quote_ident(%(table)s))"
+
+
+def has_table(connection: psycopg.Connection[Any], table: str) -> bool:
+    """Whether a table exists in the schema of a `ReconnectingConnection.run` call."""
+    row = connection.execute(f"SELECT {_TABLE} IS NOT NULL", {"table": table}).fetchone()
     return bool(row and row[0])
-
-
-def in_schema(schema: str, query: str, **parts: sql.Composable) -> sql.Composed:
-    """Fill `{schema}` and the other placeholders of a query."""
-    return sql.SQL(query).format(schema=sql.Identifier(schema), **parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,14 +308,14 @@ class TableSize:
 
 # A partitioned table holds no rows itself, its leaves do. For a plain table, pg_partition_tree
 # returns nothing.
-_TABLE_SIZE = """
+_TABLE_SIZE = f"""
     SELECT coalesce(sum(greatest(s.n_live_tup, c.reltuples::bigint, 0)), 0)::bigint AS rows,
            coalesce(sum(size.blocks), 0)::bigint AS blocks,
            coalesce(max(size.blocks), 0)::bigint AS largest_partition_blocks,
            (sum(c.reltuples) FILTER (WHERE c.reltuples > 0 AND c.relpages > 0)
             / sum(c.relpages) FILTER (WHERE c.reltuples > 0 AND c.relpages > 0))::float8
                AS rows_per_block
-    FROM (SELECT to_regclass(format('%%I.%%I', %(schema)s::text, %(table)s::text)) AS oid) AS root
+    FROM (SELECT {_TABLE} AS oid) AS root
     CROSS JOIN LATERAL (
         SELECT relid FROM pg_partition_tree(root.oid) WHERE isleaf UNION SELECT root.oid
     ) AS leaf
@@ -324,10 +325,10 @@ _TABLE_SIZE = """
     ) AS size
     LEFT JOIN pg_stat_user_tables AS s ON s.relid = c.oid
     HAVING count(*) > 0
-"""
+"""  # noqa: S608 - joined from constants of this module
 
 
-def table_size(connection: psycopg.Connection[Any], schema: str, table: str) -> TableSize | None:
+def table_size(connection: psycopg.Connection[Any], table: str) -> TableSize | None:
     """Return the size of a table, without reading it; None where it does not exist."""
     cursor = connection.cursor(row_factory=class_row(TableSize))
-    return cursor.execute(_TABLE_SIZE, {"schema": schema, "table": table}).fetchone()
+    return cursor.execute(_TABLE_SIZE, {"table": table}).fetchone()

@@ -1,14 +1,11 @@
-"""Numbers, durations and progress as text."""
+"""Numbers and durations as text."""
 
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import timedelta
-
-    from datasync_monitor.progress import Progress
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
@@ -46,34 +43,3 @@ def percent(fraction: float) -> str:
 def per_second(rate: float) -> str:
     """`833 events/s`; below ten with a decimal: `4.2 events/s`."""
     return f"{rate:,.0f} events/s" if rate >= 10 else f"{rate:.1f} events/s"  # noqa: PLR2004
-
-
-def log_line(progress: Progress) -> str:
-    """Return the progress as one line of `key=value` after the time and the state.
-
-    Durations are in seconds; a value that is not known is left out.
-    """
-    snapshot = progress.snapshot
-    page, limit = snapshot.last_page, snapshot.rate_limit
-    fields: dict[str, object | None] = {
-        "pages": snapshot.totals.pages,
-        "events": snapshot.events_seen,
-        "expected": snapshot.events_expected,
-        "percent": None if progress.fraction is None else percent(progress.fraction)[:-2],
-        "rate": None if progress.rate is None else f"{progress.rate:.1f}/s",
-        "time_left": _seconds(progress.time_left),
-        "rate_limit": limit and f"{limit.remaining}/{limit.limit}",
-        "wait": _seconds(progress.wait),
-        "cursor": _seconds(progress.cursor_lifetime),
-        "rejected": snapshot.totals.rejected,
-        "restarts": progress.restarts,
-        "retries": progress.retried_requests,
-        "checkpoint_age": _seconds(progress.checkpoint_age),
-        "sync": page and page.sync_id,
-    }
-    known = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
-    return f"{snapshot.now:%Y-%m-%dT%H:%M:%SZ} {progress.state} {known} | {progress.activity}"
-
-
-def _seconds(length: timedelta | None) -> str | None:
-    return None if length is None else f"{ceil(length.total_seconds())}s"

@@ -57,9 +57,7 @@ class LoadCollector(Collector):
         )
 
     def _read(self, connection: psycopg.Connection) -> tuple[Progress, PageTotals]:
-        schema = self._database.settings.schema
-        progress = read_progress(connection, schema=schema, stall_timeout=self._stall_timeout)
-        return progress, read_totals(connection, schema)
+        return read_progress(connection, self._stall_timeout), read_totals(connection)
 
 
 def _load_state(progress: Progress) -> Metric:

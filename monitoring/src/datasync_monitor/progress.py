@@ -54,11 +54,6 @@ class State(str, Enum):
     def __str__(self) -> str:
         return self.value
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the load needs no attention."""
-        return self is not State.STUCK
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -169,10 +164,7 @@ class Progress:
 
 
 def read_progress(
-    connection: psycopg.Connection[Any],
-    *,
-    schema: str = "public",
-    stall_timeout: timedelta = STALL_TIMEOUT,
+    connection: psycopg.Connection[Any], stall_timeout: timedelta = STALL_TIMEOUT
 ) -> Progress:
     """Read the tables and compute the progress. Call it through `ReconnectingConnection.run`.
 
@@ -181,10 +173,9 @@ def read_progress(
 
     Args:
         connection: to the database.
-        schema: of the tables.
         stall_timeout: how long nothing may be loaded, beyond every announced wait.
     """
-    return compute_progress(read_snapshot(connection, schema), stall_timeout)
+    return compute_progress(read_snapshot(connection), stall_timeout)
 
 
 def compute_progress(snapshot: Snapshot, stall_timeout: timedelta = STALL_TIMEOUT) -> Progress:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import class_row
 
-from datasync_monitor.database import has_table, in_schema, table_size
+from datasync_monitor.database import has_table, table_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -222,15 +222,15 @@ _CHECKPOINT = """
     SELECT updated_at, cursor_expires_at, coalesce(scan_in_progress, false) AS scan_in_progress,
            scan_newest_at, scan_oldest_at, high_watermark, events_seen, events_emitted,
            events_expected, total_events, state
-    FROM {schema}.checkpoint WHERE id = 1
+    FROM checkpoint WHERE id = 1
 """
 
 # A scan starts with the page after which no event but its own has been seen. The tap counts events
 # over the whole scan, so this holds over restarts. Where old pages were deleted and that page is
 # gone, all pages that are left belong to the scan.
 _OF_SCAN = (
-    "received_at >= coalesce((SELECT max(received_at) FROM {schema}.pages "
-    "WHERE events_seen <= events), '-infinity')"
+    "received_at >= coalesce((SELECT max(received_at) FROM pages WHERE events_seen <= events), "
+    "'-infinity')"
 )
 
 _TOTALS = """
@@ -243,14 +243,14 @@ _TOTALS = """
            min(requested_at) AS started_at,
            coalesce((SELECT jsonb_object_agg(cause, n) FROM (
                SELECT cause, sum(value::int)::int AS n
-               FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, value)
+               FROM pages, jsonb_each_text(retries) AS r(cause, value)
                WHERE {condition} GROUP BY cause) AS by_cause), '{{}}') AS retries
-    FROM {schema}.pages WHERE {condition}
+    FROM pages WHERE {condition}
 """
 
 _WINDOW = """
-    SELECT max(rate_limit_reset_seconds) FROM {schema}.pages
-    WHERE received_at >= (SELECT max(received_at) - interval '1 day' FROM {schema}.pages)
+    SELECT max(rate_limit_reset_seconds) FROM pages
+    WHERE received_at >= (SELECT max(received_at) - interval '1 day' FROM pages)
 """
 
 _PAGES = f"""
@@ -258,57 +258,49 @@ _PAGES = f"""
            coalesce(rate_limit_wait_seconds, 0)::float8 AS rate_limit_wait_seconds, rate_limit,
            rate_limit_remaining, rate_limit_reset_seconds, cursor_expires_at, events_seen,
            events_expected, total_events, incremental_to
-    FROM {{schema}}.pages WHERE {_OF_SCAN}
+    FROM pages WHERE {_OF_SCAN}
     ORDER BY received_at DESC, page DESC LIMIT {RECENT_PAGES}
 """  # noqa: S608 - joined from constants of this module
 
 _RUN = """
-    SELECT started_at, ended_at, outcome, message FROM {schema}.pipeline_runs
+    SELECT started_at, ended_at, outcome, message FROM pipeline_runs
     ORDER BY id DESC LIMIT 1
 """
 
 
-def read_snapshot(connection: psycopg.Connection[Any], schema: str = "public") -> Snapshot:
+def read_snapshot(connection: psycopg.Connection[Any]) -> Snapshot:
     """Read the tables, in a few milliseconds. Call it through `ReconnectingConnection.run`."""
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None  # noqa: S101 - a SELECT without FROM has a row
     pages, window, run = list[Page](), None, None
-    if has_table(connection, schema, "pages"):
-        cursor = connection.cursor(row_factory=class_row(Page))
-        pages = cursor.execute(in_schema(schema, _PAGES)).fetchall()
-        window = connection.execute(in_schema(schema, _WINDOW)).fetchone()
-    if has_table(connection, schema, "pipeline_runs"):
-        runs = connection.cursor(row_factory=class_row(PipelineRun))
-        run = runs.execute(in_schema(schema, _RUN)).fetchone()
-    events = table_size(connection, schema, "events")
+    if has_table(connection, "pages"):
+        pages = connection.cursor(row_factory=class_row(Page)).execute(_PAGES).fetchall()
+        window = connection.execute(_WINDOW).fetchone()
+    if has_table(connection, "pipeline_runs"):
+        run = connection.cursor(row_factory=class_row(PipelineRun)).execute(_RUN).fetchone()
+    events = table_size(connection, "events")
     return Snapshot(
         now=row[0],
-        checkpoint=read_checkpoint(connection, schema),
+        checkpoint=read_checkpoint(connection),
         pages=tuple(reversed(pages)),
-        totals=read_totals(connection, schema, newest_scan=True),
+        totals=read_totals(connection, newest_scan=True),
         rate_limit_window_seconds=window[0] if window else None,
         run=run,
         events_in_table=events.rows if events else None,
     )
 
 
-def read_totals(
-    connection: psycopg.Connection[Any], schema: str, *, newest_scan: bool = False
-) -> PageTotals:
+def read_totals(connection: psycopg.Connection[Any], *, newest_scan: bool = False) -> PageTotals:
     """Sum up the pages of the newest scan, or all pages."""
-    if not has_table(connection, schema, "pages"):
+    if not has_table(connection, "pages"):
         return PageTotals()
-    condition = in_schema(schema, _OF_SCAN if newest_scan else "true")
+    query = _TOTALS.format(condition=_OF_SCAN if newest_scan else "true")
     cursor = connection.cursor(row_factory=class_row(PageTotals))
-    query = in_schema(schema, _TOTALS, condition=condition)
     return cursor.execute(query).fetchone() or PageTotals()
 
 
-def read_checkpoint(
-    connection: psycopg.Connection[Any], schema: str = "public"
-) -> Checkpoint | None:
+def read_checkpoint(connection: psycopg.Connection[Any]) -> Checkpoint | None:
     """Read the checkpoint; None where nothing was ever loaded."""
-    if not has_table(connection, schema, "checkpoint"):
+    if not has_table(connection, "checkpoint"):
         return None
-    cursor = connection.cursor(row_factory=class_row(Checkpoint))
-    return cursor.execute(in_schema(schema, _CHECKPOINT)).fetchone()
+    return connection.cursor(row_factory=class_row(Checkpoint)).execute(_CHECKPOINT).fetchone()

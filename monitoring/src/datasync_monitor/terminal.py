@@ -7,6 +7,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import ceil
 from typing import IO, TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -150,7 +151,11 @@ class LiveView:
 
 
 class LogLines:
-    """Selects what becomes a log line: changes, at most one in five seconds."""
+    """Turns the progress into log lines: one for a change, at most one in five seconds.
+
+    A line has the time, the state and `key=value`. Durations are in seconds; a value that is not
+    known is left out.
+    """
 
     def __init__(self) -> None:
         """Start with nothing printed."""
@@ -165,7 +170,34 @@ class LogLines:
         if not last and (early or content == self._printed):
             return None
         self._printed_at, self._printed = snapshot.now, content
-        return formatting.log_line(progress)
+        return _log_line(progress)
+
+
+def _log_line(progress: Progress) -> str:
+    snapshot, fraction, rate = progress.snapshot, progress.fraction, progress.rate
+    page, limit = snapshot.last_page, snapshot.rate_limit
+    fields: dict[str, object | None] = {
+        "pages": snapshot.totals.pages,
+        "events": snapshot.events_seen,
+        "expected": snapshot.events_expected,
+        "percent": None if fraction is None else formatting.percent(fraction)[:-2],
+        "rate": None if rate is None else f"{rate:.1f}/s",
+        "time_left": _seconds(progress.time_left),
+        "rate_limit": limit and f"{limit.remaining}/{limit.limit}",
+        "wait": _seconds(progress.wait),
+        "cursor": _seconds(progress.cursor_lifetime),
+        "rejected": snapshot.totals.rejected,
+        "restarts": progress.restarts,
+        "retries": progress.retried_requests,
+        "checkpoint_age": _seconds(progress.checkpoint_age),
+        "sync": page and page.sync_id,
+    }
+    known = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
+    return f"{snapshot.now:%Y-%m-%dT%H:%M:%SZ} {progress.state} {known} | {progress.activity}"
+
+
+def _seconds(length: timedelta | None) -> str | None:
+    return None if length is None else f"{ceil(length.total_seconds())}s"
 
 
 def watch(
@@ -188,11 +220,7 @@ def watch(
     with ReconnectingConnection(settings) as database, view or nullcontext():
         while True:
             try:
-                progress = database.run(
-                    lambda connection: read_progress(
-                        connection, schema=settings.schema, stall_timeout=stall_timeout
-                    )
-                )
+                progress = database.run(lambda connection: read_progress(connection, stall_timeout))
                 error = ""
             except DatabaseUnavailable as unavailable:
                 error = f"{unavailable} Trying again."

@@ -34,7 +34,7 @@ from datasync_monitor.web.queries import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The script's arguments; see `launch.serve`.
+# The script's arguments; see `cli.web`.
 _SCHEMA = sys.argv[1]
 _INTERVAL, _STALL_TIMEOUT = (timedelta(seconds=float(argument)) for argument in sys.argv[2:4])
 _SLOW_INTERVAL = 7.5 * _INTERVAL
@@ -86,9 +86,7 @@ def _database() -> ReconnectingConnection:
 # Cached a little shorter than the interval, so that a refresh finds no result of the previous one.
 @st.cache_data(ttl=0.8 * _INTERVAL, show_spinner=False)
 def _current_progress() -> Progress:
-    return _database().run(
-        lambda connection: read_progress(connection, schema=_SCHEMA, stall_timeout=_STALL_TIMEOUT)
-    )
+    return _database().run(lambda connection: read_progress(connection, _STALL_TIMEOUT))
 
 
 @st.cache_data(ttl=0.8 * _INTERVAL, show_spinner=False)
@@ -99,22 +97,22 @@ def _timeline(period: str, _progress: Progress) -> Timeline:
     until = snapshot.now
     if _progress.state is State.FINISHED and snapshot.last_page:
         until = snapshot.last_page.received_at
-    return _database().run(lambda connection: read_timeline(connection, _SCHEMA, since, until))
+    return _database().run(lambda connection: read_timeline(connection, since, until))
 
 
 @st.cache_data(ttl=0.8 * _SLOW_INTERVAL, show_spinner=False)
 def _syncs() -> list[dict[str, Any]]:
-    return _database().run(lambda connection: read_syncs(connection, _SCHEMA))
+    return _database().run(read_syncs)
 
 
 @st.cache_data(ttl=0.8 * _SLOW_INTERVAL, show_spinner=False)
 def _event_stats() -> EventStats:
-    return _database().run(lambda connection: read_event_stats(connection, _SCHEMA))
+    return _database().run(read_event_stats)
 
 
 @st.cache_data(ttl=0.8 * _SLOW_INTERVAL, show_spinner=False)
 def _rejected() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    return _database().run(lambda connection: read_rejected(connection, _SCHEMA))
+    return _database().run(read_rejected)
 
 
 def _read(name: str, query: Callable[..., _Result], *arguments: Any) -> tuple[_Result | None, str]:

@@ -20,10 +20,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from psycopg import sql
 from psycopg.rows import dict_row
 
-from datasync_monitor.database import has_table, in_schema, table_size
+from datasync_monitor.database import has_table, table_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +104,7 @@ _SYNCS = """
                     cursor_expires_at IS NULL AND (oldest_event_at <= incremental_to OR
                         events_seen >= events_expected - least(1000, events_expected / 100))
                     ORDER BY page DESC))[1] THEN 'finished'
-                WHEN max(received_at) = (SELECT max(received_at) FROM {schema}.pages) THEN 'open'
+                WHEN max(received_at) = (SELECT max(received_at) FROM pages) THEN 'open'
                 ELSE 'interrupted' END AS outcome,
            count(*)::int AS pages, coalesce(sum(events), 0)::bigint AS events,
            coalesce(sum(emitted), 0)::bigint AS emitted,
@@ -115,12 +114,12 @@ _SYNCS = """
            make_interval(secs => coalesce(sum(rate_limit_wait_seconds), 0)::float8)
                AS rate_limit_wait,
            sync_id
-    FROM {schema}.pages GROUP BY sync_id ORDER BY started_at DESC LIMIT 20
+    FROM pages GROUP BY sync_id ORDER BY started_at DESC LIMIT 20
 """
 
-_FIRST_AND_LAST = (
-    "SELECT min(requested_at), max(received_at) FROM {schema}.pages WHERE received_at >= %(since)s"
-)
+_FIRST_AND_LAST = """
+    SELECT min(requested_at), max(received_at) FROM pages WHERE received_at >= %(since)s
+"""
 
 _BUCKETS = """
     WITH grid AS (
@@ -130,7 +129,7 @@ _BUCKETS = """
                sum(events)::float8 / extract(epoch FROM %(width)s::interval)::float8 AS rate,
                sum(rate_limit_wait_seconds)::float8 AS wait,
                min(rate_limit_remaining) AS remaining
-        FROM {schema}.pages WHERE received_at >= %(since)s GROUP BY 1
+        FROM pages WHERE received_at >= %(since)s GROUP BY 1
     )
     SELECT grid.at, coalesce(pages, 0) AS pages, coalesce(rate, 0) AS rate,
            coalesce(wait, 0) AS wait, remaining
@@ -139,14 +138,14 @@ _BUCKETS = """
 
 _RETRIES = """
     SELECT date_bin(%(width)s, received_at, 'epoch') AS at, cause, sum(n::int)::int AS retries
-    FROM {schema}.pages, jsonb_each_text(retries) AS r(cause, n)
+    FROM pages, jsonb_each_text(retries) AS r(cause, n)
     WHERE received_at >= %(since)s GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 _COUNT = """
     SELECT date_bin('1 hour', timestamp, 'epoch'), coalesce(type, '(none)'),
            count(*) * %(interval)s::bigint
-    FROM {schema}.events{where} GROUP BY 1, 2 ORDER BY 1, 2
+    FROM events{where} GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 _EVERY_NTH_BLOCK = """
@@ -159,7 +158,7 @@ _EVERY_NTH_BLOCK = """
 # The raw event is cut outside: inside, long ones would be fetched for all rows.
 _NEWEST_REJECTED = """
     (SELECT rejected_at, event_id, errors, raw_event, page
-     FROM {schema}.rejected_events WHERE ctid >= %(start)s::tid
+     FROM rejected_events WHERE ctid >= %(start)s::tid
      ORDER BY rejected_at DESC NULLS LAST LIMIT %(limit)s) AS newest
 """
 
@@ -178,27 +177,26 @@ _ERRORS = f"""
 """  # noqa: S608 - joined from constants of this module
 
 
-def read_syncs(connection: psycopg.Connection[Any], schema: str) -> list[dict[str, Any]]:
+def read_syncs(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
     """Read the newest syncs (processes of the tap that received a page), newest first.
 
     Their outcome is `finished`, `open` (the newest, of a scan in progress) or `interrupted`.
     """
-    if not has_table(connection, schema, "pages"):
+    if not has_table(connection, "pages"):
         return []
-    return connection.cursor(row_factory=dict_row).execute(in_schema(schema, _SYNCS)).fetchall()
+    return connection.cursor(row_factory=dict_row).execute(_SYNCS).fetchall()
 
 
 def read_timeline(
-    connection: psycopg.Connection[Any], schema: str, since: datetime, until: datetime
+    connection: psycopg.Connection[Any], since: datetime, until: datetime
 ) -> Timeline:
     """Read the pages received since `since`, in about `MAX_BUCKETS` intervals at most.
 
     The timeline continues after the last page up to `until`, but for five minutes at most.
     """
     first_and_last: Any = None
-    if has_table(connection, schema, "pages"):
-        query = in_schema(schema, _FIRST_AND_LAST)
-        first_and_last = connection.execute(query, {"since": since}).fetchone()
+    if has_table(connection, "pages"):
+        first_and_last = connection.execute(_FIRST_AND_LAST, {"since": since}).fetchone()
     if first_and_last is None or first_and_last[0] is None:
         return Timeline(timedelta(seconds=_BUCKET_SECONDS[0]))
     first, last_page = max(first_and_last[0], since), first_and_last[1]
@@ -208,8 +206,8 @@ def read_timeline(
     cursor = connection.cursor(row_factory=dict_row)
     return Timeline(
         width,
-        cursor.execute(in_schema(schema, _BUCKETS), values).fetchall(),
-        cursor.execute(in_schema(schema, _RETRIES), values).fetchall(),
+        cursor.execute(_BUCKETS, values).fetchall(),
+        cursor.execute(_RETRIES, values).fetchall(),
     )
 
 
@@ -221,13 +219,12 @@ def round_width(length: timedelta, widths: Sequence[int], at_most: int) -> timed
 
 def read_event_stats(
     connection: psycopg.Connection[Any],
-    schema: str,
     *,
     exact_blocks: int = EXACT_BLOCKS,
     sampled_blocks: int = SAMPLED_BLOCKS,
 ) -> EventStats:
     """Count the events by type and hour: all, or a sample."""
-    size = table_size(connection, schema, "events")
+    size = table_size(connection, "events")
     if size is None:
         return EventStats()
     interval = 1 if size.blocks <= exact_blocks else -(-size.blocks // sampled_blocks)
@@ -236,21 +233,21 @@ def read_event_stats(
     rows = _MAX_ROWS_PER_BLOCK
     if size.rows_per_block is not None:
         rows = min(rows, int(size.rows_per_block * 2) + 8)
-    query = in_schema(schema, _COUNT, where=sql.SQL(_EVERY_NTH_BLOCK if interval > 1 else ""))
+    query = _COUNT.format(where=_EVERY_NTH_BLOCK if interval > 1 else "")
     values = {"blocks": size.largest_partition_blocks, "interval": interval, "rows": rows}
     return EventStats(interval, tuple(connection.execute(query, values)))
 
 
 def read_rejected(
-    connection: psycopg.Connection[Any], schema: str
+    connection: psycopg.Connection[Any],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Count the newest rejected events by error, and read the newest 50, newest first."""
-    size = table_size(connection, schema, "rejected_events")
+    size = table_size(connection, "rejected_events")
     if size is None:
         return [], []
     start = f"({max(0, size.largest_partition_blocks - REJECTED_BLOCKS)},0)"
     cursor = connection.cursor(row_factory=dict_row)
     return (
-        cursor.execute(in_schema(schema, _ERRORS), {"start": start, "limit": REJECTED}).fetchall(),
-        cursor.execute(in_schema(schema, _REJECTED), {"start": start, "limit": 50}).fetchall(),
+        cursor.execute(_ERRORS, {"start": start, "limit": REJECTED}).fetchall(),
+        cursor.execute(_REJECTED, {"start": start, "limit": 50}).fetchall(),
     )

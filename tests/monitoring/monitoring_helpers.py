@@ -1,18 +1,25 @@
-"""Writes the tables as tap, target and ingestion do, for tests that do not run them."""
+"""Tables as tap, target and ingestion write them, and servers that a test starts."""
 
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasync_ingestion.database import PIPELINE_RUNS
+from datasync_monitor.database import DatabaseSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     import psycopg
-    from datasync_monitor.database import DatabaseSettings
+    from datasync_sandbox.testing import Cluster
 
 SQL_FILES = Path(__file__).parents[2] / "target-config" / "sql"
 
@@ -183,6 +190,13 @@ def partition_events(connection: psycopg.Connection) -> None:
     connection.execute("DROP TABLE events_before")
 
 
+def settings_of(cluster: Cluster) -> DatabaseSettings:
+    """Return the settings of the database of a server."""
+    return DatabaseSettings(
+        cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
+    )
+
+
 def environment(settings: DatabaseSettings) -> dict[str, str]:
     """Return the environment variables that name a database."""
     return {
@@ -272,3 +286,29 @@ def _write_events(writer: TableWriter) -> None:
                 writer.now - timedelta(seconds=30 * number),
             ),
         )
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def server_process(
+    command: Sequence[str], port: int, *, env: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Run a program while it is needed, from the time it accepts connections."""
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with socket.socket() as probe:
+            while probe.connect_ex(("127.0.0.1", port)) != 0:
+                assert process.poll() is None, f"{command[0]} has ended"
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
