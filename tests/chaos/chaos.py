@@ -30,7 +30,8 @@ from datasync_sandbox.testing import (
     temporary_postgres,
 )
 
-from tests.pipeline.pipeline_helpers import Database, Project, make_project
+from tests.helpers import Database
+from tests.pipeline.pipeline_helpers import Project, make_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from datasync_monitor.database import ReconnectingConnection
 from datasync_sandbox.testing import temporary_postgres
 
-# Tests are imported by path, not as a package, so their helpers have to be on sys.path.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from ingestion_helpers import Checkout, make_checkout, settings_of
+from tests.ingestion.ingestion_helpers import Checkout, make_checkout
+from tests.monitoring.monitoring_helpers import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from datasync_sandbox.testing import Cluster
 

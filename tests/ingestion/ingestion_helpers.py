@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,10 @@ from datasync_ingestion.meltano import pipeline_processes
 from datasync_monitor.database import DatabaseSettings
 from datasync_monitor.environment import SECRETS
 
+from tests.monitoring.monitoring_helpers import settings_of
+
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable
     from pathlib import Path
 
     from datasync_ingestion.database import PipelineRun
@@ -247,12 +247,6 @@ def make_checkout(root: Path) -> Checkout:
     return Checkout(root)
 
 
-def settings_of(cluster: Cluster) -> DatabaseSettings:
-    return DatabaseSettings(
-        cluster.host, cluster.port, cluster.user, cluster.password, cluster.database
-    )
-
-
 def begin_run(connection: ReconnectingConnection, source: str) -> PipelineRun:
     settings = connection.settings
     return connection.run(lambda conn: database.begin_run(conn, settings, source))
@@ -275,15 +269,6 @@ def closed_port() -> DatabaseSettings:
     """An address without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return DatabaseSettings("127.0.0.1", server.getsockname()[1], "u", "", "events")
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Wait for something that another process does."""
-    deadline = time.monotonic() + 30
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-    return found
 
 
 def is_alive(pid: int) -> bool:

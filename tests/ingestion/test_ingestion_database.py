@@ -9,7 +9,9 @@ import pytest
 from datasync_ingestion import database
 from datasync_ingestion.errors import ConfigError
 from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
-from ingestion_helpers import begin_run, settings_of
+
+from tests.ingestion.ingestion_helpers import begin_run
+from tests.monitoring.monitoring_helpers import settings_of
 
 if TYPE_CHECKING:
     from datasync_ingestion.database import PipelineRun

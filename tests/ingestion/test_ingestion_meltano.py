@@ -21,13 +21,16 @@ from datasync_ingestion.meltano import (
     reconcile,
     stop_orphaned_pipeline,
 )
-from ingestion_helpers import is_alive, wait_for
+
+from tests.helpers import wait_until
+from tests.ingestion.ingestion_helpers import is_alive
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import psutil
-    from ingestion_helpers import Checkout
+
+    from tests.ingestion.ingestion_helpers import Checkout
 
 TAP, TARGET = "tap-datasync", "target-postgres"
 # Lines of Meltano 4.4.1, shortened.
@@ -144,7 +147,7 @@ def start(checkout: Checkout, attempt: dict[str, Any]) -> Pipeline:
 
 def start_tap(checkout: Checkout, **options: Any) -> tuple[Pipeline, psutil.Process]:
     running = start(checkout, {"tap": {"seconds": 60, **options}})
-    wait_for(lambda: "Page 1" in (running.next_line(0.1) or ""))
+    wait_until(lambda: "Page 1" in (running.next_line(0.1) or ""))
     (tap,) = [p for p in pipeline_processes(checkout.root) if meltano._is_tap(p)]
     return running, tap
 
@@ -167,7 +170,7 @@ def test_kills_tap_that_ignores_sigterm(
         monkeypatch.setattr(meltano, name, 0.2)
     running, tap = start_tap(checkout, ignores_sigterm=True)
     running.stop()
-    wait_for(lambda: not is_alive(tap.pid))
+    wait_until(lambda: not is_alive(tap.pid))
     assert pipeline_processes(checkout.root) == []
 
 
@@ -182,21 +185,21 @@ def test_removes_processes_and_configs_of_killed_meltano(checkout: Checkout) -> 
     assert configs(checkout)
     os.kill(meltano_pid(checkout), signal.SIGKILL)
     # The log ends, although the tap keeps its pipe open.
-    wait_for(lambda: running.next_line(0.1) is None)
+    wait_until(lambda: running.next_line(0.1) is None)
     assert is_alive(tap.pid)
     assert running.wait() == -signal.SIGKILL
-    wait_for(lambda: not is_alive(tap.pid))
+    wait_until(lambda: not is_alive(tap.pid))
     assert configs(checkout) == []
 
 
 def test_stops_tap_that_outlives_its_run_and_meltano(checkout: Checkout) -> None:
     running, tap = start_tap(checkout)
     os.kill(meltano_pid(checkout), signal.SIGKILL)
-    wait_for(lambda: not is_alive(meltano_pid(checkout)))
+    wait_until(lambda: not is_alive(meltano_pid(checkout)))
     assert is_alive(tap.pid)
     assert stop_orphaned_pipeline(checkout.root)
     # A process that is ending has no environment any more, and is not found by it.
-    wait_for(lambda: not is_alive(tap.pid))
+    wait_until(lambda: not is_alive(tap.pid))
     assert pipeline_processes(checkout.root) == []
     assert configs(checkout) == []
     running.wait()

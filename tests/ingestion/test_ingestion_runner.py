@@ -16,21 +16,23 @@ from datasync_ingestion.meltano import AttemptSummary, pipeline_processes
 from datasync_ingestion.runner import LoadRunner, ProgressMarker, RestartPolicy, classify
 from datasync_monitor.database import DatabaseUnavailable, ReconnectingConnection
 from datasync_monitor.snapshot import Checkpoint, read_checkpoint
-from ingestion_helpers import (
+
+from tests.ingestion.ingestion_helpers import (
     FINISH,
     begin_run,
     closed_port,
     failure,
     load,
     own_database,
-    settings_of,
 )
+from tests.monitoring.monitoring_helpers import settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from datasync_sandbox.testing import Cluster
-    from ingestion_helpers import Checkout
+
+    from tests.ingestion.ingestion_helpers import Checkout
 
 NOON = datetime(2026, 1, 27, 12, tzinfo=timezone.utc)
 TAP, TARGET = "tap-datasync", "target-postgres"

@@ -16,11 +16,14 @@ import pytest
 from datasync_ingestion import ingestion
 from datasync_ingestion.errors import SignalWatcher
 from datasync_ingestion.ingestion import Ingestion
-from ingestion_helpers import FINISH, failure, is_alive, load, own_database, stop, wait_for
+
+from tests.helpers import wait_until
+from tests.ingestion.ingestion_helpers import FINISH, failure, is_alive, load, own_database, stop
 
 if TYPE_CHECKING:
     from datasync_sandbox.testing import Cluster
-    from ingestion_helpers import Checkout
+
+    from tests.ingestion.ingestion_helpers import Checkout
 
 
 def pipeline_runs(empty: Cluster, columns: str) -> list[str]:
@@ -127,15 +130,15 @@ def test_signal_stops_pipeline_and_started_sandbox(
 ) -> None:
     ready.plan({"sql": load(5, cursor="c1"), "tap": {"seconds": 60}})
     process = ready.start()
-    meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
-    wait_for(lambda: "Page 1" in ready.log())
+    meltano = wait_until(lambda: ready.calls("run"))[0]["pid"]
+    wait_until(lambda: "Page 1" in ready.log())
     # Ctrl-C in the terminal reaches this process alone, which stops the tap first.
     assert os.getsid(meltano) == meltano
     code, output = stop(process, number)
     assert code == expected
     assert "Stopped. Loaded events are kept" in output
     assert "Traceback" not in output
-    wait_for(lambda: not is_alive(meltano))
+    wait_until(lambda: not is_alive(meltano))
     assert ready.sandbox_calls()[1:] == [["down", "--api-only"], ["down", "--db-only"]]
     assert pipeline_runs(empty, "outcome, events_after") == ["stopped|5"]
     assert '"exit_codes": {"extractors": 143}' in ready.log()
@@ -146,7 +149,7 @@ def test_signal_during_start_ends_without_traceback(ready: Checkout) -> None:
     ready.plan({"tap": {"seconds": 60}})
     process = ready.start()
     # Once SIGTERM has a handler, SIGINT has ours too.
-    wait_for(lambda: _has_handler(process.pid, signal.SIGTERM))
+    wait_until(lambda: _has_handler(process.pid, signal.SIGTERM))
     code, output = stop(process, signal.SIGINT)
     assert code == 130
     assert "Traceback" not in output
@@ -162,7 +165,7 @@ def test_signal_does_not_stop_sandbox_started_earlier(ready: Checkout) -> None:
     (ready.root / "was-running").touch()
     ready.plan({"tap": {"seconds": 60}})
     process = ready.start()
-    wait_for(lambda: "Page 1" in ready.log())
+    wait_until(lambda: "Page 1" in ready.log())
     code, _ = stop(process, signal.SIGINT)
     assert code == 130
     assert [words[0] for words in ready.sandbox_calls()] == ["up"]
@@ -176,7 +179,7 @@ def test_run_under_nohup_survives_closed_terminal(ready: Checkout) -> None:
         process = ready.start()
     finally:
         signal.signal(signal.SIGHUP, handler)
-    wait_for(lambda: "Page 1" in ready.log())
+    wait_until(lambda: "Page 1" in ready.log())
     process.send_signal(signal.SIGHUP)
     assert stop(process, signal.SIGTERM)[0] == 143
 
@@ -195,7 +198,7 @@ def test_closed_output_ends_run(ready: Checkout) -> None:
 def test_refuses_second_run_in_checkout(ready: Checkout, empty: Cluster) -> None:
     ready.plan({"tap": {"seconds": 60}})
     first = ready.start()
-    wait_for(lambda: "Page 1" in ready.log())
+    wait_until(lambda: "Page 1" in ready.log())
     message = f"Another run is in progress here (process {first.pid}): wait for it, or stop it "
     code, output = ready.run()
     assert (code, output) == (75, f"{message}with Ctrl-C where it was started.\n")
@@ -232,15 +235,15 @@ def test_lock_that_fails_is_not_reported_as_another_run(
 def test_next_run_stops_pipeline_of_killed_run(ready: Checkout, empty: Cluster) -> None:
     ready.plan({"sql": load(5, cursor="c1"), "tap": {"seconds": 60}}, FINISH)
     process = ready.start()
-    meltano = wait_for(lambda: ready.calls("run"))[0]["pid"]
-    wait_for(lambda: "Page 1" in ready.log())
+    meltano = wait_until(lambda: ready.calls("run"))[0]["pid"]
+    wait_until(lambda: "Page 1" in ready.log())
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert is_alive(meltano)
     code, output = ready.run()
     assert code == 0
     assert "Stopped a pipeline left running by a killed run." in output
-    wait_for(lambda: not is_alive(meltano))
+    wait_until(lambda: not is_alive(meltano))
     assert str(process.pid) not in (ready.root / ".run/run.lock").read_text()
     assert pipeline_runs(empty, "outcome") == ["killed", "finished"]
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from datasync_sandbox.testing import temporary_postgres
-
-# Tests are imported by their path, so the directory of their helpers has to be named.
-sys.path.insert(0, str(Path(__file__).parent))
-
 from datasync_monitor.database import DatabaseSettings, ReconnectingConnection
 from datasync_monitor.progress import compute_progress
 from datasync_monitor.snapshot import read_snapshot
-from monitoring_helpers import TableWriter, create_tables, settings_of
+from datasync_sandbox.testing import temporary_postgres
+
+from tests.monitoring.monitoring_helpers import TableWriter, create_tables, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from monitoring_helpers import environment, free_port, server_process, settings_of, write_load
+
+from tests.monitoring.monitoring_helpers import (
+    environment,
+    free_port,
+    server_process,
+    settings_of,
+    write_load,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -30,8 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasync_sandbox.testing import Cluster
-    from monitoring_helpers import TableWriter
     from playwright.sync_api import Browser, Page
+
+    from tests.monitoring.monitoring_helpers import TableWriter
 
 expect = playwright.expect
 expect.set_options(timeout=60_000)

@@ -11,12 +11,13 @@ import pytest
 from datasync_monitor import terminal
 from datasync_monitor.cli import main
 from datasync_monitor.database import DatabaseSettings
-from monitoring_helpers import environment, write_load
+
+from tests.monitoring.monitoring_helpers import environment, write_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from monitoring_helpers import TableWriter
+    from tests.monitoring.monitoring_helpers import TableWriter
 
 UNUSED = DatabaseSettings("127.0.0.1", port=1)
 

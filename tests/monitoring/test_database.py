@@ -20,14 +20,21 @@ from datasync_monitor.database import (
     table_size,
 )
 from datasync_monitor.snapshot import read_snapshot
-from monitoring_helpers import free_port, partition_events, server_process, settings_of
+
+from tests.monitoring.monitoring_helpers import (
+    free_port,
+    partition_events,
+    server_process,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from datasync_sandbox.testing import Cluster
-    from monitoring_helpers import TableWriter
+
+    from tests.monitoring.monitoring_helpers import TableWriter
 
 UNUSED = DatabaseSettings("127.0.0.1", port=1, password="hunter2")  # noqa: S106
 SERVER = 'connection to server at "::1", port 5432 failed:'

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from monitoring_helpers import free_port, server_process, write_load
+
+from tests.monitoring.monitoring_helpers import free_port, server_process, write_load
 
 pytest.importorskip(
     "prometheus_client", reason="the extra `metrics` of datasync-monitoring is not installed"
@@ -26,7 +27,7 @@ from prometheus_client import generate_latest, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
-    from monitoring_helpers import TableWriter
+    from tests.monitoring.monitoring_helpers import TableWriter
 
 PACKAGE = Path(__file__).parents[2] / "monitoring"
 DASHBOARD = PACKAGE / "grafana" / "dashboard.json"

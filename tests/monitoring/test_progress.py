@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from datasync_monitor.progress import STALL_TIMEOUT, State
-from monitoring_helpers import SECONDS_PER_EVENT, T0, TableWriter
+
+from tests.monitoring.monitoring_helpers import SECONDS_PER_EVENT, T0, TableWriter
 
 STALLED = STALL_TIMEOUT.total_seconds() + 1
 

@@ -21,11 +21,13 @@ from datasync_monitor.web.queries import (
     read_syncs,
     read_timeline,
 )
-from monitoring_helpers import T0, partition_events, write_load
+
+from tests.monitoring.monitoring_helpers import T0, partition_events, write_load
 
 if TYPE_CHECKING:
     from datasync_monitor.database import ReconnectingConnection
-    from monitoring_helpers import TableWriter
+
+    from tests.monitoring.monitoring_helpers import TableWriter
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 

@@ -21,13 +21,15 @@ from datasync_monitor import formatting, terminal
 from datasync_monitor.database import DatabaseSettings
 from datasync_monitor.progress import STALL_TIMEOUT
 from datasync_monitor.terminal import LiveView, LogLines, ProgressView, is_live
-from monitoring_helpers import environment, write_load
 from rich.console import Console
+
+from tests.monitoring.monitoring_helpers import environment, write_load
 
 if TYPE_CHECKING:
     from datasync_monitor.progress import Progress
     from datasync_sandbox.testing import Cluster
-    from monitoring_helpers import TableWriter
+
+    from tests.monitoring.monitoring_helpers import TableWriter
 
 
 INTERRUPT = Mock(side_effect=KeyboardInterrupt)

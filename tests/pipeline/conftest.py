@@ -9,7 +9,7 @@ import pytest
 from datasync_sandbox.testing import temporary_postgres
 from psycopg import sql
 
-from tests.pipeline.pipeline_helpers import Database
+from tests.helpers import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasync_sandbox.testing import ApiServer, Cluster
+    from datasync_sandbox.testing import ApiServer
+
+    from tests.helpers import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 TAP = ROOT / ".venv/bin/tap-datasync"
@@ -26,39 +26,6 @@ TARGET = ROOT / ".venv/bin/target-postgres-checkpoint"
 KEY = "a-key-that-must-not-appear"
 STATE_ID = "dev:tap-datasync-to-target-postgres"
 PIPELINE = ("tap-datasync", "target-postgres")
-
-
-@dataclass
-class Database:
-    """A database of one test."""
-
-    cluster: Cluster
-    name: str
-
-    @property
-    def url(self) -> str:
-        return self.cluster.url.rsplit("/", 1)[0] + f"/{self.name}"
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Run a query."""
-        with psycopg.connect(self.url) as connection:
-            return connection.execute(query.encode()).fetchall()
-
-    def count(self, table: str = "events") -> int:
-        """Count the rows of a table; 0 where it does not exist."""
-        if self.rows(f"SELECT to_regclass('{table}') IS NULL")[0][0]:
-            return 0
-        return int(self.rows(f"SELECT count(*) FROM {table}")[0][0])
-
-    def target_config(self) -> dict[str, Any]:
-        """Return the target's settings for it."""
-        return {
-            "host": self.cluster.host,
-            "port": self.cluster.port,
-            "user": self.cluster.user,
-            "password": self.cluster.password,
-            "database": self.name,
-        }
 
 
 @dataclass
@@ -104,7 +71,7 @@ def make_project(api: ApiServer, database: Database, directory: Path) -> Project
 
 def pipeline_env(api: ApiServer, database: Database) -> dict[str, str]:
     """Return the environment in which a pipeline loads from the API into the database."""
-    config = database.target_config()
+    config = database.config
     return {
         **os.environ,
         "API_BASE_URL": api.url,

@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from datasync_sandbox.testing import ApiServer, running_api
 
-from tests.pipeline.pipeline_helpers import (
-    KEY,
-    PIPELINE,
-    Database,
-    Project,
-    feed_ids,
-    make_project,
-)
+from tests.pipeline.pipeline_helpers import KEY, PIPELINE, Project, feed_ids, make_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.helpers import Database
 
 COLUMNS = [
     ("id", "text", "NO", None),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.pipeline_helpers import KEY, TAP, Database, feed_ids, pipe
+from tests.pipeline.pipeline_helpers import KEY, TAP, feed_ids, pipe
 from tests.tap.tap_helpers import KEY as TAP_KEY
 from tests.tap.tap_helpers import feeding
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from datasync_sandbox.testing import ExpectedRow
+
+    from tests.helpers import Database
 
 QUERY = "SELECT id, session_id, user_id, type, name, properties, timestamp, session FROM events"
 CSV_TARGET = Path(sys.executable).with_name("target-csv")
@@ -36,7 +38,7 @@ def _differences(row: ExpectedRow, values: tuple[Any, ...]) -> list[str]:
 def test_malformed_events_are_loaded_or_rejected(database: Database, tmp_path: Path) -> None:
     """Events with an id are in events, typed as far as possible; invalid ones are also kept raw."""
     with running_api(events=6_000, limit=1000, malformed=0.3, key=KEY) as api:
-        *codes, log = pipe(api, database.target_config(), tmp_path, page_size=1000)
+        *codes, log = pipe(api, database.config, tmp_path, page_size=1000)
         assert codes == [0, 0], log
         table = {ident: tuple(values) for ident, *values in database.rows(QUERY)}
         rejected = {raw for (raw,) in database.rows("SELECT raw_event FROM rejected_events")}
@@ -68,7 +70,7 @@ def recorded_api(recordings: Path) -> Iterator[Any]:
 def test_recorded_page_is_loaded_field_by_field(
     recordings: Path, recorded_api: Any, database: Database, tmp_path: Path
 ) -> None:
-    *codes, log = pipe(recorded_api, database.target_config(), tmp_path)
+    *codes, log = pipe(recorded_api, database.config, tmp_path)
     assert codes == [0, 0], log
     table = {ident: tuple(values) for ident, *values in database.rows(QUERY)}
     events = json.loads((recordings / "events-limit-10000.json").read_bytes())["data"]
@@ -96,7 +98,7 @@ def test_events_that_arrive_between_loads_are_loaded(database: Database, tmp_pat
     options: dict[str, Any] = {"arrivals": 50.0, "late": "0.3:300", "newest": "now"}
     with running_api(events=3_000, limit=1000, key=KEY, **options) as api:
         for _ in range(2):
-            *codes, log = pipe(api, database.target_config(), tmp_path, page_size=500, lookback=400)
+            *codes, log = pipe(api, database.config, tmp_path, page_size=500, lookback=400)
             assert codes == [0, 0], log
         loads = database.rows(
             "SELECT count(*), min(requested_at) FROM pages GROUP BY sync_id ORDER BY 2"
@@ -139,7 +141,7 @@ def test_target_csv_writes_every_event(tmp_path: Path) -> None:
 
 def test_stock_target_postgres_loads_every_event(database: Database, tmp_path: Path) -> None:
     config = {
-        **database.target_config(),
+        **database.config,
         "default_target_schema": "public",
         "add_record_metadata": False,
         "activate_version": False,

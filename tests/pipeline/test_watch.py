@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from datasync_sandbox.testing import running_api
 
-from tests.pipeline.pipeline_helpers import KEY, TAP, TARGET, Database, pipeline_env
+from tests.pipeline.pipeline_helpers import KEY, TAP, TARGET, pipeline_env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from tests.helpers import Database
 
 STALL_TIMEOUT = "4"
 
@@ -45,7 +47,7 @@ def test_stopped_tap_is_reported_as_stuck(database: Database, tmp_path: Path) ->
         tap_config, target_config = tmp_path / "tap.json", tmp_path / "target.json"
         config = {"api_url": api.url, "api_key": api.key, "page_size": 20}
         tap_config.write_text(json.dumps(config))
-        target_config.write_text(json.dumps(database.target_config()))
+        target_config.write_text(json.dumps(database.config))
         with (
             subprocess.Popen(
                 [TAP, "--config", tap_config], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL

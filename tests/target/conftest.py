@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +10,7 @@ from datasync_sandbox.testing import temporary_postgres
 from target_config.shutdown import SIGNALS
 from target_config.target import TargetPostgresCheckpoint
 
-# Tests are imported by path, not as a package, so their helpers have to be on sys.path.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from target_helpers import Database
+from tests.helpers import Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

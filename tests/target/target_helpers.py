@@ -8,76 +8,25 @@ import os
 import subprocess
 import sysconfig
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import psycopg
 from target_config.tables import tables
 from target_config.target import TargetPostgresCheckpoint
+
+from tests.helpers import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from datasync_sandbox.testing import Cluster
+    from tests.helpers import Database
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 Make = Callable[..., TargetPostgresCheckpoint]
 """The fixture `make_target`: settings in, a target out."""
-
-
-@dataclass
-class Database:
-    """A database of the tests' cluster."""
-
-    cluster: Cluster
-    name: str
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The required settings of the target for this database."""
-        return {
-            "host": self.cluster.host,
-            "port": self.cluster.port,
-            "user": self.cluster.user,
-            "password": self.cluster.password,
-            "database": self.name,
-        }
-
-    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        config = self.config
-        # Overrides what a test sets for the sessions of the target.
-        own = "-c default_transaction_read_only=off -c lock_timeout=0"
-        dbname = config.pop("database")
-        return psycopg.connect(dbname=dbname, autocommit=True, options=own, **config)
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with self.connect() as connection:
-            return connection.execute(query.encode()).fetchall()
-
-    def value(self, query: str) -> Any:
-        return self.rows(query)[0][0]
-
-    def execute(self, statements: str) -> None:
-        with self.connect() as connection:
-            connection.execute(statements.encode())
-
-    def progress(self) -> tuple[int, int | None]:
-        """Return the number of events in the table and in the checkpoint."""
-        return self.value("SELECT count(*) FROM events"), self.value(
-            "SELECT max(events_seen) FROM checkpoint"
-        )
-
-    def end_sessions(self) -> None:
-        """End all sessions but the own one, as a restart of the server does."""
-        self.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
 
 
 PROPERTIES = {
@@ -227,14 +176,6 @@ def exchange(target: subprocess.Popen[bytes], messages: Iterable[dict[str, Any]]
     target.stdin.write(lines(messages))
     target.stdin.flush()
     return json.loads(target.stdout.readline())
-
-
-def wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
-    """Poll a condition; the limit only ends a test that fails."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition was not met"
-        time.sleep(0.005)
 
 
 def play(

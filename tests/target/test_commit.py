@@ -11,8 +11,9 @@ import pytest
 from target_config import target
 from target_config.errors import InvalidDataError
 from target_config.shutdown import Shutdown
-from target_helpers import (
-    Database,
+
+from tests.helpers import Database, wait_until
+from tests.target.target_helpers import (
     Make,
     event,
     exchange,
@@ -26,7 +27,6 @@ from target_helpers import (
     state_message,
     states,
     stdin,
-    wait_until,
 )
 
 if TYPE_CHECKING:

@@ -25,9 +25,10 @@ from target_config.errors import (
 )
 from target_config.sink import CheckpointSink
 from target_config.target import TargetPostgresCheckpoint
-from target_helpers import (
+
+from tests.helpers import Database, wait_until
+from tests.target.target_helpers import (
     STREAMS,
-    Database,
     Make,
     event,
     exchange,
@@ -41,7 +42,6 @@ from target_helpers import (
     state_message,
     states,
     stdin,
-    wait_until,
 )
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from target_config.errors import (
     summarize,
 )
 from target_config.target import TargetPostgresCheckpoint, main
-from target_helpers import (
-    Database,
+from target_postgres.target import TargetPostgres
+
+from tests.target.target_helpers import (
     Make,
     event,
     exchange,
@@ -35,11 +36,12 @@ from target_helpers import (
     states,
     stdin,
 )
-from target_postgres.target import TargetPostgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.helpers import Database
 
 
 @pytest.fixture(autouse=True)

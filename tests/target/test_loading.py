@@ -15,10 +15,10 @@ from sqlalchemy.types import BIGINT, TEXT
 from target_config import sink
 from target_config.errors import InvalidDataError, TargetError
 from target_config.sink import CheckpointSink, CopyEncoder
-from target_helpers import (
+
+from tests.target.target_helpers import (
     NOW,
     STREAMS,
-    Database,
     Make,
     event,
     lines,
@@ -34,6 +34,8 @@ from target_helpers import (
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.helpers import Database
 
 PARTITIONED = """
     CREATE TABLE events (

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from target_config import tables
 from target_config.errors import SettingsError
-from target_helpers import (
+
+from tests.target.target_helpers import (
     NOW,
     event,
     lines,
@@ -23,7 +24,8 @@ from target_helpers import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from target_helpers import Database, Make
+    from tests.helpers import Database
+    from tests.target.target_helpers import Make
 
 TABLES = {
     "events": """
