@@ -65,7 +65,7 @@ class Database:
         )
 
     def end_sessions(self) -> None:
-        """End all sessions but the own one, as a restart of the server does."""
+        """End all other sessions, as a restart of the server does."""
         self.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"

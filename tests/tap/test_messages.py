@@ -196,7 +196,7 @@ def exact(text: str) -> Any:
         ({}, [("events", "session")]),
     ],
 )
-def test_numbers_leave_exactly_on_every_way(run, config, catalog):
+def test_numbers_are_emitted_exactly_on_every_path(run, config, catalog):
     """As they came, past maps and selection."""
     page = last_page(event(0, properties="@@")).replace(b'"@@"', NUMBERS.encode())
     output = run(page, catalog=catalog and catalog_with(*catalog), **config)
